@@ -1,0 +1,29 @@
+"""Image restoration with the DeepGSR group sparsity prior.
+
+import deepgsr_cli
+
+clean = deepgsr_cli.denoise(noisy, sigma=25)
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from deepgsr_cli.images import read_image as read_image
+    from deepgsr_cli.images import write_image as write_image
+    from deepgsr_cli.restore import denoise as denoise
+
+__version__ = "0.1.0"
+__all__ = ["__version__", "denoise", "read_image", "write_image"]
+
+# Imported when first used: `import deepgsr_cli` costs nothing, and only restoring imports torch.
+_HOMES = {"denoise": "restore", "read_image": "images", "write_image": "images"}
+
+
+def __getattr__(name: str) -> Any:
+    if name not in _HOMES:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    import importlib
+
+    return getattr(importlib.import_module(f"{__name__}.{_HOMES[name]}"), name)

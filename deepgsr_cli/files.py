@@ -1,0 +1,69 @@
+"""Files that are either whole or not there."""
+
+from __future__ import annotations
+
+import errno
+import os
+import secrets
+import shutil
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
+from pathlib import Path
+
+from deepgsr_cli.errors import OutputError
+
+_NO_RIGHT = "there is no permission to write there; give another folder"
+_FULL = "there is no space left; free some or give another folder"
+_REASONS = {
+    errno.EACCES: _NO_RIGHT,
+    errno.EPERM: _NO_RIGHT,
+    errno.EROFS: "the folder is read-only; give another folder",
+    errno.ENOSPC: _FULL,
+    errno.EDQUOT: _FULL,
+    errno.EFBIG: "the file is larger than this disk allows; give another folder",
+    errno.ENAMETOOLONG: "the name is too long; give a shorter one",
+    errno.ENOTDIR: "a part of the path is a file, not a folder; give another folder",
+    errno.ELOOP: "the path is a circle of links; give another one",
+}
+
+
+@contextmanager
+def atomic_write(path: Path) -> Iterator[Path]:
+    """Temporary file beside `path`, empty, that takes its place when the block ends without an exception.
+
+    After any exception, an interrupt included, the temporary file is gone and `path` is as it was. A new
+    file gets the permissions the umask gives, a replaced one keeps its own; a link stays and what it
+    points at is replaced. The temporary name ends in `.tmp` whatever `path` ends in, so that no glob for
+    pictures finds it: name the format to the writer.
+
+    Args:
+        path: The target; its folder must exist.
+
+    Raises:
+        OutputError: The target is not a regular file, its folder is missing or read-only, the disk is
+            full, or the block raised an OSError about the temporary file or about no named file.
+    """
+    target = Path(os.path.realpath(path))
+    temporary = target.with_name(f".{secrets.token_hex(8)}.tmp")
+    try:
+        if target.is_dir():
+            raise OutputError(f"{path}: cannot be written, it is a folder; give a file name")
+        if target.exists() and not target.is_file():
+            raise OutputError(f"{path}: cannot be written, it is not a regular file; give a file name")
+        if not target.parent.exists():
+            raise OutputError(
+                f"{path}: cannot be written, the folder {path.parent} does not exist; make it first"
+            )
+        temporary.open("xb").close()
+        yield temporary
+        if target.exists():
+            shutil.copymode(target, temporary)
+        os.replace(temporary, target)
+    except OSError as error:
+        if error.filename not in (None, str(temporary), str(target)):
+            raise
+        reason = _REASONS.get(error.errno or 0, f"{error.strerror or error}; give another folder")
+        raise OutputError(f"{path}: cannot be written, {reason}") from error
+    finally:
+        with suppress(OSError):
+            temporary.unlink()
