@@ -1,0 +1,26 @@
+"""The learned priors, by name."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from torch import nn
+
+from deepgsr_cli.models.deepgsr import PRESETS, DeepGSR, DeepGSRConfig
+
+__all__ = ["MODELS", "PRESETS", "DeepGSR", "DeepGSRConfig", "build"]
+
+MODELS = {"deepgsr": DeepGSR}
+
+
+def build(config: dict[str, Any]) -> nn.Module:
+    """Model with random weights that a configuration, as `model.config_dict()` returns it, describes.
+
+    Raises:
+        ValueError: No such model, or a field that is unknown or out of its range.
+    """
+    fields = dict(config)
+    name = fields.pop("model", None)
+    if name not in MODELS:
+        raise ValueError(f"model {name!r} is unknown; known are {', '.join(MODELS)}")
+    return MODELS[name].from_config(fields)

@@ -1,0 +1,424 @@
+"""DeepGSR: group sparse representation with learned matching and learned low-rank shrinkage.
+
+Source:
+    Jiang, Ji, Shi, DeepGSR, IEEE Transactions on Image Processing, 2026.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import itertools
+import math
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from deepgsr_cli.patches import aggregate, extract, from_windows, reflect_to, to_windows
+from deepgsr_cli.tiling import TileNeeds
+from deepgsr_cli.wavelets import dwt2, idwt2
+
+
+@dataclass(frozen=True)
+class DeepGSRConfig:
+    """Shape of a DeepGSR network.
+
+    The network is a U-Net whose down- and up-sampling are Haar transforms. With one level and no stem it is
+    the flat chain of blocks of the paper.
+
+    Attributes:
+        channels: Image channels.
+        conditions: Length of the condition vector (noise level first), 0 for none.
+        stem: Haar transforms before the first level: its resolution is 1 / 2**stem.
+        widths: Feature channels of each level, each at half the resolution of the one before.
+        encoder: Blocks of each level on the way down (the last level has only these).
+        decoder: Blocks of each level on the way up, one entry less.
+        encoder_groups: How many of a level's encoder blocks start with low-rank group shrinkage: the last.
+        decoder_groups: How many of a level's decoder blocks do: the first.
+        hidden: Channels within a feed-forward, 0 for those of its level.
+        convolutions: 3 x 3 convolutions of a feed-forward, at least 2.
+        group_channels: Channels that are grouped; a linear map leads there and back unless it is the width.
+        patch: Side of a patch in the wavelet domain.
+        stride: Distance of neighbouring patches.
+        window: Side of a window, in patches; matches are sought within it.
+        matches: Members of a group beside its reference.
+        embedding: Dimension in which patches are compared.
+        rank: Rank of the shrinkage.
+        prompts: Entries of the low-rank prompt, more than one.
+    """
+
+    channels: int = 1
+    conditions: int = 1
+    stem: int = 1
+    widths: tuple[int, ...] = (32, 64, 96)
+    encoder: tuple[int, ...] = (1, 2, 3)
+    decoder: tuple[int, ...] = (1, 2)
+    encoder_groups: tuple[int, ...] = (1, 0, 0)
+    decoder_groups: tuple[int, ...] = (1, 0)
+    hidden: int = 0
+    convolutions: int = 2
+    group_channels: int = 8
+    patch: int = 3
+    stride: int = 2
+    window: int = 8
+    matches: int = 16
+    embedding: int = 32
+    rank: int = 8
+    prompts: int = 16
+
+    def __post_init__(self) -> None:
+        levels = len(self.widths)
+        if len(self.encoder) != levels or len(self.decoder) != levels - 1:
+            raise ValueError(f"{levels} widths need {levels} encoder and {levels - 1} decoder entries")
+        if len(self.encoder_groups) != levels or len(self.decoder_groups) != levels - 1:
+            raise ValueError(f"{levels} widths need {levels} encoder and {levels - 1} decoder group counts")
+        if self.channels not in (1, 3):
+            raise ValueError(f"channels is {self.channels}; 1 and 3 are possible")
+        if self.prompts < 2:
+            raise ValueError(f"prompts is {self.prompts}; a softmax over fewer than 2 passes no gradient")
+        if self.convolutions < 2 or not 1 <= self.stride <= self.patch:
+            raise ValueError("a feed-forward has 2 convolutions or more, and 1 <= stride <= patch")
+
+
+# `paper`: sized as the published network (its feed-forward has 5 convolutions, windows of 14 x 14 patches,
+# 100 matches). `small`: what is shipped, for a laptop's CPU.
+PRESETS = {
+    "small": DeepGSRConfig(),
+    "paper": DeepGSRConfig(
+        stem=0,
+        widths=(12,),
+        encoder=(6,),
+        decoder=(),
+        encoder_groups=(6,),
+        decoder_groups=(),
+        hidden=192,
+        convolutions=5,
+        group_channels=12,
+        window=14,
+        matches=100,
+        embedding=108,
+        rank=16,
+        prompts=16,
+    ),
+}
+
+
+class LowRankGroupShrinkage(nn.Module):
+    """Low-rank group shrinkage (LGSR): every token replaced by an aggregate of its shrunk group.
+
+    A group is a token and the `matches` tokens most similar to it under two learned maps. Instead of
+    thresholding the group's singular values, each member is scaled by a learned gate, and the scaled members
+    are averaged by attention from the scaled reference.
+
+    The group is never formed. After matching, everything depends on the tokens only through scalars of
+    pairs, so the work is N x N products and gathers of scalars; memory falls from N * k * d to N * N. The
+    result equals the gathered form (the oracle in the tests) up to rounding.
+
+    Args:
+        dim: Features of a token.
+        matches: Members beside the reference, k. Windows of fewer tokens take all they have.
+        embedding: Dimension of the compared maps.
+        rank: Length of a group's low-rank code.
+        prompts: Entries of the prompt that the code attends to, M > 1: with one the attention would be
+            constant and the code without effect.
+    """
+
+    def __init__(self, dim: int, matches: int, embedding: int, rank: int, prompts: int) -> None:
+        super().__init__()
+        self.matches = matches
+        self.match_query = nn.Linear(dim, embedding, bias=False)
+        self.match_key = nn.Linear(dim, embedding, bias=False)
+        self.query = nn.Linear(dim, embedding)
+        self.key = nn.Linear(dim, embedding)
+        self.out = nn.Linear(dim, dim)
+        self.reduce = nn.Linear(matches + 1, rank)
+        self.prompt = nn.Parameter(torch.randn(prompts, rank))
+        self.expand = nn.Linear(rank, matches + 1)
+
+    def match(self, tokens: Tensor) -> tuple[Tensor, Tensor]:
+        """Scores and indices of each token's matches, (B, N, k) each, the most similar first."""
+        scores = self.match_query(tokens) @ self.match_key(tokens).mT
+        scores = _full(scores) / math.sqrt(self.query.out_features)  # (B, N, N)
+        best = scores.topk(min(self.matches, tokens.shape[1]), dim=-1)
+        return best.values, best.indices
+
+    def gate(self, means: Tensor) -> Tensor:
+        """Gates in (0, 1), (B, N, k + 1), reference first, of the members' means, (B, N, k + 1)."""
+        members = means.shape[-1]
+        code = self.reduce(F.pad(means, (0, self.matches + 1 - members)))  # (B, N, r)
+        attention = F.softmax(code @ self.prompt.mT / math.sqrt(code.shape[-1]), dim=-1)  # (B, N, M)
+        return torch.sigmoid(self.expand(attention @ self.prompt))[..., :members]
+
+    def forward(self, tokens: Tensor) -> Tensor:
+        """Tokens (B, N, d) of B windows, each replaced by its group's aggregate."""
+        scores, index = self.match(tokens)
+        mean = tokens.mean(-1, keepdim=True)  # (B, N, 1)
+        gates = self.gate(torch.cat((mean, _gather(mean.mT, index)), dim=-1))
+        reference, members = gates[..., :1], gates[..., 1:]
+
+        # With q_i = g_i0 Wq x_i + bq and k_j = g_ij Wk x_j + bk, expanded so that gates stay scalars:
+        query = F.linear(tokens, self.query.weight)  # (B, N, e)
+        key = F.linear(tokens, self.key.weight)
+        logits = reference * members * (query @ key.mT).gather(-1, index)
+        logits = logits + members * _gather((key @ self.query.bias)[..., None, :], index)
+        logits = logits + reference * (query @ self.key.bias)[..., None]
+        logits = (logits + self.query.bias @ self.key.bias) / math.sqrt(query.shape[-1])
+        # top-k passes no gradient to the matching maps; their scores, added here, do.
+        weights = F.softmax(_full(logits) + scores, dim=-1) * members
+        mixing = weights.new_zeros(*index.shape[:-1], tokens.shape[1])
+        return self.out(mixing.scatter(-1, index, weights).to(tokens.dtype) @ tokens)
+
+
+def _full(x: Tensor) -> Tensor:
+    """x in float32 where autocast made it narrower."""
+    return x.float() if x.dtype in (torch.bfloat16, torch.float16) else x
+
+
+def _gather(row: Tensor, index: Tensor) -> Tensor:
+    """Scalars row[b, 0, index[b, i, j]], (B, N, k), of one scalar a token, (B, 1, N)."""
+    return row.expand(-1, index.shape[1], -1).gather(-1, index)
+
+
+class GroupBlock(nn.Module):
+    """Group shrinkage of feature maps in the wavelet domain, as a residual.
+
+    Shift, Haar transform, overlapping patches of each band as tokens, windows of tokens, `LowRankGroup-
+    Shrinkage`, and the way back. The maps count as periodic, and windows hold whole patches that may reach
+    into the next window, so every coefficient is covered and averaged.
+
+    Args:
+        width: Channels of the maps.
+        config: Shape of the group.
+        shifted: Whether the windows lie half a window further.
+    """
+
+    def __init__(self, width: int, config: DeepGSRConfig, *, shifted: bool) -> None:
+        super().__init__()
+        self.patch, self.stride, self.window, self.shifted = (
+            config.patch,
+            config.stride,
+            config.window,
+            shifted,
+        )
+        channels = config.group_channels
+        linear = channels != width
+        self.enter = nn.Conv2d(width, channels, 1) if linear else nn.Identity()
+        self.shrink = LowRankGroupShrinkage(
+            channels * config.patch**2, config.matches, config.embedding, config.rank, config.prompts
+        )
+        self.leave = nn.Conv2d(channels, width, 1) if linear else nn.Identity()
+
+    def _sides(self, size: int) -> tuple[int, int]:
+        """Window side in tokens and padded length in pixels for maps of `size` pixels along one axis."""
+        cell = 2 * self.stride
+        window = min(self.window, math.ceil(size / cell))
+        return window, math.ceil(size / (cell * window)) * cell * window
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Maps of the shape of x, (B, C, H, W), any H and W."""
+        (rows, height), (columns, width) = self._sides(x.shape[-2]), self._sides(x.shape[-1])
+        y = reflect_to(self.enter(x), height, width)
+        shift = (rows * self.stride, columns * self.stride) if self.shifted else (0, 0)
+        if self.shifted:
+            y = y.roll((-shift[0], -shift[1]), (-2, -1))
+        bands = dwt2(y).transpose(1, 2)  # (B, 4, c, H/2, W/2)
+        tokens = extract(bands.flatten(0, 1), self.patch, self.stride)  # (4B, R, S, d)
+        windows = self.shrink(to_windows(tokens, rows, columns))
+        tokens = from_windows(windows, rows, columns, *tokens.shape[1:3])
+        bands = aggregate(tokens, self.patch, self.stride).unflatten(0, (-1, 4))
+        y = idwt2(bands.transpose(1, 2))
+        if self.shifted:
+            y = y.roll(shift, (-2, -1))
+        return x + self.leave(y[..., : x.shape[-2], : x.shape[-1]])
+
+
+class FeedForward(nn.Module):
+    """Convolutional feed-forward, as a residual; a condition moves the first activation's threshold."""
+
+    def __init__(self, width: int, config: DeepGSRConfig) -> None:
+        super().__init__()
+        hidden = config.hidden or width
+        channels = [width, *[hidden] * (config.convolutions - 1), width]
+        layers = [nn.Conv2d(a, b, 3, padding=1) for a, b in itertools.pairwise(channels)]
+        self.layers = nn.ModuleList(layers)
+        self.bias = nn.Linear(EMBEDDING, hidden) if config.conditions else None
+        # A small last layer starts the block near the identity, which a high learning rate needs.
+        nn.init.normal_(layers[-1].weight, std=0.1 / math.sqrt(9 * hidden))
+
+    def forward(self, x: Tensor, condition: Tensor | None) -> Tensor:
+        y = _conditioned(self.layers[0], x, self.bias, condition)
+        for layer in list(self.layers)[1:]:
+            y = layer(F.relu_(y))
+        return x + y
+
+
+def _conditioned(conv: nn.Module, x: Tensor, linear: nn.Module | None, condition: Tensor | None) -> Tensor:
+    """Convolution of x with a bias that depends on the condition, (1 or B, EMBEDDING)."""
+    assert isinstance(conv, nn.Conv2d)
+    if linear is None or condition is None:
+        return conv(x)
+    bias = linear(condition)
+    if len(bias) == 1:  # one condition for the batch: part of the convolution's own bias, at no cost
+        return F.conv2d(x, conv.weight, _bias(conv) + bias[0], padding=1)
+    return conv(x) + bias[..., None, None]
+
+
+def _bias(conv: nn.Conv2d) -> Tensor:
+    assert conv.bias is not None
+    return conv.bias
+
+
+class Block(nn.Module):
+    """Optional group shrinkage, then a convolutional feed-forward."""
+
+    def __init__(self, width: int, config: DeepGSRConfig, *, grouped: bool, shifted: bool) -> None:
+        super().__init__()
+        self.group = GroupBlock(width, config, shifted=shifted) if grouped else None
+        self.feed_forward = FeedForward(width, config)
+
+    def forward(self, x: Tensor, condition: Tensor | None) -> Tensor:
+        return self.feed_forward(x if self.group is None else self.group(x), condition)
+
+
+def _chain(blocks: nn.Module, x: Tensor, condition: Tensor | None) -> Tensor:
+    for block in blocks.children():
+        x = block(x, condition)
+    return x
+
+
+# Features of the condition vector's embedding.
+EMBEDDING = 32
+
+
+class DeepGSR(nn.Module):
+    """Restoration network of group blocks.
+
+    With a condition, the first entry is the noise standard deviation on the scale of the image, and the
+    output is x - s / (s + 1/255) * network(x): a picture said to be free of noise comes back exactly.
+    """
+
+    def __init__(self, config: DeepGSRConfig) -> None:
+        super().__init__()
+        self.config = config
+        groups = 0
+
+        def stage(width: int, grouped: list[bool]) -> nn.ModuleList:
+            nonlocal groups
+            blocks = nn.ModuleList()
+            for group in grouped:
+                # Successive group blocks alternate between no shift and half a window.
+                blocks.append(Block(width, config, grouped=group, shifted=group and groups % 2 == 1))
+                groups += group
+            return blocks
+
+        stem_channels = config.channels * 4**config.stem
+        widths = config.widths
+        self.embed = (
+            nn.Sequential(
+                nn.Linear(2 * config.conditions, EMBEDDING), nn.ReLU(), nn.Linear(EMBEDDING, EMBEDDING)
+            )
+            if config.conditions
+            else None
+        )
+        self.head = nn.Conv2d(stem_channels, widths[0], 3, padding=1)
+        self.head_bias = nn.Linear(EMBEDDING, widths[0]) if config.conditions else None
+        self.encoder = nn.ModuleList(
+            stage(width, [i >= blocks - group for i in range(blocks)])
+            for width, blocks, group in zip(widths, config.encoder, config.encoder_groups)
+        )
+        self.down = nn.ModuleList(nn.Conv2d(4 * a, b, 1) for a, b in itertools.pairwise(widths))
+        self.up = nn.ModuleList(nn.Conv2d(b, 4 * a, 1) for a, b in itertools.pairwise(widths))
+        # Built from the deepest level up, the order in which they run.
+        upward = [
+            stage(width, [i < group for i in range(blocks)])
+            for width, blocks, group in list(zip(widths, config.decoder, config.decoder_groups))[::-1]
+        ]
+        self.decoder = nn.ModuleList(upward[::-1])
+        self.tail = nn.Conv2d(widths[0], stem_channels, 3, padding=1)
+        nn.init.zeros_(self.tail.weight)
+        nn.init.zeros_(_bias(self.tail))
+
+    @classmethod
+    def from_config(cls, fields: dict[str, Any]) -> DeepGSR:
+        """Network with random weights; fields as `config_dict` returns them, without "model"."""
+        known = {field.name for field in dataclasses.fields(DeepGSRConfig)}
+        if unknown := sorted(set(fields) - known):
+            raise ValueError(f"unknown configuration {', '.join(unknown)}")
+        values: dict[str, Any] = {name: tuple(v) if isinstance(v, list) else v for name, v in fields.items()}
+        return cls(DeepGSRConfig(**values))
+
+    def config_dict(self) -> dict[str, Any]:
+        """Configuration as JSON types, with the model's name under "model"."""
+        return {"model": "deepgsr", **dataclasses.asdict(self.config)}
+
+    @property
+    def multiple(self) -> int:
+        """Pixels that heights and widths are padded to a multiple of, within `forward`."""
+        return 2 ** (self.config.stem + len(self.config.widths) - 1)
+
+    @property
+    def tile_needs(self) -> TileNeeds:
+        """What tiles must respect: the grid on which windows lie, and the halo, both in pixels.
+
+        The halo is not exact, as a group may reach anywhere in its window. It is one group window, what
+        benchmarks/tiling.py found to be enough.
+        """
+        config = self.config
+        levels = range(len(config.widths))
+        grouped = [
+            level
+            for level in levels
+            if config.encoder_groups[level] or (level < levels[-1] and config.decoder_groups[level])
+        ]
+        window = 2 * config.stride * config.window * 2**config.stem
+        # A tile that starts half a window further would swap the roles of shifted and plain blocks.
+        grid = window * 2 ** max(grouped) if grouped else self.multiple
+        return TileNeeds(grid=max(grid, self.multiple), halo=32)
+
+    @property
+    def bytes_per_pixel(self) -> float:
+        """Memory that `forward` takes at its peak for a pixel, roughly: a dozen maps of the first level."""
+        first = max(self.config.widths[0], self.config.hidden) / 4**self.config.stem
+        return 12 * 4 * (first + self.config.channels)
+
+    def forward(self, x: Tensor, condition: Tensor | None = None) -> Tensor:
+        """Restored images of the shape of x.
+
+        Args:
+            x: Images, (B, C, H, W), in [0, 1] where clean; any H and W.
+            condition: (B, conditions) or (1, conditions) for all; None for a model without. The first entry
+                is the noise standard deviation on the scale of x.
+        """
+        height, width = x.shape[-2:]
+        multiple = self.multiple
+        padded = reflect_to(x, -(-height // multiple) * multiple, -(-width // multiple) * multiple)
+        code = None
+        if self.embed is not None:
+            assert condition is not None
+            features = torch.cat((4 * condition, torch.log1p(255 * condition) / 4), dim=-1)
+            code = self.embed(features)
+
+        y = padded - 0.5  # centred, as the Haar transform doubles a constant at each level
+        for _ in range(self.config.stem):
+            y = dwt2(y).flatten(1, 2)
+        y = y.contiguous(memory_format=torch.channels_last)
+        y = _conditioned(self.head, y, self.head_bias, code)
+        skips = []
+        for level in range(len(self.encoder)):
+            if level:
+                skips.append(y)
+                y = self.down[level - 1](dwt2(y).flatten(1, 2))
+            y = _chain(self.encoder[level], y, code)
+        for level in reversed(range(len(skips))):
+            y = skips[level] + idwt2(self.up[level](y).unflatten(1, (-1, 4)))
+            y = _chain(self.decoder[level], y, code)
+        y = self.tail(y)
+        for _ in range(self.config.stem):
+            y = idwt2(y.unflatten(1, (-1, 4)))
+        y = y[..., :height, :width].to(x.dtype)
+        if condition is None:
+            return x - y
+        sigma = condition[:, :1, None, None]
+        return x - sigma / (sigma + 1 / 255) * y

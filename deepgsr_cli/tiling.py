@@ -1,0 +1,337 @@
+"""Large images through a model in bounded memory: tiles, and how they are blended."""
+
+from __future__ import annotations
+
+import itertools
+import math
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from typing import Literal
+
+import torch
+from torch import Tensor
+
+from deepgsr_cli.errors import UsageError, UserError
+
+Precision = Literal["fp32", "bf16", "fp16"]
+
+_HALF = {"bf16": torch.bfloat16, "fp16": torch.float16}
+
+# How the allocators of CUDA libraries, MPS, and the CPU (Linux, Windows) say that memory ran out in what is
+# only a RuntimeError.
+_OUT_OF_MEMORY = ("_ALLOC_FAILED", "out of memory", "can't allocate memory", "not enough memory")
+
+_RAMP_PX = 32
+# A larger tile on the CPU gains less in overlap than it loses in cache hits (benchmarks/tiling.py).
+_CPU_TILE_PX = 1024
+
+
+@dataclass(frozen=True)
+class TileNeeds:
+    """What a model needs of tiles for the result not to depend on them.
+
+    Attributes:
+        grid: Period, in pixels, of the model's dependence on position: tiles start on multiples of it.
+        halo: Distance from a tile's inner edge, in pixels, over which the output suffers from the cut.
+    """
+
+    grid: int
+    halo: int
+
+
+@dataclass(frozen=True)
+class Span:
+    """Pixels start to stop - 1 of one axis, as one tile sees them, and their share in the result.
+
+    Attributes:
+        start: First pixel.
+        stop: One past the last pixel.
+        weights: Shares in [0, 1], (stop - start,), float32.
+    """
+
+    start: int
+    stop: int
+    weights: Tensor
+
+
+def default_overlap(needs: TileNeeds) -> int:
+    """Pixels that neighbouring tiles share unless the user says otherwise: both halos and a ramp."""
+    return _ceil(2 * needs.halo + _RAMP_PX, needs.grid)
+
+
+def blend_spans(length: int, tile: int, overlap: int, halo: int, grid: int) -> list[Span]:
+    """Spans that cover an axis, with weights that sum to one at every pixel.
+
+    Inside, a weight is zero on the halo of a tile's end, rises linearly over the rest of the overlap, and is
+    one in between. At the axis' own ends it is one.
+
+    Every span starts on a multiple of `grid`, and the last one stops at the end of the axis instead of
+    reaching past it. A model that pads its input to its grid therefore adds to the last tile what it adds
+    to the whole image, and works on the same grid in both. The spans are evened out: all have the same
+    length (so that they batch) but the last, which is longer than the overlap and no longer than the others.
+
+    Args:
+        length: Pixels of the axis, at least 1.
+        tile: Most pixels of a span. A span that is not the only one has a multiple of `grid`.
+        overlap: Fewest pixels that neighbouring spans share; rounded up to a multiple of `grid`.
+        halo: Pixels at an inner end whose weight is zero.
+        grid: Period of the model.
+
+    Raises:
+        UsageError: The overlap is below two halos, or leaves the tile no room to advance.
+    """
+    if length <= tile:
+        return [Span(0, length, torch.ones(length))]
+    if overlap < 2 * halo:
+        raise UsageError(
+            f"--overlap {overlap} is below the {2 * halo} px that tiles of this model must share; "
+            f"give --overlap {2 * halo} or more"
+        )
+    overlap = _ceil(overlap, grid)
+    if tile < overlap + grid:
+        raise UsageError(
+            f"--tile {tile} is too small beside an overlap of {overlap} px on a grid of {grid} px; "
+            f"give --tile {2 * overlap + grid} or more, or --tile 0 for the whole image"
+        )
+    step = tile // grid * grid - overlap
+    count = math.ceil((length - overlap) / step)
+    step = _ceil(math.ceil((length - overlap) / count), grid)
+
+    # Within the step, a rise ends before the same tile's fall starts: at most two tiles share a pixel.
+    ramp = min(overlap - 2 * halo, step)
+    lead = (overlap - ramp) // 2
+    # Half a pixel off, so that a ramp of 0 px divides to -inf and inf: a step.
+    rise = ((torch.arange(overlap) - lead + 0.5) / ramp).clamp(0, 1)
+    spans = []
+    for start in range(0, length - overlap, step):
+        stop = min(start + step + overlap, length)
+        weights = torch.ones(stop - start)
+        if start > 0:
+            weights[:overlap] *= rise
+        if stop < length:
+            weights[step:] *= 1 - rise
+        spans.append(Span(start, stop, weights))
+    return spans
+
+
+@torch.no_grad()
+def apply_tiled(
+    function: Callable[[Tensor], Tensor],
+    image: Tensor,
+    *,
+    tile: int,
+    overlap: int,
+    device: torch.device | str,
+    needs: TileNeeds,
+    batch: int = 1,
+    precision: Precision = "fp32",
+    out: Tensor | None = None,
+    progress: Callable[[int, int], None] | None = None,
+    notify: Callable[[str], None] | None = None,
+) -> Tensor:
+    """Image restored tile by tile, (C', H, W) float32 on the CPU.
+
+    Only a batch of tiles is on the device. Tile rows are worked from top to bottom, and beside `image` and
+    `out` only one of them is in memory. When memory runs out, the batch and then the tile is halved, and
+    work goes on below the rows already done.
+
+    Args:
+        function: Maps tiles (B, C, h, w), float32 on `device`, to (B, C', h, w), each tile by itself.
+        image: (C, H, W), float32 on the CPU; may be memory-mapped.
+        tile: Most pixels along a side of a tile; 0 for the whole image at once.
+        overlap: Fewest pixels that neighbouring tiles share; `default_overlap(needs)` is a good value.
+        device: Where `function` runs.
+        needs: What the model needs of tiles.
+        batch: Most tiles at once.
+        precision: What `function` computes in. In half precision, a batch with a non-finite result is done
+            again in float32.
+        out: Where the result goes, (C', H, W), float32 on the CPU; may be `image` itself, which saves its
+            memory, and is then partly overwritten if an error is raised.
+        progress: Called with the finished and the total number of pixels; the finished ones are fewer again
+            when memory ran out within a row of tiles.
+        notify: Called with a sentence when, for the first time, memory ran out or half precision overflowed.
+
+    Raises:
+        UsageError: Tile and overlap do not go together.
+        UserError: Memory does not suffice for the smallest tile, or the model gives non-finite values in
+            float32 where its input is finite.
+    """
+    device = torch.device(device)
+    height, width = image.shape[-2:]
+    whole = _ceil(max(height, width), needs.grid)
+    tile = min(tile, whole) or whole
+    evaluate = _Evaluation(function, device, precision, notify)
+    retreated = False
+    start = 0  # first row that is not finished
+    room = torch.ones(height)  # what the tile rows above have left of each row's weight
+    above = torch.empty(0)  # their share in the rows from `start` on
+    while start < height:
+        # The rows left are divided anew each time: after a retreat, what is finished stays finished.
+        rows = blend_spans(height - start, tile, overlap, needs.halo, needs.grid)
+        columns = blend_spans(width, tile, overlap, needs.halo, needs.grid)
+        stop = start + rows[0].stop
+        following = start + rows[1].start if len(rows) > 1 else height
+
+        def advance(finished: int, start: int = start, following: int = following) -> None:
+            if progress is not None:
+                progress(start * width + (following - start) * finished, height * width)
+
+        band = None
+        try:
+            band = _restore_row(evaluate, image[:, start:stop], columns, batch, advance)
+        except (RuntimeError, MemoryError) as error:
+            if not _is_out_of_memory(error):
+                raise
+        if band is None:  # outside of `except`, whose traceback holds on to the memory
+            retreated = True
+            batch, tile = _retreat(min(batch, len(columns)), tile, overlap, needs, device)
+            continue
+        if retreated and notify is not None:
+            notify(
+                f"memory of {device} ran out; going on with --tile {tile} --batch {batch}, "
+                "which is also what to give next time"
+            )
+            notify = None
+
+        share = rows[0].weights * room[start:stop]
+        room[start:stop] -= share
+        band *= share[:, None]
+        if start > 0:
+            band[:, : above.shape[1]] += above
+        if out is None:
+            out = torch.empty(len(band), height, width)
+        # No tile row to come starts above `following`, so `out` may be the image.
+        out[:, start:following] = band[:, : following - start]
+        above = band[:, following - start :].clone()
+        start = following
+    assert out is not None
+    return out
+
+
+def choose_tile(
+    height: int,
+    width: int,
+    channels: int,
+    *,
+    free_bytes: int,
+    bytes_per_pixel: float,
+    needs: TileNeeds,
+    device_type: str,
+) -> tuple[int, int]:
+    """Tile (0: the whole image) and batch for `apply_tiled` that use up to a third of the free memory.
+
+    Args:
+        height: Rows of the image.
+        width: Columns of the image.
+        channels: Channels of the image.
+        free_bytes: Memory that is free on the device.
+        bytes_per_pixel: What the model takes at its peak for each pixel of a tile, beside input and output.
+        needs: What the model needs of tiles.
+        device_type: "cpu" or another; on the CPU, tiles have a cap and are not batched.
+    """
+    pixels = int(free_bytes / 3 / (bytes_per_pixel + 2 * channels * 4))
+    longest = _ceil(max(height, width), needs.grid)
+    cap = _CPU_TILE_PX if device_type == "cpu" else longest
+    if longest <= cap and _ceil(height, needs.grid) * _ceil(width, needs.grid) <= pixels:
+        return 0, 1
+    tile = min(math.isqrt(pixels), cap, longest) // needs.grid * needs.grid
+    tile = max(tile, _smallest_tile(default_overlap(needs), needs))
+    batch = 1 if device_type == "cpu" else max(1, pixels // (min(tile, height) * min(tile, width)))
+    return tile, batch
+
+
+@dataclass
+class _Evaluation:
+    """The function on its device, in its precision, with finite results."""
+
+    function: Callable[[Tensor], Tensor]
+    device: torch.device
+    precision: Precision
+    notify: Callable[[str], None] | None
+
+    def __call__(self, tiles: Tensor) -> Tensor:
+        """Results (B, C', h, w) of tiles (B, C, h, w), both float32 on the CPU."""
+        tiles = tiles.to(self.device)
+        restored = self._run(tiles, self.precision)
+        if restored.isfinite().all() or not tiles.isfinite().all():
+            return restored.cpu()
+        if self.precision != "fp32":
+            restored = self._run(tiles, "fp32")
+            if self.notify is not None:
+                self.notify(
+                    f"--precision {self.precision} overflowed; such tiles are done again in fp32, "
+                    "which --precision fp32 does at once"
+                )
+                self.notify = None
+        if unfit := int((~restored.isfinite()).sum()):
+            raise UserError(
+                f"the model gave {unfit} non-finite values of {restored.numel()} for a finite input; "
+                "check the weights with 'deepgsr weights verify' and the range of the input"
+            )
+        return restored.cpu()
+
+    def _run(self, tiles: Tensor, precision: Precision) -> Tensor:
+        with torch.autocast(self.device.type, dtype=_HALF.get(precision), enabled=precision in _HALF):
+            return self.function(tiles).float()
+
+
+def _restore_row(
+    evaluate: _Evaluation, rows: Tensor, columns: list[Span], batch: int, advance: Callable[[int], None]
+) -> Tensor:
+    """One row of tiles, (C', h, W), of image rows (C, h, W), blended along the columns."""
+    band: Tensor | None = None
+    done = 0
+    for spans in _batches(columns, batch):
+        restored = evaluate(torch.stack([rows[..., span.start : span.stop] for span in spans]))
+        assert restored.shape[-2:] == (rows.shape[-2], spans[0].stop - spans[0].start)
+        if band is None:
+            band = torch.zeros(restored.shape[1], *rows.shape[-2:])
+        for span, pixels in zip(spans, restored, strict=True):
+            band[..., span.start : span.stop].addcmul_(pixels, span.weights)
+        done += len(spans)
+        advance(columns[done].start if done < len(columns) else rows.shape[-1])
+    assert band is not None
+    return band
+
+
+def _batches(spans: list[Span], batch: int) -> Iterator[list[Span]]:
+    """Successive spans of equal length, at most `batch` at a time."""
+    for _, equal in itertools.groupby(spans, key=lambda span: span.stop - span.start):
+        while chunk := list(itertools.islice(equal, batch)):
+            yield chunk
+
+
+def _smallest_tile(overlap: int, needs: TileNeeds) -> int:
+    """Side of a tile below which more than three quarters of the work would be on shared pixels."""
+    return 2 * max(_ceil(overlap, needs.grid), needs.grid)
+
+
+def _retreat(batch: int, tile: int, overlap: int, needs: TileNeeds, device: torch.device) -> tuple[int, int]:
+    """Batch and tile to try after memory ran out with these.
+
+    Raises:
+        UserError: There is no smaller tile.
+    """
+    if device.type == "cuda":
+        torch.cuda.empty_cache()
+    if batch > 1:
+        return batch // 2, tile
+    smallest = _smallest_tile(overlap, needs)
+    if tile <= smallest:
+        remedy = "free memory" if device.type == "cpu" else "free memory or give --device cpu"
+        raise UserError(
+            f"memory of {device} does not suffice for a tile of {tile} px, and {smallest} px is the least "
+            f"with --overlap {overlap}; {remedy}"
+        )
+    return 1, max(tile // 2 // needs.grid * needs.grid, smallest)
+
+
+def _is_out_of_memory(error: BaseException) -> bool:
+    if isinstance(error, MemoryError | torch.cuda.OutOfMemoryError):
+        return True
+    return any(sign in str(error) for sign in _OUT_OF_MEMORY)
+
+
+def _ceil(value: int, multiple: int) -> int:
+    """Smallest multiple of `multiple` that is not below `value`."""
+    return -(-value // multiple) * multiple
