@@ -1,0 +1,106 @@
+"""Folders of pictures as data for training and evaluation."""
+
+from __future__ import annotations
+
+import hashlib
+from pathlib import Path
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from deepgsr_cli.errors import InputError
+from deepgsr_cli.images import SUFFIXES, read_image
+from deepgsr_cli.metrics import gray
+
+
+def picture_paths(folder: Path) -> list[Path]:
+    """All pictures below a folder, in the order of their paths; hidden files and folders left out.
+
+    Raises:
+        InputError: No such folder, or no picture in it.
+    """
+    if not folder.is_dir():
+        raise InputError(f"{folder}: no such folder")
+    paths = sorted(
+        path
+        for path in folder.rglob("*")
+        if path.suffix.lower() in SUFFIXES
+        and path.is_file()
+        and not any(part.startswith(".") for part in path.relative_to(folder).parts)
+    )
+    if not paths:
+        raise InputError(f"{folder}: no pictures; looked for {', '.join(sorted(SUFFIXES))}")
+    return paths
+
+
+def read_channels(path: Path, channels: int) -> np.ndarray:
+    """Picture with that many channels, (C, H, W), float32 in [0, 1].
+
+    Colour becomes luma, rounded to 8 bits where the file has 8, as the gray versions of the common test sets
+    were made; gray is repeated.
+    """
+    image = read_image(path)
+    pixels = image.pixels
+    if channels == 1 and len(pixels) == 3:
+        pixels = gray(pixels)
+        if image.depth == "uint8":
+            pixels = np.rint(pixels * 255) / np.float32(255)
+    elif channels == 3 and len(pixels) == 1:
+        pixels = np.repeat(pixels, 3, axis=0)
+    return pixels
+
+
+def fingerprint(paths: list[Path]) -> str:
+    """First 12 hexadecimal digits of the SHA-256 over the files' contents, in order."""
+    digest = hashlib.sha256()
+    for path in paths:
+        digest.update(hashlib.sha256(path.read_bytes()).digest())
+    return digest.hexdigest()[:12]
+
+
+class Crops:
+    """Random square crops of pictures, a function of the seed and the step alone.
+
+    Args:
+        paths: Pictures at least as large as the crops; smaller ones are refused.
+        channels: 1 or 3.
+        size: Side of a crop in pixels.
+        device: Where the pictures are kept, as bytes, and the crops are made.
+    """
+
+    def __init__(self, paths: list[Path], channels: int, size: int, device: torch.device) -> None:
+        self.size = size
+        self.pictures: list[Tensor] = []
+        for path in paths:
+            pixels = read_channels(path, channels)
+            if min(pixels.shape[1:]) < size:
+                raise InputError(
+                    f"{path}: {pixels.shape[2]} x {pixels.shape[1]} pixels are less than a crop of {size}; "
+                    "leave the file out or give a smaller --patch"
+                )
+            self.pictures.append(
+                torch.from_numpy(np.rint(pixels * 255).clip(0, 255).astype(np.uint8)).to(device)
+            )
+        areas = torch.tensor([p.shape[1] * p.shape[2] for p in self.pictures], dtype=torch.float64)
+        self.shares = areas / areas.sum()
+
+    def __call__(self, batch: int, generator: torch.Generator) -> Tensor:
+        """Crops, (batch, C, size, size), float32 in [0, 1]; every pixel of the set is as likely, in any of
+        eight orientations.
+
+        Args:
+            batch: Number of crops.
+            generator: On the CPU.
+        """
+        chosen = torch.multinomial(self.shares, batch, replacement=True, generator=generator)
+        draws = torch.rand(batch, 3, generator=generator)
+        crops = []
+        for picture, (u, v, w) in zip((self.pictures[i] for i in chosen), draws.tolist()):
+            top = int(u * (picture.shape[1] - self.size + 1))
+            left = int(v * (picture.shape[2] - self.size + 1))
+            crop = picture[:, top : top + self.size, left : left + self.size]
+            turn = int(w * 8)
+            crop = crop.mT if turn & 1 else crop
+            crops.append(crop.flip([d for d, bit in ((1, 2), (2, 4)) if turn & bit]))
+        return torch.stack(crops).float() / 255

@@ -1,0 +1,264 @@
+"""Denoising of pictures: arrays in, arrays out."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from deepgsr_cli.errors import ShapeError, UsageError
+
+if TYPE_CHECKING:
+    from deepgsr_cli.tiling import Precision
+    from deepgsr_cli.weights import Checkpoint, ResolvedWeights
+
+# Below this level, on the 0-255 scale, there is nothing to remove: rounding to 8 bits alone leaves 0.29.
+CLEAN_SIGMA = 0.5
+
+
+def estimate_sigma(pixels: np.ndarray) -> list[float]:
+    """Standard deviation of white noise in each channel, on the 0-255 scale.
+
+    The median absolute deviation of the finest diagonal wavelet coefficients, taken where the coarse
+    structure is weakest: from the quarter of blocks whose approximation varies least, as texture has
+    diagonal detail of its own. Blocks where a tenth of the pixels stand at the channel's lowest or highest
+    value are left out, since clipping removes noise. Noise that is not white (JPEG, demosaicking) is
+    underestimated.
+
+    Args:
+        pixels: (C, H, W) on the [0, 1] scale. Channels of fewer than 16 pixels on a side give 0.
+
+    Source:
+        Donoho and Johnstone, Biometrika 81(3), 1994, for the estimator; Liu, Tanaka, Okutomi, IEEE
+        Transactions on Image Processing 22(12), 2013, for weakly textured patches.
+    """
+    import pywt
+
+    sigmas = []
+    for channel in pixels:
+        if min(channel.shape) < 16:
+            sigmas.append(0.0)
+            continue
+        extent = 4096  # what a larger picture adds no longer matters
+        top, left = (max(0, (size - extent) // 2) for size in channel.shape)
+        channel = channel[top : top + extent, left : left + extent]
+        low, (_, _, diagonal) = pywt.dwt2(channel, "db2", mode="periodization")
+        clipped = (channel == channel.min()) | (channel == channel.max())
+        side = 8
+        coefficients = _blocks(diagonal, side)
+        variation = _blocks(low, side).var(1)
+        usable = _blocks(clipped[::2, ::2].astype(np.float32), side).mean(1) < 0.1
+        if not usable.any():
+            sigmas.append(0.0)
+            continue
+        coefficients, variation = coefficients[usable], variation[usable]
+        weakest = variation <= np.quantile(variation, max(0.25, min(1.0, 16 / len(variation))))
+        sigmas.append(float(np.median(np.abs(coefficients[weakest])) / 0.6744897501960817 * 255))
+    return sigmas
+
+
+def _blocks(x: np.ndarray, side: int) -> np.ndarray:
+    """Square blocks as rows, (blocks, side**2), of x, (H, W), cut to whole blocks."""
+    rows, columns = x.shape[0] // side, x.shape[1] // side
+    x = x[: rows * side, : columns * side].reshape(rows, side, columns, side)
+    return x.transpose(0, 2, 1, 3).reshape(rows * columns, side * side)
+
+
+@dataclass(frozen=True)
+class RunOptions:
+    """How a model runs, as the command line says it.
+
+    Attributes:
+        device: "auto", "cpu", "cuda", ...
+        precision: "fp32", "bf16" or "fp16".
+        tile: Side of a tile in pixels, 0 for the whole image, None to choose by free memory.
+        overlap: Pixels that tiles share, None for what the model needs.
+        batch: Tiles at once, None to choose by free memory.
+        offline: Do not use the network for weights.
+    """
+
+    device: str = "auto"
+    precision: Precision = "fp32"
+    tile: int | None = None
+    overlap: int | None = None
+    batch: int | None = None
+    offline: bool = False
+
+    def __post_init__(self) -> None:
+        for name, low in (("tile", 0), ("overlap", 0), ("batch", 1)):
+            value = getattr(self, name)
+            if value is not None and value < low:
+                raise UsageError(f"--{name} {value}: give {low} or more")
+
+
+@dataclass
+class Denoiser:
+    """Gaussian denoising; a model is loaded when the first picture with its channel count comes.
+
+    Attributes:
+        weights: NAME, FILE or hf:// address; None for the default of the picture's channel count.
+        options: How the model runs.
+        notify: Called with sentences a user should read.
+        loaded: What `load` has loaded so far, by channel count.
+    """
+
+    weights: str | None = None
+    options: RunOptions = field(default_factory=RunOptions)
+    notify: Callable[[str], None] | None = None
+    loaded: dict[int, tuple[ResolvedWeights, Checkpoint]] = field(default_factory=dict, init=False)
+
+    def load(self, channels: int) -> tuple[ResolvedWeights, Checkpoint]:
+        """The weights' file and its checkpoint for pictures with that many channels.
+
+        Raises:
+            WeightsError: As `weights.resolve`; or not weights for denoising.
+            UsageError: The weights are for another number of channels.
+        """
+        from deepgsr_cli.device import select_device
+        from deepgsr_cli.weights import default_name, load_checkpoint, resolve
+
+        if channels not in self.loaded:
+            name = self.weights or default_name("denoise", channels)
+            resolved = resolve(name, offline=self.options.offline)
+            checkpoint = load_checkpoint(resolved.path, device=select_device(self.options.device))
+            has: Any = checkpoint.model
+            if (task := checkpoint.info.get("task", "denoise")) != "denoise":
+                raise UsageError(f"--weights {name}: trained for {task}; give weights for denoise")
+            if has.config.channels != channels:
+                kinds = {1: "gray", 3: "colour"}
+                raise UsageError(
+                    f"--weights {name}: made for {kinds[has.config.channels]} pictures, this one is "
+                    f"{kinds[channels]}; leave --weights out to have the right ones chosen"
+                )
+            self.loaded[channels] = resolved, checkpoint
+        return self.loaded[channels]
+
+    def __call__(
+        self,
+        pixels: np.ndarray,
+        sigma: float,
+        *,
+        strength: float = 1.0,
+        in_place: bool = False,
+        progress: Callable[[int, int], None] | None = None,
+    ) -> np.ndarray:
+        """Denoised picture, (C, H, W), float32, not clipped.
+
+        Args:
+            pixels: (C, H, W), float32 on the [0, 1] scale, C 1 or 3.
+            sigma: Standard deviation of the noise, on the 0-255 scale; 0 returns the picture as it is.
+            strength: Share of the correction that is applied, 0 to 1.
+            in_place: Overwrite `pixels`, which saves its memory.
+            progress: Called with finished and total pixels.
+
+        Raises:
+            UsageError: sigma or strength out of range, or the weights do not fit.
+            ShapeError: Not such an array, or not finite.
+        """
+        import torch
+
+        from deepgsr_cli.device import free_memory, select_device
+        from deepgsr_cli.tiling import apply_tiled, choose_tile, default_overlap
+
+        if pixels.ndim != 3 or len(pixels) not in (1, 3) or pixels.size == 0:
+            raise ShapeError(f"an array of shape {pixels.shape} is no picture; give (1 or 3, H, W)")
+        if not 0 <= strength <= 1:
+            raise UsageError(f"--strength {strength:g}: give 0 (nothing) to 1 (all)")
+        _, checkpoint = self.load(len(pixels))
+        limit = self.sigma_limit(len(pixels))
+        if not 0 <= sigma <= limit:
+            raise UsageError(f"--sigma {sigma:g}: these weights know 0 to {limit:g}; give a level within")
+        if not np.isfinite(pixels.sum(dtype=np.float64)):
+            raise ShapeError("the picture has NaN or infinite pixels; replace them first")
+        if sigma == 0 or strength == 0:
+            return pixels if in_place else pixels.copy()
+
+        model: Any = checkpoint.model
+        options = self.options
+        device = select_device(options.device)
+        needs = model.tile_needs
+        channels, height, width = pixels.shape
+        chosen = choose_tile(
+            height,
+            width,
+            channels,
+            free_bytes=free_memory(device),
+            bytes_per_pixel=model.bytes_per_pixel,
+            needs=needs,
+            device_type=device.type,
+        )
+        condition = torch.tensor([[sigma / 255]], dtype=torch.float32, device=device)
+
+        def restore(tiles: torch.Tensor) -> torch.Tensor:
+            restored = model(tiles, condition)
+            return restored if strength == 1 else torch.lerp(tiles, restored, strength)
+
+        image = torch.from_numpy(np.ascontiguousarray(pixels, dtype=np.float32))
+        restored = apply_tiled(
+            restore,
+            image,
+            tile=chosen[0] if options.tile is None else options.tile,
+            overlap=default_overlap(needs) if options.overlap is None else options.overlap,
+            batch=(chosen[1] if options.tile is None else 1) if options.batch is None else options.batch,
+            device=device,
+            needs=needs,
+            precision=options.precision,
+            out=image if in_place else None,
+            progress=progress,
+            notify=self.notify,
+        )
+        return restored.numpy()
+
+    def sigma_limit(self, channels: int) -> float:
+        """Highest noise level, on the 0-255 scale, the weights were trained with."""
+        config = json.loads(self.load(channels)[1].info.get("train_config", "{}"))
+        return float(config.get("sigma_max", 255))
+
+
+def denoise(
+    picture: np.ndarray,
+    sigma: float | None = None,
+    *,
+    strength: float = 1.0,
+    weights: str | None = None,
+    device: str = "auto",
+) -> np.ndarray:
+    """Denoised picture of the same shape and dtype.
+
+    Args:
+        picture: (H, W) or (H, W, 3), uint8, uint16, or floating point on the [0, 1] scale.
+        sigma: Standard deviation of the noise, on the 0-255 scale; estimated if None.
+        strength: Share of the correction that is applied, 0 to 1.
+        weights: NAME, FILE or hf:// address; None for the shipped ones.
+        device: "auto", "cpu", "cuda", "cuda:N" or "mps".
+
+    Raises:
+        ShapeError: Another shape or dtype.
+        UsageError: sigma or strength out of range.
+        WeightsError: The weights are unknown or damaged.
+    """
+    picture = np.asarray(picture)
+    kind = picture.dtype
+    scale = {"uint8": 255, "uint16": 65535}.get(kind.name, 1)
+    if picture.ndim not in (2, 3) or (picture.ndim == 3 and picture.shape[2] not in (1, 3)):
+        raise ShapeError(f"an array of shape {picture.shape} is no picture; give (H, W) or (H, W, 3)")
+    if scale == 1 and kind.kind != "f":
+        raise ShapeError(f"an array of {kind} is no picture; give uint8, uint16 or floating point")
+    planes = picture[None] if picture.ndim == 2 else picture.transpose(2, 0, 1)
+    pixels = np.ascontiguousarray(planes, dtype=np.float32) / np.float32(scale)
+    if sigma is None:
+        sigma = picture_sigma(estimate_sigma(pixels))
+    restored = Denoiser(weights, RunOptions(device=device))(pixels, sigma, strength=strength)
+    if kind.kind != "f":
+        restored = np.rint(np.clip(restored, 0, 1) * scale)
+    restored = restored.astype(kind)
+    return restored[0] if picture.ndim == 2 else np.ascontiguousarray(restored.transpose(1, 2, 0))
+
+
+def picture_sigma(channel_sigmas: list[float]) -> float:
+    """One level for a picture with such levels in its channels: their root mean square, 0 if it is clean."""
+    sigma = float(np.sqrt(np.mean(np.square(channel_sigmas))))
+    return sigma if sigma >= CLEAN_SIGMA else 0.0

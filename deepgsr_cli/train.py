@@ -1,0 +1,395 @@
+"""Training: one loop for all tasks, bounded by steps or minutes, resumable bit for bit on the CPU."""
+
+from __future__ import annotations
+
+import copy
+import csv
+import dataclasses
+import json
+import math
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+import deepgsr_cli
+from deepgsr_cli.data import Crops, fingerprint, picture_paths, read_channels
+from deepgsr_cli.degrade import gaussian_noise, protocol_noise
+from deepgsr_cli.device import select_device
+from deepgsr_cli.errors import InputError, UsageError
+from deepgsr_cli.files import atomic_write
+from deepgsr_cli.metrics import psnr, rounded8
+from deepgsr_cli.models import PRESETS, DeepGSR
+from deepgsr_cli.weights import load_checkpoint, save_checkpoint
+
+
+@dataclass(frozen=True)
+class TrainConfig:
+    """What a training run is; every field is an option of `deepgsr train`.
+
+    Attributes:
+        data: Folders of clean pictures.
+        output: Folder of the run: `model.safetensors` (the best by validation), `state.pt` (to resume from),
+            `log.csv`, `curve.png`, `config.json`.
+        channels: 1 or 3; pictures are converted.
+        preset: Name in `PRESETS`.
+        without_groups: Leave the group blocks out, for ablations.
+        validation: Folder of clean pictures to validate on; without one, `held_out` pictures of `data`.
+        held_out: Pictures of `data`, evenly spread, that are kept for validation.
+        start: Checkpoint to start from, instead of random weights.
+        sigma_min: Lowest noise level, on the 0-255 scale.
+        sigma_max: Highest noise level, on the 0-255 scale.
+        steps: Bound of the run, and end of the learning rate's descent.
+        max_minutes: The same in minutes, validation included; whichever comes first. A resumed run goes on
+            counting.
+        batch: Crops a step (and process).
+        patch: Side of a crop in pixels.
+        learning_rate: Highest one, after warm-up; it descends along half a cosine to a hundredth.
+        weight_decay: Of AdamW, on matrices and kernels.
+        warmup: Steps of linear warm-up.
+        loss: "mse" or "charbonnier", either weighted so that all noise levels count alike.
+        ema: Decay of the weights' moving average, which is what is validated and saved.
+        clip: Largest norm of the gradient.
+        validate_every: Steps between validations, each followed by a save.
+        precision: "fp32" or "bf16" (autocast; weights stay float32).
+        device: "auto", "cpu", "cuda", ...
+        seed: Of everything.
+    """
+
+    data: tuple[Path, ...]
+    output: Path
+    channels: int = 1
+    preset: str = "small"
+    without_groups: bool = False
+    validation: Path | None = None
+    held_out: int = 12
+    start: Path | None = None
+    sigma_min: float = 0.0
+    sigma_max: float = 75.0
+    steps: int = 100_000
+    max_minutes: float = math.inf
+    batch: int = 16
+    patch: int = 64
+    learning_rate: float = 1e-3
+    weight_decay: float = 1e-4
+    warmup: int = 200
+    loss: str = "charbonnier"
+    ema: float = 0.999
+    clip: float = 1.0
+    validate_every: int = 1000
+    precision: str = "fp32"
+    device: str = "auto"
+    seed: int = 0
+
+    def __post_init__(self) -> None:
+        if self.preset not in PRESETS:
+            raise UsageError(f"--preset {self.preset}: known are {', '.join(PRESETS)}")
+        if self.loss not in LOSSES:
+            raise UsageError(f"--loss {self.loss}: known are {', '.join(LOSSES)}")
+        if self.precision not in ("fp32", "bf16"):
+            raise UsageError(f"--precision {self.precision}: training knows fp32 and bf16")
+        if not 0 <= self.sigma_min <= self.sigma_max <= 255:
+            raise UsageError(
+                f"--sigma-min {self.sigma_min:g} --sigma-max {self.sigma_max:g}: "
+                "give 0 <= minimum <= maximum <= 255"
+            )
+        for name in ("steps", "batch", "patch", "validate_every", "max_minutes", "learning_rate"):
+            if not getattr(self, name) > 0:
+                raise UsageError(f"--{name.replace('_', '-')} {getattr(self, name):g}: give more than 0")
+
+
+@dataclass(frozen=True)
+class Progress:
+    """Where a run stands: the step, the share of the run that is done, the mean loss since the last report,
+    the last and the best validation PSNR in dB, training seconds so far."""
+
+    step: int
+    share: float
+    loss: float
+    psnr: float
+    best: float
+    seconds: float
+
+
+def _charbonnier(error: Tensor) -> Tensor:
+    return (error.square() + 1e-6).sqrt().mean((1, 2, 3))
+
+
+def _mse(error: Tensor) -> Tensor:
+    return error.square().mean((1, 2, 3))
+
+
+# Each with the power of sigma its expectation grows with, roughly: on natural pictures the error a good
+# denoiser leaves has a variance proportional to sigma (PSNR tables of DnCNN, 15 to 50).
+LOSSES: dict[str, tuple[Callable[[Tensor], Tensor], float]] = {
+    "charbonnier": (_charbonnier, 0.5),
+    "mse": (_mse, 1.0),
+}
+
+
+class _Run:
+    """Everything that a checkpoint of a run holds."""
+
+    def __init__(self, config: TrainConfig, device: torch.device) -> None:
+        self.config = config
+        self.device = device
+        shape = dataclasses.replace(PRESETS[config.preset], channels=config.channels)
+        if config.without_groups:
+            none = (0,) * len(shape.widths)
+            shape = dataclasses.replace(shape, encoder_groups=none, decoder_groups=none[1:])
+        torch.manual_seed(config.seed)
+        self.model: nn.Module = DeepGSR(shape)
+        if config.start is not None:
+            start: Any = load_checkpoint(config.start).model
+            if start.config != shape:
+                raise UsageError(
+                    f"--start {config.start}: its network has another shape; "
+                    "give the --preset and --channels it was trained with"
+                )
+            self.model.load_state_dict(start.state_dict())
+        self.model.to(device, memory_format=torch.channels_last)  # type: ignore[call-overload]
+        self.average = copy.deepcopy(self.model).eval().requires_grad_(False)
+        decayed = [p for p in self.model.parameters() if p.ndim > 1]
+        plain = [p for p in self.model.parameters() if p.ndim <= 1]
+        self.optimizer = torch.optim.AdamW(
+            [
+                {"params": decayed, "weight_decay": config.weight_decay},
+                {"params": plain, "weight_decay": 0.0},
+            ],
+            lr=config.learning_rate,
+            betas=(0.9, 0.99),
+        )
+        self.step = 0
+        self.seconds = 0.0
+        self.best = -math.inf
+        self.rows: list[tuple[int, float, float, float]] = []  # step, seconds, loss, PSNR
+
+    def share(self) -> float:
+        """Part of the run that is done, by steps or by time."""
+        return max(self.step / self.config.steps, self.seconds / 60 / self.config.max_minutes)
+
+    def state(self) -> dict[str, Any]:
+        return {
+            "config": _plain(self.config),
+            "model": self.model.state_dict(),
+            "average": self.average.state_dict(),
+            "optimizer": self.optimizer.state_dict(),
+            "step": self.step,
+            "seconds": self.seconds,
+            "best": self.best,
+            "rows": self.rows,
+        }
+
+    def load(self, path: Path) -> None:
+        state = torch.load(path, map_location=self.device, weights_only=True)
+        ours = _plain(self.config)
+        for name, value in state["config"].items():
+            if ours[name] != value and name not in _CHANGEABLE:
+                option = "--" + name.replace("_", "-")
+                raise UsageError(
+                    f"{path}: the run has {option} {value}, now it is {ours[name]}; "
+                    "resume with the same options, or give another --output"
+                )
+        self.model.load_state_dict(state["model"])
+        self.average.load_state_dict(state["average"])
+        self.optimizer.load_state_dict(state["optimizer"])
+        self.step, self.seconds, self.best = state["step"], state["seconds"], state["best"]
+        self.rows = [tuple(row) for row in state["rows"]]
+
+    def advance(self, crops: Crops) -> float:
+        """Loss of one step, made."""
+        config = self.config
+        streams = np.random.SeedSequence([config.seed, self.step]).generate_state(2, np.uint64)
+        clean = crops(config.batch, torch.Generator().manual_seed(int(streams[0] >> 1)))
+        generator = torch.Generator(self.device).manual_seed(int(streams[1] >> 1))
+        noisy, level = gaussian_noise(clean, (config.sigma_min, config.sigma_max), generator)
+
+        warm = min(1.0, (self.step + 1) / max(config.warmup, 1))
+        descent = 0.01 + 0.99 * 0.5 * (1 + math.cos(math.pi * min(1.0, self.share())))
+        for group in self.optimizer.param_groups:
+            group["lr"] = config.learning_rate * warm * descent
+
+        with torch.autocast(self.device.type, torch.bfloat16, enabled=config.precision == "bf16"):
+            output = self.model(noisy, level)
+        loss_of, power = LOSSES[config.loss]
+        # Levels below 2 would otherwise outweigh all others.
+        weight = (25 / (255 * level[:, 0]).clamp(min=2)) ** power
+        loss = (loss_of(output.float() - clean) * weight).mean()
+        self.optimizer.zero_grad(set_to_none=True)
+        loss.backward()
+        nn.utils.clip_grad_norm_(self.model.parameters(), config.clip)
+        self.optimizer.step()
+        decay = min(config.ema, (1 + self.step) / (10 + self.step))
+        with torch.no_grad():
+            torch._foreach_lerp_(list(self.average.parameters()), list(self.model.parameters()), 1 - decay)
+        self.step += 1
+        return float(loss.detach())
+
+    def validate(self, pairs: list[tuple[Tensor, float, Tensor]]) -> float:
+        """Mean PSNR in dB of the averaged weights."""
+        values = []
+        with torch.inference_mode():
+            for noisy, level, clean in pairs:
+                condition = torch.tensor([[level]], device=self.device)
+                restored = self.average(noisy.to(self.device), condition).cpu()
+                values.append(psnr(rounded8(restored.numpy()), clean.numpy()))
+        return float(np.mean(values))
+
+
+# What may differ between a run and its continuation without making it another run.
+_CHANGEABLE = {"steps", "max_minutes", "output", "device", "validate_every"}
+
+
+def _plain(config: TrainConfig) -> dict[str, Any]:
+    """Configuration as JSON types."""
+    values = dataclasses.asdict(config)
+    values["data"] = [str(path) for path in config.data]
+    for name in ("output", "validation", "start"):
+        values[name] = None if values[name] is None else str(values[name])
+    return values
+
+
+def split(config: TrainConfig) -> tuple[list[Path], list[Path]]:
+    """Paths of the pictures to train on and of those to validate on."""
+    paths = [path for folder in config.data for path in picture_paths(folder)]
+    if config.validation is not None:
+        return paths, picture_paths(config.validation)
+    if config.held_out < 1 or len(paths) < 2 * config.held_out:
+        raise InputError(
+            f"{len(paths)} pictures, of which {config.held_out} would be held out for validation; "
+            "give more pictures, --validation FOLDER, or another --held-out"
+        )
+    apart = len(paths) / config.held_out
+    held = {paths[int((i + 0.5) * apart)] for i in range(config.held_out)}
+    return [path for path in paths if path not in held], sorted(held)
+
+
+def validation_pairs(paths: list[Path], config: TrainConfig) -> list[tuple[Tensor, float, Tensor]]:
+    """Noisy, level, clean, (1, C, H, W): centre crops up to 256 x 256 at three noise levels."""
+    pairs = []
+    for path in paths:
+        clean = read_channels(path, config.channels)
+        top, left = (max(0, (size - 256) // 2) for size in clean.shape[1:])
+        clean = np.ascontiguousarray(clean[:, top : top + 256, left : left + 256])
+        for part in (0.2, 1 / 3, 2 / 3):
+            sigma = config.sigma_min + part * (config.sigma_max - config.sigma_min)
+            noisy = clean + protocol_noise(clean.shape, sigma, config.seed)
+            pairs.append((torch.from_numpy(noisy)[None], sigma / 255, torch.from_numpy(clean)[None]))
+    return pairs
+
+
+def train(
+    config: TrainConfig, *, resume: bool = False, report: Callable[[Progress], None] | None = None
+) -> Progress:
+    """Where the run stood when it ended; its files are in `config.output`.
+
+    The batch of a step is a function of the seed and the step, and so is the learning rate (or one of the
+    time, with `max_minutes`): a run that was interrupted and resumed equals an unbroken one, bit for bit on
+    the CPU when bounded by steps.
+
+    Args:
+        config: The run.
+        resume: Go on from `state.pt` in the output folder, if there is one.
+        report: Called about once a second and after each validation.
+
+    Raises:
+        UsageError: The folder holds another run.
+        InputError: No data.
+    """
+    device = select_device(config.device)
+    training, validation = split(config)
+    state_path = config.output / "state.pt"
+    if state_path.exists() and not resume:
+        raise UsageError(
+            f"{config.output}: holds a run already; add --resume to go on, or give another --output"
+        )
+    crops = Crops(training, config.channels, config.patch, device)
+    pairs = validation_pairs(validation, config)
+    run = _Run(config, device)
+    config.output.mkdir(parents=True, exist_ok=True)
+    if state_path.exists():
+        run.load(state_path)
+    facts = {
+        "task": "denoise",
+        "version": deepgsr_cli.__version__,
+        "training_data": f"{len(training)} pictures, fingerprint {fingerprint(training)}",
+        "train_config": json.dumps(_plain(config)),
+    }
+    with atomic_write(config.output / "config.json") as path:
+        path.write_text(json.dumps(_plain(config), indent=2) + "\n", encoding="utf-8")
+
+    losses: list[float] = []
+    last_psnr = run.rows[-1][3] if run.rows else math.nan
+
+    def tell() -> Progress:
+        progress = Progress(
+            run.step,
+            min(1.0, run.share()),
+            float(np.mean(losses or [math.nan])),
+            last_psnr,
+            run.best,
+            run.seconds,
+        )
+        if report is not None:
+            report(progress)
+        return progress
+
+    def save() -> None:
+        with atomic_write(state_path) as path:
+            torch.save(run.state(), path)
+
+    since = reported = time.monotonic()
+    try:
+        while run.share() < 1:
+            losses.append(run.advance(crops))
+            now = time.monotonic()
+            run.seconds, since = run.seconds + now - since, now
+            if run.step % config.validate_every == 0 or run.share() >= 1:
+                last_psnr = run.validate(pairs)
+                run.rows.append((run.step, round(run.seconds, 1), float(np.mean(losses)), last_psnr))
+                if last_psnr > run.best:
+                    run.best = last_psnr
+                    steps = {"steps": str(run.step), "validation_psnr": f"{last_psnr:.3f}"}
+                    save_checkpoint(config.output / "model.safetensors", run.average, info=facts | steps)
+                save()
+                _write_log(config.output, run.rows)
+                tell()
+                losses.clear()
+                reported = time.monotonic()
+            elif now - reported > 1:
+                tell()
+                reported = now
+    except KeyboardInterrupt:
+        save()
+        raise
+    return tell()
+
+
+def _write_log(folder: Path, rows: list[tuple[int, float, float, float]]) -> None:
+    """`log.csv` and `curve.png` of a run."""
+    with atomic_write(folder / "log.csv") as path, path.open("w", newline="", encoding="utf-8") as file:
+        writer = csv.writer(file)
+        writer.writerow(("step", "seconds", "loss", "validation_psnr_db"))
+        writer.writerows(rows)
+    # The object interface: no window system, no global state.
+    from matplotlib.backends.backend_agg import FigureCanvasAgg
+    from matplotlib.figure import Figure
+
+    figure = Figure(figsize=(7, 4), layout="constrained")
+    FigureCanvasAgg(figure)
+    axes = figure.add_subplot()
+    steps = [row[0] for row in rows]
+    axes.plot(steps, [row[3] for row in rows], color="tab:blue", marker=".")
+    axes.set_xlabel("step")
+    axes.set_ylabel("validation PSNR (dB)", color="tab:blue")
+    axes.grid(alpha=0.3)
+    right = axes.twinx()
+    right.plot(steps, [row[2] for row in rows], color="tab:orange", linewidth=1)
+    right.set_ylabel("training loss", color="tab:orange")
+    with atomic_write(folder / "curve.png") as path:
+        figure.savefig(path, format="png", dpi=120)
