@@ -202,4 +202,4 @@ def _method(name: str, denoiser: Denoiser) -> Method:
 
 # In units of sigma; the best of a grid on held-out training pictures (benchmarks/tune_classical.py).
 NLM_STRENGTH = 0.6
-TV_WEIGHT = 1.0
+TV_WEIGHT = 0.85

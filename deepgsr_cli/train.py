@@ -254,6 +254,16 @@ def _plain(config: TrainConfig) -> dict[str, Any]:
     return values
 
 
+def _public(config: TrainConfig) -> dict[str, Any]:
+    """Configuration for a checkpoint's header: folders by their names alone, as paths are the trainer's own."""
+    values = _plain(config)
+    values["data"] = [path.name for path in config.data]
+    for name in ("validation", "start"):
+        values[name] = None if values[name] is None else Path(values[name]).name
+    del values["output"]
+    return values
+
+
 def split(config: TrainConfig) -> tuple[list[Path], list[Path]]:
     """Paths of the pictures to train on and of those to validate on."""
     paths = [path for folder in config.data for path in picture_paths(folder)]
@@ -318,7 +328,7 @@ def train(
         "task": "denoise",
         "version": deepgsr_cli.__version__,
         "training_data": f"{len(training)} pictures, fingerprint {fingerprint(training)}",
-        "train_config": json.dumps(_plain(config)),
+        "train_config": json.dumps(_public(config)),
     }
     with atomic_write(config.output / "config.json") as path:
         path.write_text(json.dumps(_plain(config), indent=2) + "\n", encoding="utf-8")
