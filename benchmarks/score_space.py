@@ -46,7 +46,7 @@ def measure(form: str, windows: int, threads: int, results) -> None:
         output = run(tokens)
         seconds = time.perf_counter() - started
         after = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
-        difference = (gathered(layer, tokens[:2]) - output[:2]).abs().max().item()
+        difference = float((gathered(layer, tokens[:2]) - output[:2]).abs().max())
     results.put((seconds, (after - before) / 1024, difference))
 
 
@@ -55,9 +55,7 @@ def main() -> None:
     parser.add_argument("--windows", type=int, default=100)
     parser.add_argument("--threads", type=int, default=2)
     options = parser.parse_args()
-    print(
-        f"{options.windows} windows, N = {TOKENS}, k = {MATCHES}, d = {DIM}, {options.threads} threads, float32\n"
-    )
+    print(f"{options.windows} windows, N = {TOKENS}, k = {MATCHES}, d = {DIM}, {options.threads} threads\n")
     print("form          seconds   peak MiB   largest difference to the gathered form")
     context = multiprocessing.get_context("spawn")
     rows = {}

@@ -31,7 +31,6 @@ def main() -> None:
     from torch import nn
 
     from deepgsr_cli.data import read_channels
-    from deepgsr_cli.models import PRESETS
     from deepgsr_cli.restore import Denoiser, RunOptions
 
     torch.set_num_threads(options.threads)
@@ -79,11 +78,8 @@ def main() -> None:
     height, width = pixels.shape[1:]
     model = denoiser.load(channels)[1].model
     parameters = sum(p.numel() for p in model.parameters())
-    name = next(name for name, preset in PRESETS.items() if preset.widths == model.config.widths)  # type: ignore[union-attr]
-    print(
-        f"{width} x {height} x {channels} pixels, {options.threads} threads, float32, {options.repeat} repeats"
-    )
-    print(f"torch {torch.__version__}; deepgsr {name}: {parameters:,} parameters\n")
+    print(f"{width} x {height} x {channels} pixels, {options.threads} threads, {options.repeat} repeats")
+    print(f"torch {torch.__version__}; deepgsr: {parameters:,} parameters\n")
     print("method         median s     Mpx/s   x slower")
     medians = {name: statistics.median(values) for name, values in seconds.items()}
     for name, median in medians.items():

@@ -143,7 +143,8 @@ def _compare(result: PictureResult, suffix: str, image: Image, reference: np.nda
     """Add PSNR and SSIM of the pixels as a file of this depth holds them: clipped, and rounded at 8 bits."""
     pixels = image.pixels
     if image.depth == "uint8":
-        pixels = rounded8(pixels)
+        # Both, so that an 8-bit reference equals itself exactly.
+        pixels, reference = rounded8(pixels), rounded8(reference)
     elif image.depth == "uint16":
         pixels = pixels.clip(0, 1)
     result.facts[f"psnr{suffix}"] = round(psnr(pixels, reference), 4)

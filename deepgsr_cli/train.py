@@ -255,7 +255,7 @@ def _plain(config: TrainConfig) -> dict[str, Any]:
 
 
 def _public(config: TrainConfig) -> dict[str, Any]:
-    """Configuration for a checkpoint's header: folders by their names alone, as paths are the trainer's own."""
+    """Configuration for a checkpoint's header, with folders by their names alone."""
     values = _plain(config)
     values["data"] = [path.name for path in config.data]
     for name in ("validation", "start"):

@@ -56,6 +56,12 @@ def test_the_figures_are_those_of_the_file_written(tmp_path, denoiser):
     assert facts["psnr"] == pytest.approx(psnr(read_image(tmp_path / "out.png").pixels, clean), abs=1e-4)
 
 
+def test_a_picture_compared_with_itself_has_no_error(tmp_path, denoiser):
+    source = picture(tmp_path / "a.png", sigma=0)
+    facts = denoise_file(job(source), denoiser(), PictureOptions(sigma=0, reference=source)).facts
+    assert facts["psnr"] == float("inf")
+
+
 def test_a_reference_may_be_stored_in_another_format_but_must_fit(tmp_path, denoiser):
     source = picture(tmp_path / "a.png")
     clean = tmp_path / "clean/a.png"
