@@ -78,10 +78,9 @@ def peak_mb() -> float:
 
 def compare(options: argparse.Namespace) -> None:
     """Print tiled against whole, in dB, for each tile, halo and overlap."""
-    import numpy as np
     import torch
-    from PIL import Image
 
+    from deepgsr_cli.data import picture_paths, read_channels
     from deepgsr_cli.tiling import apply_tiled, default_overlap
 
     def psnr(a, b) -> float:
@@ -91,15 +90,12 @@ def compare(options: argparse.Namespace) -> None:
     model = load_model(options.weights, options.channels)
     function = denoiser(model, options.sigma)
     needs = model.tile_needs
-    paths = sorted(p for p in options.data.rglob("*") if p.suffix.lower() in (".png", ".bmp", ".jpg", ".tif"))
-    paths = paths[: options.images]
+    paths = picture_paths(options.data)[: options.images]
     generator = torch.Generator().manual_seed(0)
-    mode = "L" if options.channels == 1 else "RGB"
+    mode = "gray" if options.channels == 1 else "RGB"
     examples = []
     for path in paths:
-        with Image.open(path) as file:
-            pixels = np.asarray(file.convert(mode), np.float32) / 255
-        clean = torch.from_numpy(np.ascontiguousarray(np.atleast_3d(pixels).transpose(2, 0, 1)))
+        clean = torch.from_numpy(read_channels(path, options.channels))
         noisy = clean + options.sigma / 255 * torch.randn(clean.shape, generator=generator)
         with torch.no_grad():
             whole = function(noisy[None])[0]
