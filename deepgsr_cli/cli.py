@@ -233,6 +233,11 @@ def train_denoise(
     max_minutes: Annotated[
         float | None, typer.Option(help="Minutes to train, if sooner.", show_default="no limit")
     ] = None,
+    scale: Annotated[
+        list[float] | None,
+        typer.Option(help="Train on the pictures at this scale, too; may be given several times."),
+    ] = None,
+    scenes: Annotated[int, typer.Option(help="Generated scenes of repeated structure to train on, too.")] = 0,
     batch: Annotated[int, typer.Option(help="Crops a step.")] = 16,
     patch: Annotated[int, typer.Option(help="Side of a crop in pixels.")] = 64,
     learning_rate: Annotated[float, typer.Option(help="Highest learning rate.")] = 1e-3,
@@ -269,6 +274,8 @@ def train_denoise(
         sigma_max,
         steps,
         math.inf if max_minutes is None else max_minutes,
+        tuple(scale or ()),
+        scenes,
         batch,
         patch,
         learning_rate,

@@ -6,12 +6,14 @@ import hashlib
 from pathlib import Path
 
 import numpy as np
+import PIL.Image
 import torch
 from torch import Tensor
 
 from deepgsr_cli.errors import InputError
 from deepgsr_cli.images import SUFFIXES, read_image
 from deepgsr_cli.metrics import gray
+from deepgsr_cli.synthetic import structures
 
 
 def picture_paths(folder: Path) -> list[Path]:
@@ -59,6 +61,13 @@ def fingerprint(paths: list[Path]) -> str:
     return digest.hexdigest()[:12]
 
 
+def _resized(picture: np.ndarray, scale: float) -> np.ndarray:
+    """Picture, (C, H, W), uint8, at that scale of its size, antialiased."""
+    size = (round(picture.shape[2] * scale), round(picture.shape[1] * scale))
+    planes = [PIL.Image.fromarray(plane).resize(size, PIL.Image.Resampling.LANCZOS) for plane in picture]
+    return np.stack([np.asarray(plane) for plane in planes])
+
+
 class Crops:
     """Random square crops of pictures, a function of the seed and the step alone.
 
@@ -67,11 +76,25 @@ class Crops:
         channels: 1 or 3.
         size: Side of a crop in pixels.
         device: Where the pictures are kept, as bytes, and the crops are made.
+        scales: Factors below 1, in each of which the pictures are there beside the full size, unless that is
+            less than a crop: small pictures show more and sharper structure a pixel.
+        scenes: Number of generated scenes of repeated structure beside the pictures.
+        seed: Of the scenes.
     """
 
-    def __init__(self, paths: list[Path], channels: int, size: int, device: torch.device) -> None:
+    def __init__(
+        self,
+        paths: list[Path],
+        channels: int,
+        size: int,
+        device: torch.device,
+        *,
+        scales: tuple[float, ...] = (),
+        scenes: int = 0,
+        seed: int = 0,
+    ) -> None:
         self.size = size
-        self.pictures: list[Tensor] = []
+        pictures: list[np.ndarray] = []
         for path in paths:
             pixels = read_channels(path, channels)
             if min(pixels.shape[1:]) < size:
@@ -79,9 +102,13 @@ class Crops:
                     f"{path}: {pixels.shape[2]} x {pixels.shape[1]} pixels are less than a crop of {size}; "
                     "leave the file out or give a smaller --patch"
                 )
-            self.pictures.append(
-                torch.from_numpy(np.rint(pixels * 255).clip(0, 255).astype(np.uint8)).to(device)
-            )
+            pictures.append(np.rint(pixels * 255).clip(0, 255).astype(np.uint8))
+        generator = np.random.default_rng(seed)
+        added = [structures(pictures, generator) for _ in range(scenes)]
+        for scale in scales:
+            smaller = (_resized(picture, scale) for picture in pictures)
+            added += [picture for picture in smaller if min(picture.shape[1:]) >= size]
+        self.pictures = [torch.from_numpy(picture).to(device) for picture in pictures + added]
         areas = torch.tensor([p.shape[1] * p.shape[2] for p in self.pictures], dtype=torch.float64)
         self.shares = areas / areas.sum()
 

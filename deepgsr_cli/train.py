@@ -41,13 +41,16 @@ class TrainConfig:
         without_groups: Leave the group blocks out, for ablations.
         validation: Folder of clean pictures to validate on; without one, `held_out` pictures of `data`.
         held_out: Pictures of `data`, evenly spread, that are kept for validation.
-        start: Checkpoint to start from, instead of random weights.
+        start: Checkpoint to start from, instead of random weights; tensors that have another shape there, or
+            are missing, start at random.
         sigma_min: Lowest noise level, on the 0-255 scale.
         sigma_max: Highest noise level, on the 0-255 scale.
         steps: Bound of the run, and end of the learning rate's descent.
         max_minutes: The same in minutes, validation included; whichever comes first. A resumed run goes on
             counting.
-        batch: Crops a step (and process).
+        scales: Factors below 1 in which the pictures are trained on beside their full size.
+        scenes: Generated scenes of repeated structure (`synthetic.structures`) to train on as well.
+        batch: Crops a step.
         patch: Side of a crop in pixels.
         learning_rate: Highest one, after warm-up; it descends along half a cosine to a hundredth.
         weight_decay: Of AdamW, on matrices and kernels.
@@ -73,6 +76,8 @@ class TrainConfig:
     sigma_max: float = 75.0
     steps: int = 100_000
     max_minutes: float = math.inf
+    scales: tuple[float, ...] = ()
+    scenes: int = 0
     batch: int = 16
     patch: int = 64
     learning_rate: float = 1e-3
@@ -98,6 +103,10 @@ class TrainConfig:
                 f"--sigma-min {self.sigma_min:g} --sigma-max {self.sigma_max:g}: "
                 "give 0 <= minimum <= maximum <= 255"
             )
+        if not all(0 < scale < 1 for scale in self.scales):
+            raise UsageError(f"--scale {max(self.scales):g}: give factors between 0 and 1")
+        if self.scenes < 0:
+            raise UsageError(f"--scenes {self.scenes}: give 0 or more")
         for name in ("steps", "batch", "patch", "validate_every", "max_minutes", "learning_rate"):
             if not getattr(self, name) > 0:
                 raise UsageError(f"--{name.replace('_', '-')} {getattr(self, name):g}: give more than 0")
@@ -145,13 +154,13 @@ class _Run:
         torch.manual_seed(config.seed)
         self.model: nn.Module = DeepGSR(shape)
         if config.start is not None:
-            start: Any = load_checkpoint(config.start).model
-            if start.config != shape:
+            own, other = self.model.state_dict(), load_checkpoint(config.start).model.state_dict()
+            fitting = {k: v for k, v in other.items() if k in own and own[k].shape == v.shape}
+            if not fitting:
                 raise UsageError(
-                    f"--start {config.start}: its network has another shape; "
-                    "give the --preset and --channels it was trained with"
+                    f"--start {config.start}: nothing in it fits this network; give the --preset it has"
                 )
-            self.model.load_state_dict(start.state_dict())
+            self.model.load_state_dict(own | fitting)
         self.model.to(device, memory_format=torch.channels_last)  # type: ignore[call-overload]
         self.average = copy.deepcopy(self.model).eval().requires_grad_(False)
         decayed = [p for p in self.model.parameters() if p.ndim > 1]
@@ -249,6 +258,7 @@ def _plain(config: TrainConfig) -> dict[str, Any]:
     """Configuration as JSON types."""
     values = dataclasses.asdict(config)
     values["data"] = [str(path) for path in config.data]
+    values["scales"] = list(config.scales)
     for name in ("output", "validation", "start"):
         values[name] = None if values[name] is None else str(values[name])
     return values
@@ -318,7 +328,15 @@ def train(
         raise UsageError(
             f"{config.output}: holds a run already; add --resume to go on, or give another --output"
         )
-    crops = Crops(training, config.channels, config.patch, device)
+    crops = Crops(
+        training,
+        config.channels,
+        config.patch,
+        device,
+        scales=config.scales,
+        scenes=config.scenes,
+        seed=config.seed,
+    )
     pairs = validation_pairs(validation, config)
     run = _Run(config, device)
     config.output.mkdir(parents=True, exist_ok=True)

@@ -148,6 +148,16 @@ def test_palette_of_grays_becomes_gray_whatever_colours_are_not_in_use(format: s
         np.testing.assert_array_equal(image.alpha, np.where(indices, 255, 5))
 
 
+def test_palette_stays_rgb_where_a_channel_differs_or_a_profile_says_rgb() -> None:
+    indices = noise((H, W, 1), "uint8") >> 7
+    for palette, chunks in [
+        (b"\1\1\2\3\3\3", []),
+        (b"\1\2\1\3\3\3", []),
+        (b"\1\1\1\3\3\3", [chunk(b"iCCP", b"name\0\0" + zlib.compress(ICC))]),
+    ]:
+        assert read(png(indices, 1, 3, *chunks, chunk(b"PLTE", palette))).pixels.shape == (3, H, W)
+
+
 @pytest.mark.parametrize("bits", [8, 16])
 def test_transparent_colour_of_a_png_becomes_alpha(bits: int) -> None:
     samples = noise((H, W, 3), "uint16") >> (16 - bits)
@@ -273,6 +283,18 @@ def test_content_says_the_format_not_the_suffix(tmp_path: Path) -> None:
     np.testing.assert_array_equal(to_uint8(image.pixels), samples)
 
 
+@pytest.mark.skipif(not os.path.exists("/dev/fd"), reason="needs /dev/fd")
+def test_pipe_with_a_path_is_read() -> None:
+    samples = noise((H, W), "uint8")
+    source, target = os.pipe()
+    os.write(target, tiff(samples))
+    os.close(target)
+    try:
+        np.testing.assert_array_equal(to_uint8(read_image(Path(f"/dev/fd/{source}")).pixels), samples)
+    finally:
+        os.close(source)
+
+
 def test_pipes_are_read_and_written() -> None:
     data = tiff(noise((H, W, 3), "uint16"), photometric="rgb")
     ends = os.pipe()
@@ -339,6 +361,22 @@ def test_every_level_survives_float32(value: int) -> None:
     levels = np.full((3, 5), value, np.uint16)
     np.testing.assert_array_equal(read(written(read(tiff(levels)))).pixels, read(tiff(levels)).pixels)
     assert tifffile.imread(io.BytesIO(written(read(tiff(levels)))))[0, 0] == value
+
+
+def test_resolution_in_centimetres_comes_back_in_inches() -> None:
+    image = read(tiff(noise((H, W), "uint8"), resolution=(100, 50), resolutionunit="centimeter"))
+    assert image.metadata.dpi == pytest.approx((254, 127))
+    assert read(written(image)).metadata.dpi == pytest.approx((254, 127))
+    assert read(tiff(noise((H, W), "uint8"), resolution=(2, 1), resolutionunit="none")).metadata.dpi is None
+
+
+def test_description_of_a_tiff_is_kept_unless_it_describes_the_array() -> None:
+    samples = noise((3, H, W), "uint8")
+    about_cat = tiff(samples, photometric="rgb", planarconfig="separate", description="a cat")
+    about_shape = tiff(samples, photometric="rgb", planarconfig="separate", metadata={})
+    for data, text in [(about_cat, "a cat"), (about_shape, "")]:
+        with tifffile.TiffFile(io.BytesIO(written(read(data)))) as file:
+            assert file.pages[0].description == text
 
 
 @pytest.mark.parametrize("kind", ["unspecified", "assocalpha", "unassalpha"])
@@ -414,19 +452,19 @@ def test_jpeg_is_written_finely_with_its_metadata() -> None:
 @pytest.mark.parametrize("orientation", range(1, 9))
 @pytest.mark.parametrize(("format", "order"), [("PNG", "<"), ("PNG", ">"), ("JPEG", ">"), ("TIFF", "<")])
 def test_orientation_is_applied_once_to_pixels_and_alpha(format: str, order: str, orientation: int) -> None:
+    xmp = XMP.replace(b'"1"', b'"%d"' % orientation)
     samples = noise((H, W, 3), "uint8") if format == "JPEG" else noise((H, W, 4), "uint8")
     if format == "TIFF":
         data = tiff(
             samples,
             photometric="rgb",
             extrasamples=["unassalpha"],
-            extratags=[(274, 3, 1, orientation, True)],
+            extratags=[(274, 3, 1, orientation, True), (700, 1, len(xmp), xmp, True)],
             resolution=(300, 100),
         )
     else:
-        xmp = {"xmp": XMP.replace(b'"1"', b'"%d"' % orientation)} if format == "JPEG" else {}
         exif = b"Exif\0\0" + exif_block(orientation, order)
-        data = saved(samples, format, exif=exif, dpi=(300, 100), **xmp)
+        data = saved(samples, format, exif=exif, dpi=(300, 100), **({"xmp": xmp} if format == "JPEG" else {}))
     image = read(data)
     picture = PIL.Image.open(io.BytesIO(data))
     expected = np.asarray(PIL.ImageOps.exif_transpose(picture))
@@ -437,7 +475,7 @@ def test_orientation_is_applied_once_to_pixels_and_alpha(format: str, order: str
     assert image.pixels.flags.c_contiguous
     if format != "TIFF":
         assert image.metadata.exif == exif_block(1, order)
-    if format == "JPEG":
+    if format != "PNG":
         assert image.metadata.xmp == XMP
     assert_same(read(written(image, "PNG")), Image(image.pixels, "uint8", "PNG", image.alpha))
 
@@ -487,6 +525,27 @@ def test_damaged_file_with_a_checksum_is_refused(kind: str) -> None:
     data[len(data) // 2] ^= 1
     with pytest.raises(InputError, match="damaged"):
         read(bytes(data))
+
+
+def test_damage_is_named() -> None:
+    kept = chunk(b"tEXt", b"Title\0a cat")
+    wrong = kept[:-1] + bytes([kept[-1] ^ 1])
+    zeros = zlib.compress(bytes(2**26 + 1))
+    strips = tiff(noise((H, W), "uint8"), rowsperstrip=8)
+    fewer = strips
+    for tag, kind in ((273, 4), (279, 3)):
+        fewer = fewer.replace(struct.pack("<HHI", tag, kind, 5), struct.pack("<HHI", tag, kind, 3))
+    for data, words in [
+        (png(noise((H, W, 1), "uint8"), 8, 0, wrong), "tEXt chunk has a wrong checksum"),
+        (png(noise((H, W, 1), "uint8"), 8, 0, chunk(b"iCCP", b"name\0\0" + zeros)), "larger than"),
+        (png(noise((H, W, 1), "uint8"), 8, 0, chunk(b"iCCP", b"name\0\0" + zeros[:99])), "incomplete"),
+        (whole_files()["png"][:-12], "its end is missing"),
+        (whole_files()["png"][:-13], "IDAT chunk is incomplete"),
+        (whole_files()["webp"][:-1], "bytes are there"),
+        (fewer, "3 of 5 strips"),
+    ]:
+        with pytest.raises(InputError, match=words):
+            read(data)
 
 
 def bombs() -> dict[str, bytes]:
@@ -612,7 +671,7 @@ def test_circle_of_pages_in_a_tiff_is_refused() -> None:
 def test_missing_path_and_folder_are_refused(tmp_path: Path) -> None:
     with pytest.raises(InputError, match="no such file"):
         read_image(tmp_path / "none.png")
-    with pytest.raises(InputError, match="folder"):
+    with pytest.raises(InputError, match="is a folder"):
         read_image(tmp_path)
 
 
@@ -732,10 +791,17 @@ def test_target_that_cannot_be_is_refused(tmp_path: Path) -> None:
         (tmp_path, "is a folder"),
         (tmp_path / "none" / "out.json", "does not exist"),
         (tmp_path / ("x" * 300), "too long"),
-        (Path(os.devnull), "not a regular file"),
     ]:
         with pytest.raises(OutputError, match=words), atomic_write(path):
             pass
+
+
+@pytest.mark.skipif(not hasattr(os, "mkfifo"), reason="needs named pipes")
+def test_device_is_not_replaced_by_a_file(tmp_path: Path) -> None:
+    os.mkfifo(tmp_path / "pipe")
+    with pytest.raises(OutputError, match="not a regular file"), atomic_write(tmp_path / "pipe"):
+        pass
+    assert (tmp_path / "pipe").is_fifo()
 
 
 @pytest.mark.skipif(os.name == "nt", reason="Windows has no umask and asks for rights to link")

@@ -124,6 +124,21 @@ def test_a_run_can_start_from_weights(config, tmp_path):
         torch.testing.assert_close(value, first[name], rtol=0, atol=1e-6)
 
 
+def test_weights_of_another_shape_give_what_fits(config, tmp_path):
+    train(config)
+    first = weights_of(config)
+    start = config.output / "model.safetensors"
+    colour = dataclasses.replace(
+        config, output=tmp_path / "next", start=start, steps=1, learning_rate=1e-12, channels=3
+    )
+    train(colour)
+    other = weights_of(colour)
+    taken = [name for name, value in other.items() if value.shape == first[name].shape]
+    assert len(taken) == len(other) - 3  # the first and last convolutions' weights, the last one's bias
+    for name in taken:
+        torch.testing.assert_close(other[name], first[name], rtol=0, atol=1e-6)
+
+
 def test_time_bounds_a_run(config):
     end = train(dataclasses.replace(config, steps=10**9, max_minutes=0.02))
     assert end.share == 1
@@ -147,6 +162,8 @@ def test_a_folder_with_a_run_is_not_overwritten(config):
         ({"sigma_min": 80.0}, "--sigma-min 80 --sigma-max 75: give 0 <="),
         ({"steps": 0}, "--steps 0: give more than 0"),
         ({"precision": "fp8"}, "--precision fp8"),
+        ({"scales": (0.5, 1.0)}, "--scale 1: give factors between 0 and 1"),
+        ({"scenes": -1}, "--scenes -1: give 0 or more"),
     ],
 )
 def test_options_out_of_range_are_named(config, change, sentence):
@@ -185,6 +202,22 @@ def test_crops_are_a_function_of_the_generator_in_any_of_eight_orientations(tmp_
         found.update(places)
     assert {turn for turn, _, _ in found} == set(range(8))
     assert {(top, left) for _, top, left in found} == {(top, left) for top in range(3) for left in range(6)}
+
+
+def test_smaller_copies_and_scenes_join_the_pictures(tmp_path):
+    picture = smooth_picture(3, 70, 90)
+    write_image(tmp_path / "a.png", Image(picture, "uint8", "PNG"))
+    device = torch.device("cpu")
+    paths = [tmp_path / "a.png"]
+    crops = Crops(paths, 3, 32, device, scales=(0.5, 0.3), scenes=2, seed=4)
+    assert [tuple(p.shape) for p in crops.pictures] == [
+        (3, 70, 90), (3, 384, 384), (3, 384, 384), (3, 35, 45),  # at 0.3 less than a crop
+    ]  # fmt: skip
+    means = torch.from_numpy(picture).unfold(1, 2, 2).unfold(2, 2, 2).mean((-2, -1)) * 255
+    assert (crops.pictures[3].float() - means).abs().mean() < 1
+    again = Crops(paths, 3, 32, device, scenes=2, seed=4)
+    assert torch.equal(again.pictures[1], crops.pictures[1])
+    assert not torch.equal(crops.pictures[1], crops.pictures[2])
 
 
 def test_gray_training_data_is_the_luma_rounded_to_8_bits(pictures):

@@ -53,13 +53,13 @@ class DeepGSRConfig:
     conditions: int = 1
     stem: int = 1
     widths: tuple[int, ...] = (32, 64, 96)
-    encoder: tuple[int, ...] = (1, 2, 3)
+    encoder: tuple[int, ...] = (2, 2, 3)
     decoder: tuple[int, ...] = (1, 2)
-    encoder_groups: tuple[int, ...] = (1, 0, 0)
-    decoder_groups: tuple[int, ...] = (1, 0)
+    encoder_groups: tuple[int, ...] = (0, 1, 0)
+    decoder_groups: tuple[int, ...] = (0, 1)
     hidden: int = 0
     convolutions: int = 2
-    group_channels: int = 8
+    group_channels: int = 16
     patch: int = 3
     stride: int = 2
     window: int = 8
