@@ -27,7 +27,7 @@ def main() -> None:
     import torch
 
     from deepgsr_cli.evaluate import EvalConfig, evaluate, means
-    from deepgsr_cli.restore import Denoiser, RunOptions
+    from deepgsr_cli.restore import Restorer, RunOptions
     from deepgsr_cli.train import TrainConfig, train
 
     torch.set_num_threads(options.threads)
@@ -38,20 +38,20 @@ def main() -> None:
     for without in (False, True):
         with tempfile.TemporaryDirectory() as folder:
             config = TrainConfig(
-                (options.data,),
-                Path(folder),
+                data=(options.data,),
+                output=Path(folder),
                 without_groups=without,
                 steps=options.steps,
                 precision=options.precision,
                 device="cpu",
             )
             end = train(config)
-            denoiser = Denoiser(str(Path(folder) / "model.safetensors"), RunOptions(device="cpu"))
-            parameters = sum(p.numel() for p in denoiser.load(1)[1].model.parameters())
+            restorer = Restorer(str(Path(folder) / "model.safetensors"), RunOptions(device="cpu"))
+            parameters = sum(p.numel() for p in restorer.load(1)[1].model.parameters())
             cells = []
             for test in options.test:
                 evaluation = EvalConfig(test, tuple(options.sigma), gray=True, limit=options.limit)
-                scores = [s for s in evaluate(evaluation, denoiser) if s.method == "deepgsr"]
+                scores = [s for s in evaluate(evaluation, {"deepgsr": restorer}) if s.method == "deepgsr"]
                 found = means(scores, dict.fromkeys([s.picture for s in scores], 1))
                 cells += [f"{mean.psnr:.2f}" for mean in found]
             text = "  ".join(cell.rjust(len(column)) for cell, column in zip(cells, columns))

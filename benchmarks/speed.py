@@ -31,7 +31,7 @@ def main() -> None:
     from torch import nn
 
     from deepgsr_cli.data import read_channels
-    from deepgsr_cli.restore import Denoiser, RunOptions
+    from deepgsr_cli.restore import Restorer, RunOptions
 
     torch.set_num_threads(options.threads)
     channels = options.channels
@@ -46,7 +46,7 @@ def main() -> None:
         layers += [nn.Conv2d(64, 64, 3, padding=1), nn.ReLU(inplace=True)]
     layers += [nn.Conv2d(64, channels, 3, padding=1)]
     dncnn = nn.Sequential(*layers).to(memory_format=torch.channels_last)
-    denoiser = Denoiser(options=RunOptions(device="cpu"))
+    denoiser = Restorer(options=RunOptions(device="cpu"))
 
     @torch.inference_mode()
     def by_dncnn() -> None:

@@ -22,7 +22,6 @@ def main() -> None:
     import numpy as np
 
     from deepgsr_cli import evaluate
-    from deepgsr_cli.restore import Denoiser
 
     print(f"first {options.limit} pictures of {options.data.name}, gray, sigma 15, 25, 50; mean PSNR in dB\n")
     for method, name in (("nlm", "NLM_STRENGTH"), ("tv", "TV_WEIGHT")):
@@ -31,7 +30,7 @@ def main() -> None:
             config = evaluate.EvalConfig(
                 options.data, (15, 25, 50), (method,), gray=True, limit=options.limit
             )
-            scores = [s.psnr for s in evaluate.evaluate(config, Denoiser()) if s.method == method]
+            scores = [s.psnr for s in evaluate.evaluate(config, {}) if s.method == method]
             print(f"{method} {value:4.2f}  {np.mean(scores):.3f}", flush=True)
 
 

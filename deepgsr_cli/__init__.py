@@ -13,12 +13,20 @@ if TYPE_CHECKING:
     from deepgsr_cli.images import read_image as read_image
     from deepgsr_cli.images import write_image as write_image
     from deepgsr_cli.restore import denoise as denoise
+    from deepgsr_cli.restore import derain as derain
+    from deepgsr_cli.restore import restore as restore
 
 __version__ = "0.1.0"
-__all__ = ["__version__", "denoise", "read_image", "write_image"]
+__all__ = ["__version__", "denoise", "derain", "read_image", "restore", "write_image"]
 
 # Imported when first used: `import deepgsr_cli` costs nothing, and only restoring imports torch.
-_HOMES = {"denoise": "restore", "read_image": "images", "write_image": "images"}
+_HOMES = {
+    "denoise": "restore",
+    "derain": "restore",
+    "restore": "restore",
+    "read_image": "images",
+    "write_image": "images",
+}
 
 
 def __getattr__(name: str) -> Any:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
@@ -13,7 +14,6 @@ from torch import Tensor
 from deepgsr_cli.errors import InputError
 from deepgsr_cli.images import SUFFIXES, read_image
 from deepgsr_cli.metrics import gray
-from deepgsr_cli.synthetic import structures
 
 
 def picture_paths(folder: Path) -> list[Path]:
@@ -61,54 +61,80 @@ def fingerprint(paths: list[Path]) -> str:
     return digest.hexdigest()[:12]
 
 
-def _resized(picture: np.ndarray, scale: float) -> np.ndarray:
-    """Picture, (C, H, W), uint8, at that scale of its size, antialiased."""
-    size = (round(picture.shape[2] * scale), round(picture.shape[1] * scale))
-    planes = [PIL.Image.fromarray(plane).resize(size, PIL.Image.Resampling.LANCZOS) for plane in picture]
-    return np.stack([np.asarray(plane) for plane in planes])
+def read_pictures(paths: Sequence[Path], channels: int, size: int) -> list[np.ndarray]:
+    """Pictures to take crops from, (C, H, W), uint8.
+
+    Raises:
+        InputError: A file cannot be read, or is smaller than a crop of `size` pixels.
+    """
+    pictures = []
+    for path in paths:
+        pixels = read_channels(path, channels)
+        if min(pixels.shape[1:]) < size:
+            raise InputError(
+                f"{path}: {pixels.shape[2]} x {pixels.shape[1]} pixels are less than a crop of {size}; "
+                "leave the file out or give a smaller --patch"
+            )
+        pictures.append(np.rint(pixels * 255).clip(0, 255).astype(np.uint8))
+    return pictures
+
+
+def smaller_copies(pictures: Sequence[np.ndarray], scales: Sequence[float], size: int) -> list[np.ndarray]:
+    """The pictures at each of the scales, antialiased, without those that are then less than a crop.
+
+    Small pictures show more and sharper structure a pixel, as photographs of many megapixels do.
+
+    Args:
+        pictures: (C, H, W), uint8.
+        scales: Factors below 1.
+        size: Side of a crop in pixels.
+    """
+    copies = []
+    for scale in scales:
+        for picture in pictures:
+            width, height = round(picture.shape[2] * scale), round(picture.shape[1] * scale)
+            if min(width, height) < size:
+                continue
+            planes = [
+                PIL.Image.fromarray(plane).resize((width, height), PIL.Image.Resampling.LANCZOS)
+                for plane in picture
+            ]
+            copies.append(np.stack([np.asarray(plane) for plane in planes]))
+    return copies
+
+
+def pair_paths(folder: Path, degraded: str) -> list[tuple[Path, Path]]:
+    """Degraded and clean picture of each pair in a folder with the sub-folders `degraded` and "clean".
+
+    Partners have the same path below their folders, whatever the suffix.
+
+    Raises:
+        InputError: A sub-folder is missing or empty, or a picture has no partner or two.
+    """
+    first, second = (
+        {path.relative_to(folder / name).with_suffix(""): path for path in picture_paths(folder / name)}
+        for name in (degraded, "clean")
+    )
+    if alone := sorted(map(str, first.keys() ^ second.keys())):
+        raise InputError(
+            f"{folder}: {alone[0]} is not both in {degraded} and in clean ({len(alone)} such pictures); "
+            "give each picture its partner under the same name"
+        )
+    return [(first[key], second[key]) for key in sorted(first)]
 
 
 class Crops:
-    """Random square crops of pictures, a function of the seed and the step alone.
+    """Random square crops of pictures, a function of the generator alone.
 
     Args:
-        paths: Pictures at least as large as the crops; smaller ones are refused.
-        channels: 1 or 3.
+        pictures: (C, H, W), uint8, each at least as large as a crop.
         size: Side of a crop in pixels.
-        device: Where the pictures are kept, as bytes, and the crops are made.
-        scales: Factors below 1, in each of which the pictures are there beside the full size, unless that is
-            less than a crop: small pictures show more and sharper structure a pixel.
-        scenes: Number of generated scenes of repeated structure beside the pictures.
-        seed: Of the scenes.
+        device: Where the pictures are kept and the crops are made.
     """
 
-    def __init__(
-        self,
-        paths: list[Path],
-        channels: int,
-        size: int,
-        device: torch.device,
-        *,
-        scales: tuple[float, ...] = (),
-        scenes: int = 0,
-        seed: int = 0,
-    ) -> None:
+    def __init__(self, pictures: Sequence[np.ndarray], size: int, device: torch.device) -> None:
         self.size = size
-        pictures: list[np.ndarray] = []
-        for path in paths:
-            pixels = read_channels(path, channels)
-            if min(pixels.shape[1:]) < size:
-                raise InputError(
-                    f"{path}: {pixels.shape[2]} x {pixels.shape[1]} pixels are less than a crop of {size}; "
-                    "leave the file out or give a smaller --patch"
-                )
-            pictures.append(np.rint(pixels * 255).clip(0, 255).astype(np.uint8))
-        generator = np.random.default_rng(seed)
-        added = [structures(pictures, generator) for _ in range(scenes)]
-        for scale in scales:
-            smaller = (_resized(picture, scale) for picture in pictures)
-            added += [picture for picture in smaller if min(picture.shape[1:]) >= size]
-        self.pictures = [torch.from_numpy(picture).to(device) for picture in pictures + added]
+        self.pictures = [torch.from_numpy(picture).to(device) for picture in pictures]
         areas = torch.tensor([p.shape[1] * p.shape[2] for p in self.pictures], dtype=torch.float64)
         self.shares = areas / areas.sum()
 

@@ -74,3 +74,10 @@ def gray(pixels: Array) -> Array:
         return pixels
     weights = np.array([0.2989360212937753, 0.5870430744511212, 0.1140209042551034], pixels.dtype)
     return np.tensordot(weights, pixels, 1)[None]
+
+
+def luma_y(pixels: Array) -> Array:
+    """Y channel, (1, H, W), of RGB, (3, H, W) on the [0, 1] scale, as MATLAB's rgb2ycbcr has it: ITU-R BT.601
+    with values from 16/255 to 235/255, not rounded. Deraining is compared on it."""
+    weights = np.array([65.481, 128.553, 24.966]) / 255
+    return np.tensordot(weights, pixels.astype(np.float64), 1)[None] + 16 / 255

@@ -15,15 +15,15 @@ from deepgsr_cli.errors import InputError, ShapeError
 from deepgsr_cli.images import MAX_PIXELS, Image, read_image, to_uint8, write_image
 from deepgsr_cli.metrics import psnr, rounded8, ssim
 from deepgsr_cli.report import ReportImage, fit_for_report
-from deepgsr_cli.restore import Denoiser, estimate_sigma, picture_sigma
+from deepgsr_cli.restore import Restorer, estimate_sigma, picture_sigma
 
 
 @dataclass(frozen=True)
 class PictureOptions:
-    """What `denoise` does with each file.
+    """What is done with each file.
 
     Attributes:
-        sigma: Noise level on the 0-255 scale, None to estimate it.
+        sigma: Noise level on the 0-255 scale, None to estimate it; for the task "denoise" alone.
         strength: Share of the correction that is applied.
         reference: Clean picture, or folder of clean pictures with the names of the inputs.
         format: Format of the output, None for what its suffix says, or the input's on standard output.
@@ -56,17 +56,17 @@ class PictureResult:
     images: list[ReportImage] = field(default_factory=list)
 
 
-def denoise_file(
+def restore_file(
     job: Job,
-    denoiser: Denoiser,
+    restorer: Restorer,
     options: PictureOptions,
     progress: Callable[[int, int], None] | None = None,
 ) -> PictureResult:
-    """Read, denoise and write one picture.
+    """Read, restore and write one picture.
 
     Args:
         job: Where from and where to.
-        denoiser: The model.
+        restorer: The model.
         options: What to do.
         progress: Called with finished and total pixels.
 
@@ -82,21 +82,14 @@ def denoise_file(
 
     channels, height, width = image.pixels.shape
     result = PictureResult({"width": width, "height": height, "channels": channels, "depth": image.depth})
-    sigma = options.sigma
-    if sigma is None:
-        estimates = estimate_sigma(image.pixels)
-        sigma = min(picture_sigma(estimates), denoiser.sigma_limit(channels))
-        result.facts["sigma_estimated"] = [round(level, 2) for level in estimates]
-        if sigma == 0:
-            result.note = "no noise found, written unchanged"
-    result.facts["sigma"] = round(sigma, 2)
+    sigma = _level(image, restorer, options, result) if restorer.task == "denoise" else None
 
     shown: list[tuple[str, np.ndarray]] = []
     if reference is not None:
         _compare(result, "_in", image, reference)
     if options.for_report:
         shown.append(("Input", to_uint8(image.pixels)))
-    image.pixels = denoiser(image.pixels, sigma, strength=options.strength, in_place=True, progress=progress)
+    image.pixels = restorer(image.pixels, sigma, strength=options.strength, in_place=True, progress=progress)
     if reference is not None:
         _compare(result, "", image, reference)
     if options.for_report:
@@ -113,6 +106,19 @@ def denoise_file(
         make_folder(job.target.parent)
         write_image(job.target, image, format=options.format)
     return result
+
+
+def _level(image: Image, restorer: Restorer, options: PictureOptions, result: PictureResult) -> float:
+    """Noise level of the picture, given or estimated, noted in the result."""
+    sigma = options.sigma
+    if sigma is None:
+        estimates = estimate_sigma(image.pixels)
+        sigma = min(picture_sigma(estimates), restorer.sigma_limit(len(image.pixels)))
+        result.facts["sigma_estimated"] = [round(level, 2) for level in estimates]
+        if sigma == 0:
+            result.note = "no noise found, written unchanged"
+    result.facts["sigma"] = round(sigma, 2)
+    return sigma
 
 
 def _reference(job: Job, image: Image, options: PictureOptions) -> np.ndarray:
@@ -134,7 +140,7 @@ def _reference(job: Job, image: Image, options: PictureOptions) -> np.ndarray:
     if clean.shape != image.pixels.shape:
         sizes = [f"{w} x {h} x {c}" for c, h, w in (clean.shape, image.pixels.shape)]
         raise ShapeError(
-            f"{path}: is {sizes[0]}, its noisy picture {sizes[1]}; give the picture it was made from"
+            f"{path}: is {sizes[0]}, the picture itself {sizes[1]}; give the picture it was made from"
         )
     return clean
 

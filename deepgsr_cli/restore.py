@@ -1,4 +1,4 @@
-"""Denoising of pictures: arrays in, arrays out."""
+"""Restoration of pictures: arrays in, arrays out."""
 
 from __future__ import annotations
 
@@ -95,61 +95,68 @@ class RunOptions:
 
 
 @dataclass
-class Denoiser:
-    """Gaussian denoising; a model is loaded when the first picture with its channel count comes.
+class Restorer:
+    """Restoration of pictures; a model is loaded when the first picture with its channel count comes.
 
     Attributes:
-        weights: NAME, FILE or hf:// address; None for the default of the picture's channel count.
+        weights: NAME, FILE or hf:// address; None for the default of the task and the channel count.
         options: How the model runs.
         notify: Called with sentences a user should read.
+        task: "denoise" (white Gaussian noise of a known level), "derain", or "restore" (noise, rain or both,
+            of which nothing is known).
         loaded: What `load` has loaded so far, by channel count.
     """
 
     weights: str | None = None
     options: RunOptions = field(default_factory=RunOptions)
     notify: Callable[[str], None] | None = None
+    task: str = "denoise"
     loaded: dict[int, tuple[ResolvedWeights, Checkpoint]] = field(default_factory=dict, init=False)
 
     def load(self, channels: int) -> tuple[ResolvedWeights, Checkpoint]:
         """The weights' file and its checkpoint for pictures with that many channels.
 
         Raises:
-            WeightsError: As `weights.resolve`; or not weights for denoising.
+            WeightsError: As `weights.resolve`; or not weights for the task.
             UsageError: The weights are for another number of channels.
         """
         from deepgsr_cli.device import select_device
         from deepgsr_cli.weights import default_name, load_checkpoint, resolve
 
-        if channels not in self.loaded:
-            name = self.weights or default_name("denoise", channels)
+        # Rain is gray: there a gray picture is a colour one of three equal channels. Noise is not, as it
+        # differs from channel to channel.
+        needed = channels if self.task == "denoise" else 3
+        if needed not in self.loaded:
+            name = self.weights or default_name(self.task, needed)
             resolved = resolve(name, offline=self.options.offline)
             checkpoint = load_checkpoint(resolved.path, device=select_device(self.options.device))
             has: Any = checkpoint.model
-            if (task := checkpoint.info.get("task", "denoise")) != "denoise":
-                raise UsageError(f"--weights {name}: trained for {task}; give weights for denoise")
-            if has.config.channels != channels:
+            if (task := checkpoint.info.get("task", "denoise")) != self.task:
+                raise UsageError(f"--weights {name}: trained for {task}; give weights for {self.task}")
+            if has.config.channels != needed:
                 kinds = {1: "gray", 3: "colour"}
                 raise UsageError(
                     f"--weights {name}: made for {kinds[has.config.channels]} pictures, this one is "
-                    f"{kinds[channels]}; leave --weights out to have the right ones chosen"
+                    f"{kinds[needed]}; leave --weights out to have the right ones chosen"
                 )
-            self.loaded[channels] = resolved, checkpoint
-        return self.loaded[channels]
+            self.loaded[needed] = resolved, checkpoint
+        return self.loaded[needed]
 
     def __call__(
         self,
         pixels: np.ndarray,
-        sigma: float,
+        sigma: float | None = None,
         *,
         strength: float = 1.0,
         in_place: bool = False,
         progress: Callable[[int, int], None] | None = None,
     ) -> np.ndarray:
-        """Denoised picture, (C, H, W), float32, not clipped.
+        """Restored picture, (C, H, W), float32, not clipped.
 
         Args:
             pixels: (C, H, W), float32 on the [0, 1] scale, C 1 or 3.
-            sigma: Standard deviation of the noise, on the 0-255 scale; 0 returns the picture as it is.
+            sigma: Standard deviation of the noise, on the 0-255 scale, for "denoise" alone; 0 returns the
+                picture as it is.
             strength: Share of the correction that is applied, 0 to 1.
             in_place: Overwrite `pixels`, which saves its memory.
             progress: Called with finished and total pixels.
@@ -168,8 +175,10 @@ class Denoiser:
         if not 0 <= strength <= 1:
             raise UsageError(f"--strength {strength:g}: give 0 (nothing) to 1 (all)")
         _, checkpoint = self.load(len(pixels))
+        if (sigma is not None) != (self.task == "denoise"):
+            raise UsageError(f"sigma is {sigma}: denoise needs the noise level, the other tasks take none")
         limit = self.sigma_limit(len(pixels))
-        if not 0 <= sigma <= limit:
+        if sigma is not None and not 0 <= sigma <= limit:
             raise UsageError(f"--sigma {sigma:g}: these weights know 0 to {limit:g}; give a level within")
         if not np.isfinite(pixels.sum(dtype=np.float64)):
             raise ShapeError("the picture has NaN or infinite pixels; replace them first")
@@ -181,19 +190,23 @@ class Denoiser:
         device = select_device(options.device)
         needs = model.tile_needs
         channels, height, width = pixels.shape
+        tripled = model.config.channels != channels
         chosen = choose_tile(
             height,
             width,
-            channels,
+            model.config.channels,
             free_bytes=free_memory(device),
             bytes_per_pixel=model.bytes_per_pixel,
             needs=needs,
             device_type=device.type,
         )
-        condition = torch.tensor([[sigma / 255]], dtype=torch.float32, device=device)
+        condition = None
+        if sigma is not None:
+            condition = torch.tensor([[sigma / 255]], dtype=torch.float32, device=device)
 
         def restore(tiles: torch.Tensor) -> torch.Tensor:
-            restored = model(tiles, condition)
+            restored = model(tiles.expand(-1, 3, -1, -1) if tripled else tiles, condition)
+            restored = restored.mean(1, keepdim=True) if tripled else restored
             return restored if strength == 1 else torch.lerp(tiles, restored, strength)
 
         image = torch.from_numpy(np.ascontiguousarray(pixels, dtype=np.float32))
@@ -240,22 +253,54 @@ def denoise(
         UsageError: sigma or strength out of range.
         WeightsError: The weights are unknown or damaged.
     """
-    picture = np.asarray(picture)
-    kind = picture.dtype
-    scale = {"uint8": 255, "uint16": 65535}.get(kind.name, 1)
-    if picture.ndim not in (2, 3) or (picture.ndim == 3 and picture.shape[2] not in (1, 3)):
-        raise ShapeError(f"an array of shape {picture.shape} is no picture; give (H, W) or (H, W, 3)")
-    if scale == 1 and kind.kind != "f":
-        raise ShapeError(f"an array of {kind} is no picture; give uint8, uint16 or floating point")
-    planes = picture[None] if picture.ndim == 2 else picture.transpose(2, 0, 1)
-    pixels = np.ascontiguousarray(planes, dtype=np.float32) / np.float32(scale)
+    pixels = _planes(picture)
     if sigma is None:
         sigma = picture_sigma(estimate_sigma(pixels))
-    restored = Denoiser(weights, RunOptions(device=device))(pixels, sigma, strength=strength)
-    if kind.kind != "f":
-        restored = np.rint(np.clip(restored, 0, 1) * scale)
-    restored = restored.astype(kind)
-    return restored[0] if picture.ndim == 2 else np.ascontiguousarray(restored.transpose(1, 2, 0))
+    restored = Restorer(weights, RunOptions(device=device))(pixels, sigma, strength=strength)
+    return _like(picture, restored)
+
+
+def derain(
+    picture: np.ndarray, *, strength: float = 1.0, weights: str | None = None, device: str = "auto"
+) -> np.ndarray:
+    """Picture without its rain, of the same shape and dtype; arguments and errors as for `denoise`."""
+    restored = Restorer(weights, RunOptions(device=device), task="derain")(
+        _planes(picture), strength=strength
+    )
+    return _like(picture, restored)
+
+
+def restore(
+    picture: np.ndarray, *, strength: float = 1.0, weights: str | None = None, device: str = "auto"
+) -> np.ndarray:
+    """Picture without noise and rain, of which nothing need be known, of the same shape and dtype; arguments
+    and errors as for `denoise`."""
+    restorer = Restorer(weights, RunOptions(device=device), task="restore")
+    return _like(picture, restorer(_planes(picture), strength=strength))
+
+
+# Value of white by dtype; 1 for floating point.
+_WHITE = {"uint8": 255, "uint16": 65535}
+
+
+def _planes(picture: np.ndarray) -> np.ndarray:
+    """(C, H, W), float32 on the [0, 1] scale."""
+    picture = np.asarray(picture)
+    if picture.ndim not in (2, 3) or (picture.ndim == 3 and picture.shape[2] not in (1, 3)):
+        raise ShapeError(f"an array of shape {picture.shape} is no picture; give (H, W) or (H, W, 3)")
+    if picture.dtype.name not in _WHITE and picture.dtype.kind != "f":
+        raise ShapeError(f"an array of {picture.dtype} is no picture; give uint8, uint16 or floating point")
+    planes = picture[None] if picture.ndim == 2 else picture.transpose(2, 0, 1)
+    return np.ascontiguousarray(planes, dtype=np.float32) / np.float32(_WHITE.get(picture.dtype.name, 1))
+
+
+def _like(picture: np.ndarray, pixels: np.ndarray) -> np.ndarray:
+    """Pixels, (C, H, W), in the shape and dtype of the picture."""
+    picture = np.asarray(picture)
+    if picture.dtype.kind != "f":
+        pixels = np.rint(np.clip(pixels, 0, 1) * _WHITE[picture.dtype.name])
+    pixels = pixels.astype(picture.dtype)
+    return pixels[0] if picture.ndim == 2 else np.ascontiguousarray(pixels.transpose(1, 2, 0))
 
 
 def picture_sigma(channel_sigmas: list[float]) -> float:

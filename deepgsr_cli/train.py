@@ -18,13 +18,12 @@ import torch
 from torch import Tensor, nn
 
 import deepgsr_cli
-from deepgsr_cli.data import Crops, fingerprint, picture_paths, read_channels
-from deepgsr_cli.degrade import gaussian_noise, protocol_noise
 from deepgsr_cli.device import select_device
-from deepgsr_cli.errors import InputError, UsageError
+from deepgsr_cli.errors import UsageError
 from deepgsr_cli.files import atomic_write
 from deepgsr_cli.metrics import psnr, rounded8
 from deepgsr_cli.models import PRESETS, DeepGSR
+from deepgsr_cli.tasks import TASKS, Sample, Task
 from deepgsr_cli.weights import load_checkpoint, save_checkpoint
 
 
@@ -36,6 +35,8 @@ class TrainConfig:
         data: Folders of clean pictures.
         output: Folder of the run: `model.safetensors` (the best by validation), `state.pt` (to resume from),
             `log.csv`, `curve.png`, `config.json`.
+        task: Name in `TASKS`.
+        pairs: Folders with the sub-folders "rain" and "clean", for the tasks that know rain.
         channels: 1 or 3; pictures are converted.
         preset: Name in `PRESETS`.
         without_groups: Leave the group blocks out, for ablations.
@@ -66,6 +67,8 @@ class TrainConfig:
 
     data: tuple[Path, ...]
     output: Path
+    task: str = "denoise"
+    pairs: tuple[Path, ...] = ()
     channels: int = 1
     preset: str = "small"
     without_groups: bool = False
@@ -92,6 +95,8 @@ class TrainConfig:
     seed: int = 0
 
     def __post_init__(self) -> None:
+        if not self.data and not self.pairs:
+            raise UsageError("nothing to train on; give --data FOLDER")
         if self.preset not in PRESETS:
             raise UsageError(f"--preset {self.preset}: known are {', '.join(PRESETS)}")
         if self.loss not in LOSSES:
@@ -133,21 +138,19 @@ def _mse(error: Tensor) -> Tensor:
     return error.square().mean((1, 2, 3))
 
 
-# Each with the power of sigma its expectation grows with, roughly: on natural pictures the error a good
-# denoiser leaves has a variance proportional to sigma (PSNR tables of DnCNN, 15 to 50).
-LOSSES: dict[str, tuple[Callable[[Tensor], Tensor], float]] = {
-    "charbonnier": (_charbonnier, 0.5),
-    "mse": (_mse, 1.0),
-}
+LOSSES: dict[str, Callable[[Tensor], Tensor]] = {"charbonnier": _charbonnier, "mse": _mse}
 
 
 class _Run:
     """Everything that a checkpoint of a run holds."""
 
-    def __init__(self, config: TrainConfig, device: torch.device) -> None:
+    def __init__(self, config: TrainConfig, task: Task, device: torch.device) -> None:
         self.config = config
+        self.task = task
         self.device = device
-        shape = dataclasses.replace(PRESETS[config.preset], channels=config.channels)
+        shape = dataclasses.replace(
+            PRESETS[config.preset], channels=config.channels, conditions=task.conditions
+        )
         if config.without_groups:
             none = (0,) * len(shape.widths)
             shape = dataclasses.replace(shape, encoder_groups=none, decoder_groups=none[1:])
@@ -210,25 +213,22 @@ class _Run:
         self.step, self.seconds, self.best = state["step"], state["seconds"], state["best"]
         self.rows = [tuple(row) for row in state["rows"]]
 
-    def advance(self, crops: Crops) -> float:
+    def advance(self) -> float:
         """Loss of one step, made."""
         config = self.config
         streams = np.random.SeedSequence([config.seed, self.step]).generate_state(2, np.uint64)
-        clean = crops(config.batch, torch.Generator().manual_seed(int(streams[0] >> 1)))
-        generator = torch.Generator(self.device).manual_seed(int(streams[1] >> 1))
-        noisy, level = gaussian_noise(clean, (config.sigma_min, config.sigma_max), generator)
-
+        sample = self.task.sample(
+            torch.Generator().manual_seed(int(streams[0] >> 1)),
+            torch.Generator(self.device).manual_seed(int(streams[1] >> 1)),
+        )
         warm = min(1.0, (self.step + 1) / max(config.warmup, 1))
         descent = 0.01 + 0.99 * 0.5 * (1 + math.cos(math.pi * min(1.0, self.share())))
         for group in self.optimizer.param_groups:
             group["lr"] = config.learning_rate * warm * descent
 
         with torch.autocast(self.device.type, torch.bfloat16, enabled=config.precision == "bf16"):
-            output = self.model(noisy, level)
-        loss_of, power = LOSSES[config.loss]
-        # Levels below 2 would otherwise outweigh all others.
-        weight = (25 / (255 * level[:, 0]).clamp(min=2)) ** power
-        loss = (loss_of(output.float() - clean) * weight).mean()
+            output = self.model(sample.degraded, sample.condition)
+        loss = (LOSSES[config.loss](output.float() - sample.clean) * sample.weight).mean()
         self.optimizer.zero_grad(set_to_none=True)
         loss.backward()
         nn.utils.clip_grad_norm_(self.model.parameters(), config.clip)
@@ -239,14 +239,14 @@ class _Run:
         self.step += 1
         return float(loss.detach())
 
-    def validate(self, pairs: list[tuple[Tensor, float, Tensor]]) -> float:
+    def validate(self, samples: list[Sample]) -> float:
         """Mean PSNR in dB of the averaged weights."""
         values = []
         with torch.inference_mode():
-            for noisy, level, clean in pairs:
-                condition = torch.tensor([[level]], device=self.device)
-                restored = self.average(noisy.to(self.device), condition).cpu()
-                values.append(psnr(rounded8(restored.numpy()), clean.numpy()))
+            for sample in samples:
+                condition = None if sample.condition is None else sample.condition.to(self.device)
+                restored = self.average(sample.degraded.to(self.device), condition).cpu()
+                values.append(psnr(rounded8(restored.numpy()), sample.clean.numpy()))
         return float(np.mean(values))
 
 
@@ -257,7 +257,8 @@ _CHANGEABLE = {"steps", "max_minutes", "output", "device", "validate_every"}
 def _plain(config: TrainConfig) -> dict[str, Any]:
     """Configuration as JSON types."""
     values = dataclasses.asdict(config)
-    values["data"] = [str(path) for path in config.data]
+    for name in ("data", "pairs"):
+        values[name] = [str(path) for path in getattr(config, name)]
     values["scales"] = list(config.scales)
     for name in ("output", "validation", "start"):
         values[name] = None if values[name] is None else str(values[name])
@@ -267,40 +268,12 @@ def _plain(config: TrainConfig) -> dict[str, Any]:
 def _public(config: TrainConfig) -> dict[str, Any]:
     """Configuration for a checkpoint's header, with folders by their names alone."""
     values = _plain(config)
-    values["data"] = [path.name for path in config.data]
+    for name in ("data", "pairs"):
+        values[name] = [path.name for path in getattr(config, name)]
     for name in ("validation", "start"):
         values[name] = None if values[name] is None else Path(values[name]).name
     del values["output"]
     return values
-
-
-def split(config: TrainConfig) -> tuple[list[Path], list[Path]]:
-    """Paths of the pictures to train on and of those to validate on."""
-    paths = [path for folder in config.data for path in picture_paths(folder)]
-    if config.validation is not None:
-        return paths, picture_paths(config.validation)
-    if config.held_out < 1 or len(paths) < 2 * config.held_out:
-        raise InputError(
-            f"{len(paths)} pictures, of which {config.held_out} would be held out for validation; "
-            "give more pictures, --validation FOLDER, or another --held-out"
-        )
-    apart = len(paths) / config.held_out
-    held = {paths[int((i + 0.5) * apart)] for i in range(config.held_out)}
-    return [path for path in paths if path not in held], sorted(held)
-
-
-def validation_pairs(paths: list[Path], config: TrainConfig) -> list[tuple[Tensor, float, Tensor]]:
-    """Noisy, level, clean, (1, C, H, W): centre crops up to 256 x 256 at three noise levels."""
-    pairs = []
-    for path in paths:
-        clean = read_channels(path, config.channels)
-        top, left = (max(0, (size - 256) // 2) for size in clean.shape[1:])
-        clean = np.ascontiguousarray(clean[:, top : top + 256, left : left + 256])
-        for part in (0.2, 1 / 3, 2 / 3):
-            sigma = config.sigma_min + part * (config.sigma_max - config.sigma_min)
-            noisy = clean + protocol_noise(clean.shape, sigma, config.seed)
-            pairs.append((torch.from_numpy(noisy)[None], sigma / 255, torch.from_numpy(clean)[None]))
-    return pairs
 
 
 def train(
@@ -322,30 +295,21 @@ def train(
         InputError: No data.
     """
     device = select_device(config.device)
-    training, validation = split(config)
     state_path = config.output / "state.pt"
     if state_path.exists() and not resume:
         raise UsageError(
             f"{config.output}: holds a run already; add --resume to go on, or give another --output"
         )
-    crops = Crops(
-        training,
-        config.channels,
-        config.patch,
-        device,
-        scales=config.scales,
-        scenes=config.scenes,
-        seed=config.seed,
-    )
-    pairs = validation_pairs(validation, config)
-    run = _Run(config, device)
+    task = TASKS[config.task](config, device)
+    validation = task.validation()
+    run = _Run(config, task, device)
     config.output.mkdir(parents=True, exist_ok=True)
     if state_path.exists():
         run.load(state_path)
     facts = {
-        "task": "denoise",
+        "task": config.task,
         "version": deepgsr_cli.__version__,
-        "training_data": f"{len(training)} pictures, fingerprint {fingerprint(training)}",
+        "training_data": task.summary,
         "train_config": json.dumps(_public(config)),
     }
     with atomic_write(config.output / "config.json") as path:
@@ -374,11 +338,11 @@ def train(
     since = reported = time.monotonic()
     try:
         while run.share() < 1:
-            losses.append(run.advance(crops))
+            losses.append(run.advance())
             now = time.monotonic()
             run.seconds, since = run.seconds + now - since, now
             if run.step % config.validate_every == 0 or run.share() >= 1:
-                last_psnr = run.validate(pairs)
+                last_psnr = run.validate(validation)
                 run.rows.append((run.step, round(run.seconds, 1), float(np.mean(losses)), last_psnr))
                 if last_psnr > run.best:
                     run.best = last_psnr

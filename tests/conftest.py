@@ -10,11 +10,12 @@ from deepgsr_cli.models import PRESETS, DeepGSR
 from deepgsr_cli.weights import save_checkpoint
 
 
-def tiny_model(channels: int, seed: int = 0) -> DeepGSR:
+def tiny_model(channels: int, seed: int = 0, conditions: int = 1) -> DeepGSR:
     """A network of the shipped kind, small, with random weights that change a picture visibly."""
     config = dataclasses.replace(
         PRESETS["small"],
         channels=channels,
+        conditions=conditions,
         widths=(8, 8),
         encoder=(1, 1),
         decoder=(1,),
@@ -38,6 +39,16 @@ def tiny_weights(tmp_path_factory):
         save_checkpoint(
             path, tiny_model(channels), info={"task": "denoise", "train_config": '{"sigma_max": 75}'}
         )
+    return paths
+
+
+@pytest.fixture(scope="session")
+def blind_weights(tmp_path_factory):
+    """Checkpoint files of tiny colour models that are told no noise level, by task."""
+    folder = tmp_path_factory.mktemp("blind")
+    paths = {task: folder / f"tiny-{task}.safetensors" for task in ("derain", "restore")}
+    for seed, (task, path) in enumerate(paths.items()):
+        save_checkpoint(path, tiny_model(3, seed, conditions=0), info={"task": task})
     return paths
 
 

@@ -294,9 +294,9 @@ def test_a_report_holds_every_file_with_its_figures(run, suffix):
 
 
 def test_a_report_of_many_files_shows_the_first_and_lists_all(run, monkeypatch):
-    import deepgsr_cli.cli
+    import deepgsr_cli.cli.pictures
 
-    monkeypatch.setattr(deepgsr_cli.cli, "_PICTURES_IN_REPORT", 1)
+    monkeypatch.setattr(deepgsr_cli.cli.pictures, "PICTURES_IN_REPORT", 1)
     picture("in/a.png")
     picture("in/b.png", seed=1)
     run("denoise", "in", "-o", "out", "--sigma", 25, "--report", "r.json")
@@ -312,15 +312,59 @@ def test_tiles_change_the_result_by_next_to_nothing(run):
     assert np.abs(whole - tiled).mean() < 0.2 / 255
 
 
+@pytest.mark.parametrize("task", ["derain", "restore"])
+def test_a_blind_task_restores_colour_and_gray_and_reports(run, blind_weights, task):
+    picture("in/a.png")
+    picture("in/b.png", channels=1)
+    clean = read_image(picture("clean/a.png", sigma=0))
+    options = ("--weights", blind_weights[task], "--device", "cpu", "--report", "r.html")
+    result = run(task, "in", "-o", "out", *options, "--json")
+    assert result.exit_code == 0, result.output
+    lines = [json.loads(line) for line in result.stdout.splitlines()]
+    assert [(line["status"], "sigma" in line) for line in lines] == [("done", False)] * 2
+    colour, gray = read_image(Path("out/a.png")), read_image(Path("out/b.png"))
+    assert colour.pixels.shape == clean.pixels.shape
+    assert gray.pixels.shape == (1, 41, 52)
+    assert (colour.pixels != read_image(Path("in/a.png")).pixels).any()
+    assert task in Path("r.html").read_text(encoding="utf-8")
+    result = run(task, "in/a.png", "--weights", blind_weights[task], "--reference", "clean/a.png")
+    assert result.stdout.startswith(f"in/a_{task}.png  PSNR ".replace("/", os.sep))
+
+
+def test_weights_of_another_task_are_refused(run, tiny_weights, blind_weights):
+    picture("in.png")
+    result = run("derain", "in.png", "--weights", tiny_weights[3])
+    assert result.exit_code == 2
+    assert "tiny-3.safetensors: trained for denoise; give weights for derain" in result.stderr
+    result = run("denoise", "in.png", "--sigma", 25, "--weights", blind_weights["restore"], weights=None)
+    assert "trained for restore; give weights for denoise" in result.stderr
+    assert not Path("in_derain.png").exists()
+
+
+def test_train_derain_on_pairs_and_clean_pictures_then_measure(run):
+    for i in range(3):
+        picture(f"pairs/rain/{i}.png", size=(70, 81), seed=i)
+        picture(f"pairs/clean/{i}.png", sigma=0, size=(70, 81), seed=i)
+    options = ("-o", "run", "--held-out", 1, "--steps", 2, "--batch", 2, "--patch", 32, "--device", "cpu")
+    result = run("train", "derain", "--data", "pairs/clean", "--pairs", "pairs", *options, "--json")
+    assert result.exit_code == 0, result.output
+    weights = json.loads(result.stdout)["weights"]
+    result = run(
+        "eval", "derain", "--data", "pairs", "--weights", weights, "--csv", "x.csv", "--report", "r.html"
+    )
+    assert result.exit_code == 0, result.output
+    assert "3 pairs, fingerprint" in result.stdout
+    assert "MATLAB rgb2ycbcr" in result.stdout
+    assert [line.split()[0] for line in result.stdout.splitlines()[-2:]] == ["rainy", "deepgsr"]
+    assert Path("x.csv").read_text().startswith("picture,sigma,method,psnr,ssim,seconds,psnr_y,ssim_y")
+    assert "Evaluation of deraining" in Path("r.html").read_text(encoding="utf-8")
+    result = run("train", "denoise", "--pairs", "pairs", *options)
+    assert (result.exit_code, "--pairs is for derain" in result.stderr) == (2, True)
+
+
 def test_train_then_denoise_with_what_was_trained(run, tiny_weights):
     for i in range(3):
         picture(f"data/{i}.png", sigma=0, size=(70, 81), seed=i)
-    result = run(
-        "train", "denoise", "--data", "data", "-o", "run", "--channels", 3, "--held-out", 1, "--steps", 2,
-        "--batch", 1, "--patch", 32, "--start", tiny_weights[3], "--device", "cpu",
-    )  # fmt: skip
-    assert result.exit_code == 2
-    assert "tiny-3.safetensors: its network has another shape" in result.stderr
     result = run(
         "train", "denoise", "--data", "data", "-o", "run", "--channels", 3, "--held-out", 1, "--steps", 2,
         "--batch", 1, "--patch", 32, "--device", "cpu", "--json",

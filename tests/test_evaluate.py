@@ -7,7 +7,7 @@ from deepgsr_cli.errors import InputError, UsageError
 from deepgsr_cli.evaluate import EvalConfig, Score, evaluate, means, protocol
 from deepgsr_cli.images import Image, read_image, write_image
 from deepgsr_cli.metrics import gray, psnr, rounded8
-from deepgsr_cli.restore import Denoiser, RunOptions
+from deepgsr_cli.restore import Restorer, RunOptions
 
 
 @pytest.fixture
@@ -18,12 +18,12 @@ def folder(tmp_path):
     return tmp_path
 
 
-def denoiser(tiny_weights, channels=3):
-    return Denoiser(str(tiny_weights[channels]), RunOptions(device="cpu"))
+def restorers(tiny_weights, channels=3):
+    return {"deepgsr": Restorer(str(tiny_weights[channels]), RunOptions(device="cpu"))}
 
 
 def test_scores_are_of_the_protocol_noise_clipped_and_rounded(folder, tiny_weights):
-    scores = list(evaluate(EvalConfig(folder, (15, 50)), denoiser(tiny_weights)))
+    scores = list(evaluate(EvalConfig(folder, (15, 50)), restorers(tiny_weights)))
     assert [(s.picture, s.sigma, s.method) for s in scores[:4]] == [
         ("b.png", 15, "noisy"),
         ("b.png", 15, "deepgsr"),
@@ -33,11 +33,11 @@ def test_scores_are_of_the_protocol_noise_clipped_and_rounded(folder, tiny_weigh
     clean = read_image(folder / "b.png").pixels
     noisy = clean + protocol_noise(clean.shape, 50, 0)
     assert scores[2].psnr == psnr(rounded8(noisy), clean)
-    assert scores[3].psnr == psnr(rounded8(denoiser(tiny_weights)(noisy, 50)), clean)
+    assert scores[3].psnr == psnr(rounded8(restorers(tiny_weights)["deepgsr"](noisy, 50)), clean)
 
 
 def test_gray_is_the_rounded_luma(folder, tiny_weights):
-    scores = list(evaluate(EvalConfig(folder, (25,), gray=True), denoiser(tiny_weights, 1)))
+    scores = list(evaluate(EvalConfig(folder, (25,), gray=True), restorers(tiny_weights, 1)))
     clean = np.rint(gray(read_image(folder / "b.png").pixels) * 255) / np.float32(255)
     noisy = clean + protocol_noise(clean.shape, 25, 0)
     assert scores[0].psnr == pytest.approx(psnr(rounded8(noisy), clean), abs=1e-9)
@@ -48,7 +48,7 @@ def test_gray_is_the_rounded_luma(folder, tiny_weights):
 def test_classical_methods_remove_noise(folder, tiny_weights, method, gray_):
     pytest.importorskip("skimage")
     config = EvalConfig(folder, (25,), (method,), gray=gray_)
-    noisy, restored, *_ = evaluate(config, denoiser(tiny_weights))
+    noisy, restored, *_ = evaluate(config, restorers(tiny_weights))
     assert restored.method == method
     assert restored.psnr > noisy.psnr + 3
 
@@ -60,18 +60,18 @@ def test_the_mean_is_that_of_each_pictures_psnr():
 
 
 def test_the_protocol_names_the_data_the_seed_and_the_weights(folder, tiny_weights):
-    facts = protocol(EvalConfig(folder, (25,), seed=3), denoiser(tiny_weights))
+    facts = protocol(EvalConfig(folder, (25,), seed=3), restorers(tiny_weights))
     assert "2 pictures, fingerprint " in facts["data"]
     assert "RandomState(3)" in facts["noise"]
     assert "tiny-3.safetensors, sha256 " in facts["weights"]
     (folder / "b.png").write_bytes((folder / "sub/a.png").read_bytes())
-    assert protocol(EvalConfig(folder, (25,), seed=3), denoiser(tiny_weights))["data"] != facts["data"]
+    assert protocol(EvalConfig(folder, (25,), seed=3), restorers(tiny_weights))["data"] != facts["data"]
 
 
 @pytest.mark.parametrize(
     ("change", "sentence"),
     [
-        ({"methods": ("magic",)}, "--method magic: known are deepgsr, bm3d"),
+        ({"methods": ("magic",)}, "--method magic: known are deepgsr, restore, bm3d"),
         ({"sigmas": (0.0,)}, "--sigma 0: give more than 0"),
         ({"limit": 0}, "--limit 0: give 1 or more"),
     ],
@@ -86,4 +86,4 @@ def test_an_empty_or_missing_folder_is_refused(tmp_path, tiny_weights):
         if name == "empty":
             (tmp_path / name).mkdir()
         with pytest.raises(InputError, match=sentence):
-            list(evaluate(EvalConfig(tmp_path / name, (25,)), denoiser(tiny_weights)))
+            list(evaluate(EvalConfig(tmp_path / name, (25,)), restorers(tiny_weights)))

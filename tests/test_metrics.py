@@ -2,7 +2,7 @@ import numpy as np
 import pytest
 import skimage.metrics
 
-from deepgsr_cli.metrics import gray, psnr, rounded8, ssim
+from deepgsr_cli.metrics import gray, luma_y, psnr, rounded8, ssim
 
 
 def pair(*shape):
@@ -48,3 +48,8 @@ def test_gray_is_bt601_luma_and_keeps_gray():
     colour = np.array([[[1.0]], [[0.5]], [[0.25]]])
     assert gray(colour) == pytest.approx(0.299 + 0.587 / 2 + 0.114 / 4, abs=1e-3)
     assert gray(np.full((3, 2, 2), 0.7)) == pytest.approx(0.7)
+
+
+def test_luma_y_is_the_broadcast_range_of_bt601():
+    corners = np.array([[0, 0, 0], [1, 1, 1], [1, 0, 0], [0, 1, 0], [0, 0, 1]], float).T[..., None]
+    np.testing.assert_allclose(luma_y(corners)[0, :, 0] * 255, [16, 235, 81.481, 144.553, 40.966], atol=1e-9)

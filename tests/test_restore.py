@@ -7,7 +7,7 @@ from conftest import smooth_picture
 
 import deepgsr_cli
 from deepgsr_cli.errors import ShapeError, UsageError
-from deepgsr_cli.restore import Denoiser, RunOptions, denoise, estimate_sigma, picture_sigma
+from deepgsr_cli.restore import Restorer, RunOptions, denoise, estimate_sigma, picture_sigma
 
 
 def noisy(channels, sigma, size=(200, 231), seed=0):
@@ -53,7 +53,7 @@ def test_a_picture_too_small_to_tell_counts_as_clean(shape):
 
 @pytest.fixture
 def denoiser(tiny_weights):
-    return lambda channels: Denoiser(str(tiny_weights[channels]), RunOptions(device="cpu"))
+    return lambda channels: Restorer(str(tiny_weights[channels]), RunOptions(device="cpu"))
 
 
 @pytest.mark.parametrize("channels", [1, 3])
@@ -118,7 +118,7 @@ def test_an_array_comes_back_in_its_shape_and_dtype(tiny_weights, dtype, shape):
     assert restored.shape == shape
     assert restored.dtype == dtype
     # The same pixels, whatever they are stored as.
-    expected = Denoiser(str(tiny_weights[channels]))(planes, 25).clip(0, 1)
+    expected = Restorer(str(tiny_weights[channels]))(planes, 25).clip(0, 1)
     expected = expected[0] if channels == 1 else expected.transpose(1, 2, 0)
     np.testing.assert_allclose(
         restored.clip(0, scale) / scale, expected, atol=4 / 255 if scale == 255 else 1e-4

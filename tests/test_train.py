@@ -1,5 +1,6 @@
 import csv
 import dataclasses
+import hashlib
 import math
 
 import numpy as np
@@ -7,10 +8,12 @@ import pytest
 import torch
 from conftest import smooth_picture
 
-from deepgsr_cli.data import Crops, picture_paths, read_channels
+import deepgsr_cli.tasks
+from deepgsr_cli.data import Crops, picture_paths, read_channels, read_pictures, smaller_copies
 from deepgsr_cli.errors import InputError, UsageError
 from deepgsr_cli.images import Image, write_image
 from deepgsr_cli.metrics import gray
+from deepgsr_cli.tasks import Denoise, Derain, Restore
 from deepgsr_cli.train import TrainConfig, train
 from deepgsr_cli.weights import load_checkpoint
 
@@ -40,7 +43,7 @@ def config(pictures, tmp_path, monkeypatch):
     )
     monkeypatch.setitem(deepgsr_cli.train.PRESETS, "tiny", tiny)
     return TrainConfig(
-        (pictures,), tmp_path / "run", preset="tiny", held_out=1, steps=8, batch=2, patch=32,
+        data=(pictures,), output=tmp_path / "run", preset="tiny", held_out=1, steps=8, batch=2, patch=32,
         validate_every=3, device="cpu", learning_rate=3e-3, warmup=2,
     )  # fmt: skip
 
@@ -185,7 +188,7 @@ def turned(x, turn):
 
 def test_crops_are_a_function_of_the_generator_in_any_of_eight_orientations(tmp_path):
     write_image(tmp_path / "a.png", Image(smooth_picture(3, 34, 37), "uint8", "PNG"))
-    crops = Crops([tmp_path / "a.png"], 3, 32, torch.device("cpu"))
+    crops = Crops(read_pictures([tmp_path / "a.png"], 3, 32), 32, torch.device("cpu"))
     first, second = (crops(200, torch.Generator().manual_seed(3)) for _ in range(2))
     assert torch.equal(first, second)
     whole = torch.from_numpy(read_channels(tmp_path / "a.png", 3))
@@ -204,20 +207,96 @@ def test_crops_are_a_function_of_the_generator_in_any_of_eight_orientations(tmp_
     assert {(top, left) for _, top, left in found} == {(top, left) for top in range(3) for left in range(6)}
 
 
-def test_smaller_copies_and_scenes_join_the_pictures(tmp_path):
-    picture = smooth_picture(3, 70, 90)
-    write_image(tmp_path / "a.png", Image(picture, "uint8", "PNG"))
+def test_smaller_copies_keep_the_picture():
+    picture = np.rint(smooth_picture(3, 70, 90) * 255).astype(np.uint8)
+    (half,) = smaller_copies([picture], (0.5, 0.3), 32)  # at 0.3 it is less than a crop
+    means = picture.reshape(3, 35, 2, 45, 2).mean((2, 4))
+    assert half.shape == means.shape
+    assert np.abs(half - means).mean() < 1
+
+
+def test_scenes_and_smaller_copies_join_the_pictures(config):
+    plain = Denoise(config, torch.device("cpu")).crops.pictures
+    more = Denoise(dataclasses.replace(config, scales=(0.5,), scenes=2), torch.device("cpu")).crops.pictures
+    assert [tuple(p.shape) for p in plain] == [(1, 70, 81)] * 3
+    assert [tuple(p.shape) for p in more[3:]] == [(1, 384, 384)] * 2 + [(1, 35, 40)] * 3
+
+
+@pytest.fixture
+def rainy_pairs(tmp_path):
+    for name in ("rain", "clean"):
+        (tmp_path / "pairs" / name).mkdir(parents=True)
+    for i in range(4):
+        clean = smooth_picture(3, 40, 48, seed=i)
+        write_image(tmp_path / f"pairs/clean/{i}.png", Image(clean, "uint8", "PNG"))
+        write_image(tmp_path / f"pairs/rain/{i}.png", Image(clean / 2 + 0.5, "uint8", "PNG"))
+    return tmp_path / "pairs"
+
+
+def test_pairs_are_cropped_and_turned_together(config, rainy_pairs):
+    config = dataclasses.replace(config, data=(), pairs=(rainy_pairs,), task="derain", channels=3, batch=20)
+    sample = Derain(config, torch.device("cpu")).sample(*generators())
+    torch.testing.assert_close(sample.degraded, sample.clean / 2 + 0.5, rtol=0, atol=1.1 / 255)
+    assert sample.condition is None
+
+
+def test_both_kinds_of_rain_are_in_a_batch(config, rainy_pairs):
+    config = dataclasses.replace(config, pairs=(rainy_pairs,), task="derain", channels=3, batch=100)
+    sample = Derain(config, torch.device("cpu")).sample(*generators())
+    assert sample.degraded.shape == sample.clean.shape == (100, 3, 32, 32)
+    paired = ((sample.degraded - sample.clean / 2 - 0.5).abs() < 1.1 / 255).all((1, 2, 3)).sum()
+    assert 15 < paired < 45  # 30 are expected
+
+
+def test_a_blind_batch_has_rain_noise_and_both(config, rainy_pairs):
+    config = dataclasses.replace(
+        config,
+        data=(),
+        pairs=(rainy_pairs,),
+        task="restore",
+        channels=3,
+        batch=90,
+        sigma_min=20,
+        sigma_max=20,
+    )
+    sample = Restore(config, torch.device("cpu")).sample(*generators())
+    kinds = [0, 0, 0]
+    for degraded, clean in zip(sample.degraded, sample.clean):
+        for kind, under in enumerate((clean, clean / 2 + 0.5)):
+            if (degraded - under).square().mean().sqrt() * 255 == pytest.approx(20, rel=0.1):
+                kinds[kind] += 1
+        kinds[2] += bool(((degraded - clean / 2 - 0.5).abs() < 1.1 / 255).all())
+    assert sum(kinds) == 90
+    assert min(kinds) > 15
+
+
+def generators():
+    return torch.Generator().manual_seed(0), torch.Generator().manual_seed(1)
+
+
+def test_pictures_without_a_partner_are_refused(config, rainy_pairs):
+    (rainy_pairs / "clean/2.png").unlink()
+    config = dataclasses.replace(config, pairs=(rainy_pairs,), task="derain")
+    with pytest.raises(InputError, match=r"pairs: 2 is not both in rain and in clean \(1 such pictures\)"):
+        train(config)
+
+
+def test_scenes_of_rain_test_sets_are_left_out_of_derain_alone(config, pictures, monkeypatch):
+    paths = picture_paths(pictures)
+    digest = hashlib.sha256(paths[0].read_bytes()).hexdigest()
+    monkeypatch.setattr(deepgsr_cli.tasks, "rain_test_scenes", lambda: {digest})
+    config = dataclasses.replace(config, channels=3)
     device = torch.device("cpu")
-    paths = [tmp_path / "a.png"]
-    crops = Crops(paths, 3, 32, device, scales=(0.5, 0.3), scenes=2, seed=4)
-    assert [tuple(p.shape) for p in crops.pictures] == [
-        (3, 70, 90), (3, 384, 384), (3, 384, 384), (3, 35, 45),  # at 0.3 less than a crop
-    ]  # fmt: skip
-    means = torch.from_numpy(picture).unfold(1, 2, 2).unfold(2, 2, 2).mean((-2, -1)) * 255
-    assert (crops.pictures[3].float() - means).abs().mean() < 1
-    again = Crops(paths, 3, 32, device, scenes=2, seed=4)
-    assert torch.equal(again.pictures[1], crops.pictures[1])
-    assert not torch.equal(crops.pictures[1], crops.pictures[2])
+    assert len(Denoise(config, device).crops.pictures) == 3
+    for task in (Derain, Restore):
+        found = task(config, device)
+        assert len(found.crops.pictures) == 2
+        assert found.summary.startswith("2 pictures")
+        assert found.summary.endswith("1 scenes of rain test sets left out")
+
+
+def test_the_shipped_list_names_79_scenes():
+    assert len(deepgsr_cli.tasks.rain_test_scenes()) == 79
 
 
 def test_gray_training_data_is_the_luma_rounded_to_8_bits(pictures):

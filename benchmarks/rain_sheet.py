@@ -1,0 +1,59 @@
+"""Contact sheet of generated rain beside real rainy pictures.
+
+    python benchmarks/rain_sheet.py --clean FOLDER [--real FOLDER ...] --output sheet.png
+
+One row of square crops for each kind of rain of `deepgsr_cli.rain`, one of the training mixture, and one for
+each folder of real pictures.
+"""
+
+from __future__ import annotations
+
+import argparse
+from pathlib import Path
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawTextHelpFormatter)
+    parser.add_argument("--clean", type=Path, required=True, help="Folder of clean pictures.")
+    parser.add_argument("--real", type=Path, nargs="*", default=[], help="Folders of rainy pictures.")
+    parser.add_argument("--output", type=Path, required=True, help="The sheet, a PNG file.")
+    parser.add_argument("--size", type=int, default=224, help="Side of a crop in pixels.")
+    parser.add_argument("--columns", type=int, default=8)
+    parser.add_argument("--seed", type=int, default=0)
+    options = parser.parse_args()
+
+    import numpy as np
+    import PIL.Image
+    import torch
+    from torch import Tensor
+
+    from deepgsr_cli import rain
+    from deepgsr_cli.data import picture_paths, read_channels
+
+    def row(folder: Path) -> Tensor:
+        """Centre crops of pictures evenly spread over the folder, (columns, 3, size, size)."""
+        paths = picture_paths(folder)
+        paths = [paths[len(paths) * k // options.columns] for k in range(options.columns)]
+        crops = []
+        for path in paths:
+            pixels = torch.from_numpy(read_channels(path, 3))
+            top, left = ((side - options.size) // 2 for side in pixels.shape[1:])
+            crops.append(pixels[:, top : top + options.size, left : left + options.size])
+        return torch.stack(crops)
+
+    clean = row(options.clean)
+    generator = torch.Generator().manual_seed(options.seed)
+    mixture = rain.STYLES
+    rows = []
+    for style in mixture:
+        rain.STYLES = (style,)
+        rows.append(rain.rainy(clean, generator))
+    rain.STYLES = mixture
+    rows += [rain.rainy(clean, generator), *(row(folder) for folder in options.real)]
+    sheet = torch.cat([torch.cat(list(crops), dim=-1) for crops in rows], dim=-2)
+    pixels = (sheet * 255).round().to(torch.uint8).permute(1, 2, 0).numpy()
+    PIL.Image.fromarray(np.ascontiguousarray(pixels)).save(options.output, format="PNG")
+
+
+if __name__ == "__main__":
+    main()

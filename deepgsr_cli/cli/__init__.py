@@ -1,0 +1,62 @@
+"""The command line: options in, one call, one report. Nothing here imports torch before a command runs."""
+
+from __future__ import annotations
+
+import io
+import sys
+from typing import Annotated, Any
+
+import typer
+
+from deepgsr_cli import __version__
+from deepgsr_cli.cli import evaluation, pictures, training, weights
+from deepgsr_cli.cli.output import say
+from deepgsr_cli.errors import UserError
+
+
+class Commands(typer.core.TyperGroup):
+    """The commands, with what a user can cause told in one sentence."""
+
+    def invoke(self, ctx: Any) -> Any:
+        try:
+            return super().invoke(ctx)
+        except UserError as error:
+            say(str(error), style="red")
+            ctx.exit(error.exit_code)
+        except KeyboardInterrupt:
+            say("interrupted; what was finished is kept", style="yellow")
+            ctx.exit(130)
+
+
+app = typer.Typer(
+    cls=Commands,
+    no_args_is_help=True,
+    pretty_exceptions_enable=False,
+    context_settings={"help_option_names": ["-h", "--help"]},
+    help="Restore images with the DeepGSR group sparsity prior.",
+)
+app.add_typer(training.app, name="train")
+app.add_typer(evaluation.app, name="eval")
+app.add_typer(weights.app, name="weights")
+app.command(epilog="Example: deepgsr denoise scan.png --sigma 25 -o clean.png")(pictures.denoise)
+app.command(epilog="Example: deepgsr derain street.jpg -o dry.png")(pictures.derain)
+app.command(epilog="Example: deepgsr restore photos -o restored --report restored.html")(pictures.restore)
+app.command()(weights.doctor)
+
+
+def _version(value: bool) -> None:
+    if value:
+        typer.echo(f"deepgsr {__version__}")
+        raise typer.Exit
+
+
+@app.callback()
+def main(
+    version: Annotated[
+        bool, typer.Option("--version", callback=_version, is_eager=True, help="Print the version.")
+    ] = False,
+) -> None:
+    for stream in (sys.stdout, sys.stderr):
+        if isinstance(stream, io.TextIOWrapper):
+            # A name the terminal cannot show must not stop the work.
+            stream.reconfigure(errors="replace")

@@ -1,0 +1,234 @@
+"""Commands that measure methods."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import asdict
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from deepgsr_cli.cli.options import (
+    Arithmetic,
+    Batch,
+    Device,
+    Json,
+    Offline,
+    Overlap,
+    Quiet,
+    ReportFile,
+    Seed,
+    Tile,
+    Weights,
+    check_report,
+    parse_precision,
+    parse_tile,
+)
+from deepgsr_cli.cli.output import finite, print_table, progress_bar, say
+from deepgsr_cli.cli.pictures import PICTURES_IN_REPORT
+
+if TYPE_CHECKING:
+    from deepgsr_cli.evaluate import EvalConfig, Mean, Score
+    from deepgsr_cli.restore import RunOptions
+
+app = typer.Typer(no_args_is_help=True, help="Measure methods on test pictures.")
+
+
+Limit = Annotated[int | None, typer.Option(help="Only the first pictures.", show_default="all")]
+CsvFile = Annotated[
+    Path | None, typer.Option("--csv", help="Write each picture's figures to this file.", show_default=False)
+]
+
+
+@app.command("denoise", epilog="Example: deepgsr eval denoise --data BSD68 --sigma 15 --sigma 25 --sigma 50")
+def eval_denoise(
+    data: Annotated[Path, typer.Option(help="Folder of clean pictures.")],
+    sigma: Annotated[
+        list[float], typer.Option(help="Noise level on the 0-255 scale; may be given several times.")
+    ],
+    method: Annotated[
+        list[str] | None,
+        typer.Option(
+            help="deepgsr, restore, bm3d, nlm or tv; may be given several times.", show_default="deepgsr"
+        ),
+    ] = None,
+    gray: Annotated[bool, typer.Option("--gray", help="Convert colour to luma.")] = False,
+    limit: Limit = None,
+    csv_file: CsvFile = None,
+    report: ReportFile = None,
+    weights: Weights = None,
+    device: Device = "auto",
+    precision: Arithmetic = "fp32",
+    tile: Tile = "auto",
+    overlap: Overlap = None,
+    batch: Batch = None,
+    seed: Seed = 0,
+    json_lines: Json = False,
+    offline: Offline = False,
+    quiet: Quiet = False,
+) -> None:
+    """Add noise to clean pictures, remove it by each method, and print PSNR and SSIM with the protocol."""
+    from deepgsr_cli.evaluate import EvalConfig
+    from deepgsr_cli.restore import RunOptions
+
+    config = EvalConfig(data, tuple(sigma), tuple(method or ["deepgsr"]), gray, seed, limit)
+    options = RunOptions(device, parse_precision(precision), parse_tile(tile), overlap, batch, offline)
+    _evaluate(config, weights, options, csv_file, report, json_lines, quiet)
+
+
+@app.command("derain", epilog="Example: deepgsr eval derain --data Rain100L --report rain.html")
+def eval_derain(
+    data: Annotated[Path, typer.Option(help="Folder of pairs, in rain/ and clean/ under the same names.")],
+    method: Annotated[
+        list[str] | None,
+        typer.Option(help="deepgsr or restore; may be given several times.", show_default="deepgsr"),
+    ] = None,
+    limit: Limit = None,
+    csv_file: CsvFile = None,
+    report: ReportFile = None,
+    weights: Weights = None,
+    device: Device = "auto",
+    precision: Arithmetic = "fp32",
+    tile: Tile = "auto",
+    overlap: Overlap = None,
+    batch: Batch = None,
+    json_lines: Json = False,
+    offline: Offline = False,
+    quiet: Quiet = False,
+) -> None:
+    """Remove rain from pictures whose clean version is there, and print PSNR and SSIM with the protocol."""
+    from deepgsr_cli.evaluate import EvalConfig
+    from deepgsr_cli.restore import RunOptions
+
+    config = EvalConfig(data, methods=tuple(method or ["deepgsr"]), limit=limit, task="derain")
+    options = RunOptions(device, parse_precision(precision), parse_tile(tile), overlap, batch, offline)
+    _evaluate(config, weights, options, csv_file, report, json_lines, quiet)
+
+
+def _evaluate(
+    config: EvalConfig,
+    weights: str | None,
+    options: RunOptions,
+    csv_file: Path | None,
+    report: Path | None,
+    json_lines: bool,
+    quiet: bool,
+) -> None:
+    from deepgsr_cli.data import pair_paths, picture_paths
+    from deepgsr_cli.evaluate import evaluate, means, protocol
+    from deepgsr_cli.restore import Restorer
+
+    check_report(report)
+    restorers = {
+        "deepgsr": Restorer(weights, options, say, config.task),
+        "restore": Restorer(None, options, say, "restore"),
+    }
+    facts = protocol(config, restorers)
+    rain = config.task == "derain"
+    count = len((pair_paths(config.data, "rain") if rain else picture_paths(config.data))[: config.limit])
+    total = count * max(len(config.sigmas), 1) * (1 + len(config.methods))
+    scores: list[Score] = []
+    shown = _EvalPictures() if report is not None else None
+    sizes: dict[str, int] = {}
+
+    def keep(picture: str, level: float, by: str, pixels: Any) -> None:
+        sizes[picture] = pixels[0].size
+        if shown is not None:
+            shown.add(picture, level, by, pixels)
+
+    with progress_bar(total, "eval", quiet) as advance:
+        for score in evaluate(config, restorers, keep=keep):
+            scores.append(score)
+            advance(len(scores), score.picture)
+            if json_lines:
+                typer.echo(json.dumps(_present(score)))
+    averages = means(scores, sizes)
+    if csv_file is not None:
+        _write_csv(csv_file, scores)
+    if json_lines:
+        typer.echo(json.dumps({"protocol": facts, "means": [_present(mean) for mean in averages]}))
+    else:
+        _print_eval(facts, averages)
+    if report is not None:
+        assert shown is not None
+        shown.write(report, config.task, facts, scores, averages)
+
+
+def _present(record: Score | Mean) -> dict[str, Any]:
+    """Fields that have a value; infinite ones, which JSON does not know, are None."""
+    return {name: finite(value) for name, value in asdict(record).items() if value is not None}
+
+
+class _EvalPictures:
+    """Pictures of an evaluation for its report, at the first noise level."""
+
+    def __init__(self) -> None:
+        self.pictures: dict[tuple[str, float], dict[str, Any]] = {}
+
+    def add(self, picture: str, sigma: float, method: str, pixels: Any) -> None:
+        from deepgsr_cli.images import to_uint8
+
+        if (picture, sigma) in self.pictures or len(self.pictures) < PICTURES_IN_REPORT:
+            self.pictures.setdefault((picture, sigma), {})[method] = to_uint8(pixels)
+
+    def write(
+        self, path: Path, task: str, facts: dict[str, str], scores: list[Score], averages: list[Mean]
+    ) -> None:
+        from deepgsr_cli.report import Report, ReportImage, ReportItem, fit_for_report, write_report
+
+        rows: dict[tuple[str, float], dict[str, float | str]] = {}
+        for score in scores:
+            row = rows.setdefault((score.picture, score.sigma), {"sigma": score.sigma} if score.sigma else {})
+            row[f"PSNR {score.method} (dB)"] = score.psnr
+            row[f"SSIM {score.method}"] = score.ssim
+            if score.psnr_y is not None:
+                row[f"PSNR-Y {score.method} (dB)"] = score.psnr_y
+        items = []
+        for (picture, sigma), metrics in rows.items():
+            shown = self.pictures.get((picture, sigma), {})
+            # The clean picture is kept first and shown last.
+            order = [*list(shown)[1:], "clean"] if shown else []
+            crops, cut = (
+                fit_for_report(*(shown[name] for name in order)) if shown else ([], "pictures left out")
+            )
+            images = [ReportImage(name, crop) for name, crop in zip(order, crops)]
+            items.append(
+                ReportItem(f"{picture}, sigma {sigma:g}" if sigma else picture, images, metrics, cut)
+            )
+        summary: dict[str, float | str] = {}
+        for mean in averages:
+            level = f" at sigma {mean.sigma:g}" if mean.sigma else ""
+            summary[f"mean PSNR {mean.method}{level} (dB)"] = mean.psnr
+            if mean.psnr_y is not None:
+                summary[f"mean PSNR-Y {mean.method} (dB)"] = mean.psnr_y
+        title = "Evaluation of denoising" if task == "denoise" else "Evaluation of deraining"
+        write_report(path, Report(title, f"eval {task}", items, facts, summary))
+
+
+def _write_csv(path: Path, scores: list[Score]) -> None:
+    import csv
+
+    from deepgsr_cli.files import atomic_write
+
+    rows = [{k: v for k, v in asdict(score).items() if v is not None} for score in scores]
+    with atomic_write(path) as temporary, temporary.open("w", newline="", encoding="utf-8") as file:
+        writer = csv.DictWriter(file, list(rows[0]))
+        writer.writeheader()
+        writer.writerows(rows)
+
+
+def _print_eval(facts: dict[str, str], averages: list[Mean]) -> None:
+    width = max(map(len, facts))
+    for label, text in facts.items():
+        typer.echo(f"{label:<{width}} {text}")
+    typer.echo("")
+    rain = averages[0].psnr_y is not None
+    header = ["method", *(("PSNR-Y (dB)", "SSIM-Y") if rain else ()), "PSNR (dB)", "SSIM", "Mpx/s"]
+    rows = []
+    for mean in averages:
+        speed = "" if mean.method in ("noisy", "rainy") else f"{mean.pixels_per_second / 1e6:.3f}"
+        row = [mean.method, f"{mean.psnr:.2f}", f"{mean.ssim:.4f}", speed]
+        row[1:1] = [f"{mean.psnr_y:.2f}", f"{mean.ssim_y:.4f}"] if rain else []
+        rows.append(row if rain else [f"{mean.sigma:g}", *row])
+    print_table(header if rain else ["sigma", *header], rows)

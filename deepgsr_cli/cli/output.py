@@ -1,0 +1,68 @@
+"""What commands print: sentences and progress on stderr, tables on stdout."""
+
+from __future__ import annotations
+
+import math
+import os
+import sys
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from typing import Any
+
+import typer
+
+
+def say(text: str, style: str | None = None) -> None:
+    """Print to stderr."""
+    # Not rich: file names have brackets, and rich is slow to start.
+    colour = style if style and sys.stderr.isatty() and "NO_COLOR" not in os.environ else None
+    typer.echo(typer.style(text, fg=colour) if colour else text, err=True)
+
+
+def silent(text: str) -> None:
+    pass
+
+
+@contextmanager
+def progress_bar(total: int, label: str, quiet: bool) -> Iterator[Callable[[float, str], None]]:
+    """A bar on stderr with the remaining time, where stderr is a terminal; call it with what is done."""
+    if quiet or not sys.stderr.isatty():
+        yield lambda done, text: None
+        return
+    from rich.console import Console
+    from rich.markup import escape
+    from rich.progress import BarColumn, Progress, TaskProgressColumn, TextColumn, TimeRemainingColumn
+
+    columns = (
+        TextColumn("{task.description}"),
+        BarColumn(),
+        TaskProgressColumn(),
+        TimeRemainingColumn(),
+        TextColumn("{task.fields[text]}"),
+    )
+    with Progress(
+        *columns,
+        console=Console(stderr=True, highlight=False, soft_wrap=True),
+        transient=True,
+        redirect_stdout=False,
+    ) as progress:
+        task = progress.add_task(label, total=total, text="")
+
+        def advance(done: float, text: str) -> None:
+            progress.update(task, completed=done, text=escape(text))
+
+        yield advance
+
+
+def finite(value: Any) -> Any:
+    """JSON has no infinity: PSNR of equal pictures is null."""
+    return None if isinstance(value, float) and not math.isfinite(value) else value
+
+
+def print_table(header: list[str], rows: list[list[str]]) -> None:
+    """Aligned columns, words to the left and numbers to the right."""
+    widths = [max(len(row[i]) for row in [header, *rows]) for i in range(len(header))]
+    numeric = [all(row[i].replace(".", "").isdigit() for row in rows if row[i]) for i in range(len(header))]
+    for row in [header, ["-" * width for width in widths], *rows]:
+        cells = (cell.rjust(w) if n else cell.ljust(w) for cell, w, n in zip(row, widths, numeric))
+        typer.echo("  ".join(cells).rstrip())

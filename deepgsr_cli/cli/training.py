@@ -1,0 +1,140 @@
+"""Commands that train."""
+
+from __future__ import annotations
+
+import json
+import math
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from deepgsr_cli.cli.options import Device, Json, Quiet, Seed
+from deepgsr_cli.cli.output import progress_bar
+from deepgsr_cli.errors import UsageError
+
+app = typer.Typer(no_args_is_help=True, help="Train weights on your own pictures.")
+
+HELP = {
+    "denoise": "Train a denoiser on clean pictures; noise is added on the fly.",
+    "derain": "Train a deraining network on clean pictures, over which rain is drawn, on pairs, or on both.",
+    "restore": "Train a network for noise, rain or both, on the data that derain takes.",
+}
+_FILES = """
+
+    The folder gets model.safetensors (the best by validation), log.csv, curve.png, and state.pt to resume
+    from, also after an interruption.
+    """
+
+
+def train_pictures(
+    context: typer.Context,
+    output: Annotated[Path, typer.Option("--output", "-o", help="Folder of the run.")],
+    data: Annotated[
+        list[Path] | None, typer.Option(help="Folder of clean pictures; may be given several times.")
+    ] = None,
+    pairs: Annotated[
+        list[Path] | None,
+        typer.Option(help="Folder of pairs, rain/ and clean/ (derain, restore); may be given several times."),
+    ] = None,
+    channels: Annotated[
+        int | None,
+        typer.Option(help="1 for gray weights, 3 for colour.", show_default="1 for denoise, else 3"),
+    ] = None,
+    preset: Annotated[str, typer.Option(help="Size of the network: small or paper.")] = "small",
+    without_groups: Annotated[
+        bool, typer.Option("--without-groups", help="Leave the group blocks out, for ablations.")
+    ] = False,
+    validation: Annotated[
+        Path | None, typer.Option(help="Folder to validate on.", show_default="some of the data, held out")
+    ] = None,
+    held_out: Annotated[int, typer.Option(help="Pictures of the data to validate on.")] = 12,
+    start: Annotated[
+        Path | None,
+        typer.Option(help="Weights to start from, as far as they fit.", show_default="random weights"),
+    ] = None,
+    sigma_min: Annotated[float, typer.Option(help="Lowest noise level on the 0-255 scale.")] = 0.0,
+    sigma_max: Annotated[float, typer.Option(help="Highest noise level on the 0-255 scale.")] = 75.0,
+    steps: Annotated[int, typer.Option(help="Steps to train.")] = 100_000,
+    max_minutes: Annotated[
+        float | None, typer.Option(help="Minutes to train, if sooner.", show_default="no limit")
+    ] = None,
+    scale: Annotated[
+        list[float] | None,
+        typer.Option(help="Train on the pictures at this scale, too; may be given several times."),
+    ] = None,
+    scenes: Annotated[int, typer.Option(help="Generated scenes of repeated structure to train on, too.")] = 0,
+    batch: Annotated[int, typer.Option(help="Crops a step.")] = 16,
+    patch: Annotated[int, typer.Option(help="Side of a crop in pixels.")] = 64,
+    learning_rate: Annotated[float, typer.Option(help="Highest learning rate.")] = 1e-3,
+    weight_decay: Annotated[float, typer.Option(help="Weight decay of AdamW.")] = 1e-4,
+    warmup: Annotated[int, typer.Option(help="Steps of warm-up.")] = 200,
+    loss: Annotated[str, typer.Option(help="Loss: charbonnier or mse.")] = "charbonnier",
+    ema: Annotated[float, typer.Option(help="Decay of the weights' moving average.")] = 0.999,
+    clip: Annotated[float, typer.Option(help="Largest norm of the gradient.")] = 1.0,
+    validate_every: Annotated[int, typer.Option(help="Steps between validations and saves.")] = 1000,
+    precision: Annotated[str, typer.Option(help="Arithmetic: fp32 or bf16.")] = "fp32",
+    device: Device = "auto",
+    seed: Seed = 0,
+    resume: Annotated[bool, typer.Option("--resume", help="Go on with the run in the folder.")] = False,
+    json_lines: Json = False,
+    quiet: Quiet = False,
+) -> None:
+    task = str(context.info_name)
+    if task == "denoise" and pairs:
+        raise UsageError("--pairs is for derain and restore; give denoise clean pictures by --data")
+
+    from deepgsr_cli.train import Progress, TrainConfig, train
+
+    config = TrainConfig(
+        data=tuple(data or ()),
+        output=output,
+        task=task,
+        pairs=tuple(pairs or ()),
+        channels=channels or (1 if task == "denoise" else 3),
+        preset=preset,
+        without_groups=without_groups,
+        validation=validation,
+        held_out=held_out,
+        start=start,
+        sigma_min=sigma_min,
+        sigma_max=sigma_max,
+        steps=steps,
+        max_minutes=math.inf if max_minutes is None else max_minutes,
+        scales=tuple(scale or ()),
+        scenes=scenes,
+        batch=batch,
+        patch=patch,
+        learning_rate=learning_rate,
+        weight_decay=weight_decay,
+        warmup=warmup,
+        loss=loss,
+        ema=ema,
+        clip=clip,
+        validate_every=validate_every,
+        precision=precision,
+        device=device,
+        seed=seed,
+    )
+    with progress_bar(1, "train", quiet) as advance:
+
+        def tell(progress: Progress) -> None:
+            best = f", {progress.psnr:.2f} dB (best {progress.best:.2f})" if progress.best > 0 else ""
+            advance(progress.share, f"step {progress.step}, loss {progress.loss:.4f}{best}")
+
+        end = train(config, resume=resume, report=tell)
+    facts = {
+        "weights": str(output / "model.safetensors"),
+        "steps": end.step,
+        "seconds": round(end.seconds, 1),
+        "validation_psnr": round(end.best, 3),
+    }
+    typer.echo(json.dumps(facts) if json_lines else facts["weights"])
+
+
+for _task, _text in HELP.items():
+    app.command(
+        _task,
+        help=_text + _FILES,
+        epilog=f"Example: deepgsr train {_task} --data photos -o runs/mine --max-minutes 60",
+    )(train_pictures)
