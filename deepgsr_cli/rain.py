@@ -60,37 +60,38 @@ class Style:
     thresholded: bool = False
 
 
+# Wide ranges around what the papers describe; nothing is fitted to pictures of a test set.
 STYLES = (
-    Style(  # Rain100L and around it
+    Style(  # light, one direction: Rain100L's kind
         share=0.45,
         layers=(1, 4),
         spread_deg=(0.3, 3),
-        length_px=(12, 70),
-        sigma_px=(0.55, 1.0),
-        coverage=(0.05, 0.3),
-        opacity=(0.25, 1),
+        length_px=(8, 60),
+        sigma_px=(0.55, 1.2),
+        coverage=(0.03, 0.4),
+        opacity=(0.15, 0.9),
         gain=(1, 2),
         veil=0.05,
     ),
-    Style(  # Rain100H and around it
+    Style(  # heavy, many directions: Rain100H's kind
         share=0.3,
         layers=(2, 4),
-        spread_deg=(1.5, 25),
-        length_px=(20, 120),
-        sigma_px=(0.6, 1.1),
-        coverage=(0.25, 1.2),
-        opacity=(0.3, 0.7),
-        gain=(1, 3),
+        spread_deg=(1, 25),
+        length_px=(15, 90),
+        sigma_px=(0.55, 1.2),
+        coverage=(0.3, 1.5),
+        opacity=(0.2, 0.6),
+        gain=(1, 5),
         veil=0.15,
     ),
-    Style(  # Rain800 and around it
+    Style(  # thresholded noise: Rain800's kind
         share=0.25,
         layers=(1, 2),
         spread_deg=(0.3, 4),
-        length_px=(12, 60),
-        sigma_px=(0.6, 1.1),
+        length_px=(8, 60),
+        sigma_px=(0.55, 1.1),
         coverage=(2, 20),
-        opacity=(0.15, 0.8),
+        opacity=(0.1, 0.6),
         gain=(1, 3),
         veil=0.1,
         thresholded=True,
@@ -98,10 +99,10 @@ STYLES = (
 )
 DRY = 0.1  # probability of no rain at all: a network has to leave such a picture alone
 TILT_DEG = 18.0  # standard deviation of the direction of fall around the vertical
-DEPTH: Range = (0.5, 1.6)  # length and width of a layer's streaks relative to the picture's, log-uniform
+DEPTH: Range = (0.4, 1.6)  # length and width of a layer's streaks relative to the picture's, log-uniform
 LAYER_OPACITY: Range = (0.4, 1.0)  # relative to the picture's
 TAPER: Range = (0.1, 1.0)  # share of a streak's length over which its ends fade
-THRESHOLD: Range = (-0.8, 1.5)  # of thresholded layers, in standard deviations above their mean
+THRESHOLD: Range = (-0.5, 1.5)  # of thresholded layers, in standard deviations above their mean
 GUSTS: Range = (0.0, 0.8)  # depth of the slow variation of the rain across the picture
 SCREENED = 0.5  # probability that rain is screened, 1 - (1 - x)(1 - r), not added
 VEIL_LIGHT: Range = (0.4, 0.95)
@@ -209,11 +210,11 @@ def draw_layers(batch: int, generator: torch.Generator) -> tuple[Layers, Tensor]
     taper = _uniform(TAPER, shape, generator)
     density = (coverage / (length * sigma * math.sqrt(2 * math.pi))).clamp(max=1)
 
-    # Mean and deviation of the sum of all streaks: a drop's brightness, the cube of a uniform number, has
-    # mean 1/4 and mean square 1/7.
-    mean = density / 4 * length * sigma * math.sqrt(2 * math.pi)
+    # Mean and deviation of the sum of all streaks: a drop's brightness, the square of a uniform number, has
+    # mean 1/3 and mean square 1/5.
+    mean = density / 3 * length * sigma * math.sqrt(2 * math.pi)
     energy = length * (1 - taper / 3) * sigma * math.sqrt(math.pi)  # of one streak with peak 1
-    std = ((density / 7 - density**2 / 16) * energy).sqrt()
+    std = ((density / 5 - density**2 / 9) * energy).sqrt()
     thresholded = of_style([s.thresholded for s in STYLES])[:, None] == 1
     threshold = mean + std * _uniform(THRESHOLD, shape, generator)
     layers = Layers(
@@ -244,14 +245,12 @@ def streaks(layers: Layers, size: Sequence[int], generator: torch.Generator) -> 
     plane = [-(-max(side, MIN_TORUS_PX) // 32) * 32 for side in size]
     layers = Layers(*(values[:, None, None] for values in layers))
     chance = torch.rand(number, *plane, device=device, generator=generator)
-    drops = (1 - chance / layers.density).clamp(min=0) ** 3  # few are bright
+    drops = (1 - chance / layers.density).clamp(min=0) ** 2  # few are bright
     rain = torch.fft.irfft2(torch.fft.rfft2(drops) * streak_spectrum(layers, plane), s=plane)
     rain = ((rain - layers.offset) * layers.gain).clamp(0, 1)[..., : size[0], : size[1]]
-    coarse = _uniform(GUSTS, (number, 1, 1), generator) * torch.rand(
-        number, 4, 4, device=device, generator=generator
-    )
-    calm = F.interpolate(coarse[None], list(size), mode="bilinear")[0]
-    return rain * layers.opacity * (1 - calm)
+    gusts = torch.rand(number, 4, 4, device=device, generator=generator)
+    opacity = layers.opacity * (1 - _uniform(GUSTS, (number, 1, 1), generator) * gusts)
+    return rain * F.interpolate(opacity[None], list(size), mode="bilinear")[0]
 
 
 def streak_spectrum(layers: Layers, plane: Sequence[int]) -> Tensor:
@@ -269,9 +268,9 @@ def streak_spectrum(layers: Layers, plane: Sequence[int]) -> Tensor:
     fx = torch.fft.rfftfreq(plane[1], device=device)
     along = layers.length_px * (fx * layers.angle_rad.sin() + fy * layers.angle_rad.cos())
     exponent = -2 * (math.pi * layers.sigma_px) ** 2
-    gaussian = (exponent * fy**2).exp() * (exponent * fx**2).exp()
     area = layers.length_px * layers.sigma_px * math.sqrt(2 * math.pi)
-    return area * gaussian * torch.sinc(along) * torch.sinc(layers.taper * along)
+    gaussian = (area * (exponent * fy**2).exp()) * (exponent * fx**2).exp()
+    return gaussian * torch.sinc(along) * torch.sinc(layers.taper * along)
 
 
 def veiled(x: Tensor, veil: Tensor, generator: torch.Generator) -> Tensor:

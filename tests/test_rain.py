@@ -35,10 +35,10 @@ def layer(angle_deg: float = 0, *, length: float = 20, sigma: float = 0.7, densi
     return Layers(*(torch.tensor([value], dtype=torch.float32) for value in values))
 
 
-def only(monkeypatch: pytest.MonkeyPatch, **probabilities: float) -> None:
-    """Let what is random about the stages of a picture happen with these probabilities."""
-    for name, probability in probabilities.items():
-        monkeypatch.setattr(rain, name, probability)
+def with_constants(monkeypatch: pytest.MonkeyPatch, **constants: object) -> None:
+    """Let the model have these constants."""
+    for name, value in constants.items():
+        monkeypatch.setattr(rain, name, value)
 
 
 def without_veils(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -87,7 +87,8 @@ def test_the_clean_pictures_stay_as_they_are() -> None:
 
 
 def test_every_picture_of_a_batch_has_its_own_rain(monkeypatch: pytest.MonkeyPatch) -> None:
-    only(monkeypatch, DRY=0)
+    with_constants(monkeypatch, DRY=0, COMPRESSED=0, SCREENED=0)
+    without_veils(monkeypatch)
     first, *others = rainy(torch.full((6, 1, 64, 64), 0.25), seeded())
     assert all(not torch.equal(first, other) for other in others)
 
@@ -99,14 +100,22 @@ def test_a_share_of_the_pictures_comes_back_exactly() -> None:
 
 
 def test_dry_pictures_are_neither_veiled_nor_compressed(monkeypatch: pytest.MonkeyPatch) -> None:
-    only(monkeypatch, DRY=1, COMPRESSED=1)
+    with_constants(monkeypatch, DRY=1, COMPRESSED=1)
     clean = pictures(20, 3, 37, 53)
     assert torch.equal(rainy(clean, seeded()), clean)
 
 
+def test_compressed_rain_is_the_jpeg_of_the_same_rain(monkeypatch: pytest.MonkeyPatch) -> None:
+    clean = pictures(4, 3, 37, 53)
+    with_constants(monkeypatch, DRY=0, COMPRESSED=0, JPEG_QUALITY=(50, 50))
+    uncompressed = rainy(clean, seeded())
+    with_constants(monkeypatch, COMPRESSED=1)
+    assert torch.equal(rainy(clean, seeded()), jpeg(uncompressed, torch.full((4,), 50.0)))
+
+
 @pytest.mark.parametrize("screened", [0, 1])
 def test_streaks_only_brighten(monkeypatch: pytest.MonkeyPatch, screened: int) -> None:
-    only(monkeypatch, DRY=0, COMPRESSED=0, SCREENED=screened)
+    with_constants(monkeypatch, DRY=0, COMPRESSED=0, SCREENED=screened)
     without_veils(monkeypatch)
     clean = pictures(20, 3, 64, 64)
     rained = rainy(clean, seeded())
@@ -115,16 +124,16 @@ def test_streaks_only_brighten(monkeypatch: pytest.MonkeyPatch, screened: int) -
 
 
 def test_added_rain_is_gray_and_the_same_on_every_picture(monkeypatch: pytest.MonkeyPatch) -> None:
-    only(monkeypatch, DRY=0, COMPRESSED=0, SCREENED=0)
+    with_constants(monkeypatch, DRY=0, COMPRESSED=0, SCREENED=0)
     without_veils(monkeypatch)
     dark, less = torch.zeros(8, 3, 64, 64), torch.full((8, 3, 64, 64), 51 / 255)
     on_dark, on_less = rainy(dark, seeded()), rainy(less, seeded())
     assert torch.equal(on_dark, on_dark[:, :1].expand_as(on_dark))
-    torch.testing.assert_close(on_less, (on_dark + less).clamp(max=1))
+    torch.testing.assert_close(on_less, (on_dark + less).clamp(max=1), rtol=0, atol=1.01 / 255)
 
 
 def test_screened_rain_multiplies_the_darkness(monkeypatch: pytest.MonkeyPatch) -> None:
-    only(monkeypatch, DRY=0, COMPRESSED=0, SCREENED=1)
+    with_constants(monkeypatch, DRY=0, COMPRESSED=0, SCREENED=1)
     without_veils(monkeypatch)
     clean = pictures(8, 3, 64, 64)
     on_dark = rainy(torch.zeros_like(clean), seeded())
@@ -186,11 +195,10 @@ def test_the_number_of_drops_follows_the_density() -> None:
 
 
 def test_thresholds_lie_at_the_predicted_deviations(monkeypatch: pytest.MonkeyPatch) -> None:
-    only(monkeypatch, STYLES=rain.STYLES[2:])
+    with_constants(monkeypatch, STYLES=rain.STYLES[2:], GUSTS=(0, 0))
     layers, _ = draw_layers(12, seeded())
     layers = Layers(*(values[:, 0] for values in layers))
     raw = layers._replace(offset=torch.zeros(12), gain=torch.full((12,), 1e-3), opacity=torch.ones(12))
-    monkeypatch.setattr(rain, "GUSTS", (0, 0))
     summed = streaks(raw, (256, 256), seeded()) * 1e3
     std, mean = torch.std_mean(summed, dim=(-2, -1))
     above = (layers.offset - mean) / std
@@ -200,7 +208,7 @@ def test_thresholds_lie_at_the_predicted_deviations(monkeypatch: pytest.MonkeyPa
 
 def test_layers_number_between_the_bounds_of_their_style(monkeypatch: pytest.MonkeyPatch) -> None:
     for style in rain.STYLES:
-        monkeypatch.setattr(rain, "STYLES", (style,))
+        with_constants(monkeypatch, STYLES=(style,))
         count = (draw_layers(200, seeded())[0].opacity > 0).sum(1)
         assert (int(count.min()), int(count.max())) == style.layers
 
