@@ -1,0 +1,359 @@
+"""Where the rays of a scanner run through a slice: parallel and fan beams, their files, and the usual ones.
+
+A slice lies centred on the isocentre; x runs to the right along its rows and y up along its columns, so row 0
+is the top. At angle theta the central ray runs along (-sin theta, cos theta) and bins count along (cos theta,
+sin theta): the gantry turns counter-clockwise, and at angle 0 the source is below the slice. The view of
+parallel rays at theta is the Radon transform at theta, as Kak and Slaney write it.
+"""
+
+from __future__ import annotations
+
+import json
+import math
+import sys
+from collections.abc import Iterable
+from dataclasses import MISSING, asdict, dataclass, fields
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from deepgsr_cli.errors import InputError, UserError
+from deepgsr_cli.files import atomic_write
+
+KINDS = ("parallel", "fan-flat", "fan-arc")
+_ANGLE_KEYS = ("angles_deg", "start_deg", "range_deg", "num_views")
+
+
+@dataclass(frozen=True)
+class Rays:
+    """Rays that cross every line of pixels, as Joseph's method walks them: one sample a line.
+
+    On line l, a row or a column of the slice, ray r is at pixel `start[r] + slope[r] * l` of that line, and
+    each sample stands for `step_mm[r]` of its length.
+    """
+
+    index: np.ndarray  # position in the flattened sinogram, int64
+    start: np.ndarray
+    slope: np.ndarray  # within [-1, 1]
+    step_mm: np.ndarray
+
+
+@dataclass(frozen=True)
+class Geometry:
+    """Views of one slice by a line of detector bins.
+
+    Args:
+        kind: "parallel", "fan-flat" (bins on a line) or "fan-arc" (bins on a circle about the source).
+        shape: Rows and columns of the slice.
+        pixel_mm: Spacing of the rows and of the columns.
+        num_bins: Bins of the detector.
+        bin_mm: Distance of two bins, on the detector.
+        angles_rad: One angle a view, in any order.
+        source_mm: Distance from the source to the isocentre; fan beams only.
+        detector_mm: Distance from the isocentre to the detector; fan beams only.
+        offset_bins: How far the detector is shifted along itself; 0.25 is the quarter-detector offset.
+
+    Raises:
+        UserError: A value that no scanner can have.
+    """
+
+    kind: str
+    shape: tuple[int, int]
+    pixel_mm: tuple[float, float]
+    num_bins: int
+    bin_mm: float
+    angles_rad: tuple[float, ...]
+    source_mm: float = 0.0
+    detector_mm: float = 0.0
+    offset_bins: float = 0.0
+
+    def __post_init__(self) -> None:
+        if self.kind not in KINDS:
+            raise UserError(f"kind is {self.kind!r}; give one of {', '.join(KINDS)}")
+        values: dict[str, Any] = {
+            "shape": tuple(_count("shape", n) for n in _several("shape", self.shape, 2)),
+            "pixel_mm": tuple(_positive("pixel_mm", d) for d in _several("pixel_mm", self.pixel_mm, 2)),
+            "num_bins": _count("num_bins", self.num_bins),
+            "bin_mm": _positive("bin_mm", self.bin_mm),
+            "angles_rad": tuple(_finite("angles_rad", a) for a in _several("angles_rad", self.angles_rad)),
+            "source_mm": _finite("source_mm", self.source_mm),
+            "detector_mm": _finite("detector_mm", self.detector_mm),
+            "offset_bins": _finite("offset_bins", self.offset_bins),
+        }
+        for name, value in values.items():
+            object.__setattr__(self, name, value)
+        if not self.angles_rad:
+            raise UserError("the list of angles is empty; give one angle per view")
+        if self.kind == "parallel":
+            self._check_parallel()
+        else:
+            self._check_fan()
+
+    def _check_parallel(self) -> None:
+        if self.source_mm or self.detector_mm:
+            raise UserError(
+                f"source_mm is {self.source_mm:g} and detector_mm is {self.detector_mm:g}, but parallel rays"
+                " have neither; leave them out or give kind fan-flat or fan-arc"
+            )
+
+    def _check_fan(self) -> None:
+        if self.source_mm <= self.radius_mm:
+            raise UserError(
+                f"source_mm is {self.source_mm:g}, inside the slice, whose corners are {self.radius_mm:g} mm"
+                " from the isocentre; give the distance from the source to the isocentre"
+            )
+        if self.detector_mm < 0:
+            raise UserError(
+                f"detector_mm is {self.detector_mm:g}; give the distance from the isocentre to the detector,"
+                " 0 or more"
+            )
+        widest = math.degrees(np.abs(self.fan_angles_rad()).max())
+        if widest >= 90:
+            raise UserError(
+                f"the outermost bin is {widest:.0f} degrees off the central ray, which must be below 90;"
+                " give a smaller num_bins or bin_mm"
+            )
+
+    @property
+    def num_views(self) -> int:
+        """Number of views."""
+        return len(self.angles_rad)
+
+    @property
+    def radius_mm(self) -> float:
+        """Distance of the slice's corners from the isocentre."""
+        return math.hypot(*(n * d for n, d in zip(self.shape, self.pixel_mm))) / 2
+
+    @property
+    def magnification(self) -> float:
+        """Size on the detector over the size at the isocentre; 1 for parallel rays."""
+        return 1.0 if self.kind == "parallel" else (self.source_mm + self.detector_mm) / self.source_mm
+
+    @property
+    def centre_bin(self) -> float:
+        """Position of the central ray among the bins."""
+        return (self.num_bins - 1) / 2 - self.offset_bins
+
+    def bin_positions_mm(self) -> np.ndarray:
+        """Signed distance of each bin, (N,), from the central ray, along the detector."""
+        return (np.arange(self.num_bins) - self.centre_bin) * self.bin_mm
+
+    def fan_angles_rad(self) -> np.ndarray:
+        """Angle of each bin's ray, (N,), to the central one; zeros for parallel rays."""
+        positions = self.bin_positions_mm() / (self.source_mm + self.detector_mm or math.inf)
+        return np.arctan(positions) if self.kind == "fan-flat" else positions
+
+    def rays(self) -> tuple[Rays, Rays]:
+        """Rays steeper than a pixel's diagonal, which cross the rows, and all others, for the columns.
+
+        Source:
+            Joseph, An improved algorithm for reprojecting rays through pixel images, IEEE Transactions on
+            Medical Imaging 1(3), 1982.
+        """
+        theta = np.array(self.angles_rad)[:, None]
+        turned = theta - self.fan_angles_rad()
+        direction_x, direction_y = -np.sin(turned), np.cos(turned)  # (V, N)
+        shift = self.bin_positions_mm() if self.kind == "parallel" else np.zeros(self.num_bins)
+        point_x = shift * np.cos(theta) + self.source_mm * np.sin(theta)
+        point_y = shift * np.sin(theta) - self.source_mm * np.cos(theta)
+        spacing_y, spacing_x = self.pixel_mm
+        # In pixels, from the centre of pixel (0, 0): row and column of a point and of a step along each ray.
+        row = ((self.shape[0] - 1) / 2 - point_y / spacing_y).ravel()
+        column = ((self.shape[1] - 1) / 2 + point_x / spacing_x).ravel()
+        step_row = (-direction_y / spacing_y).ravel()
+        step_column = (direction_x / spacing_x).ravel()
+        steep = np.abs(step_row) >= np.abs(step_column)
+        tables = []
+        for chosen, along, across, step_along, step_across in (
+            (steep, row, column, step_row, step_column),
+            (~steep, column, row, step_column, step_row),
+        ):
+            slope = step_across[chosen] / step_along[chosen]
+            start = across[chosen] - slope * along[chosen]
+            tables.append(Rays(np.flatnonzero(chosen), start, slope, 1 / np.abs(step_along[chosen])))
+        return tables[0], tables[1]
+
+
+def sparse_view(shape: tuple[int, int], pixel_mm: tuple[float, float], num_views: int) -> Geometry:
+    """Fan beam over a full turn of the sparse-view papers, in proportion to the slice.
+
+    For 512 x 512 pixels on 400 mm: the source 600 mm and a flat detector 290 mm from the isocentre, 800 bins
+    of 1.2 mm. Other slices keep these lengths relative to their diagonal, and the bins relative to their
+    pixels, so the detector always covers the corners.
+
+    Args:
+        shape: Rows and columns of the slice.
+        pixel_mm: Spacing of the rows and of the columns.
+        num_views: Views over a full turn, the first at angle 0.
+
+    Source:
+        Wang et al., DuDoTrans: dual-domain transformer for sparse-view CT reconstruction, 2022, sec. 4.1.
+    """
+    angles = _even_angles(0.0, 360.0, _count("num_views", num_views))
+    diagonal_mm = math.hypot(*(n * d for n, d in zip(shape, pixel_mm)))
+    scale = diagonal_mm / math.hypot(400, 400)
+    num_bins = round(800 * diagonal_mm / (min(pixel_mm) * math.hypot(512, 512)))
+    return Geometry(
+        kind="fan-flat",
+        shape=shape,
+        pixel_mm=pixel_mm,
+        num_bins=num_bins,
+        bin_mm=800 * 1.2 * scale / num_bins,
+        angles_rad=angles,
+        source_mm=600 * scale,
+        detector_mm=290 * scale,
+    )
+
+
+def mar_640(pixel_mm: float = 512 / 416 * 0.3, num_views: int = 640) -> Geometry:
+    """Fan beam of the metal artefact papers: 416 x 416 pixels, 641 bins, 640 views over a full turn.
+
+    The source and the flat detector are 1075 pixels from the isocentre, the detector two diagonals wide.
+    The views sit in the middle of their angles and begin with the source on the left, as in the published
+    sinograms.
+
+    Args:
+        pixel_mm: Spacing of rows and columns; the published slices all have the default.
+        num_views: Views over a full turn.
+
+    Source:
+        Wang et al., InDuDoNet: an interpretable dual domain network for CT metal artifact reduction, MICCAI
+        2021, sec. 4, and its published code and data.
+    """
+    step_deg = 360 / _count("num_views", num_views)
+    return Geometry(
+        kind="fan-flat",
+        shape=(416, 416),
+        pixel_mm=(pixel_mm, pixel_mm),
+        num_bins=641,
+        bin_mm=2 * math.hypot(416, 416) * pixel_mm / 641,
+        angles_rad=_even_angles(step_deg / 2 - 90, 360, num_views),
+        source_mm=1075 * pixel_mm,
+        detector_mm=1075 * pixel_mm,
+    )
+
+
+def read_geometry(path: Path) -> Geometry:
+    """Geometry of a TOML or a JSON file: the fields of `Geometry`, with angles in degrees.
+
+    The angles are a list, `angles_deg`, or evenly spaced: `num_views` from `start_deg` (0 if left out) over
+    `range_deg` (360 if left out), whose end is not a view.
+
+    Args:
+        path: The file; its name ends in `.toml` or `.json`.
+
+    Raises:
+        InputError: It cannot be read, or a value is missing, unknown or impossible.
+    """
+    try:
+        table = _read_table(path)
+        known = [f.name for f in fields(Geometry) if f.name != "angles_rad"]
+        for key in table:
+            if key not in known and key not in _ANGLE_KEYS:
+                raise UserError(f"{key} is not known; give {', '.join((*known, *_ANGLE_KEYS))}")
+        for field in fields(Geometry):
+            if field.name in known and field.default is MISSING and field.name not in table:
+                raise UserError(f"{field.name} is missing; add it")
+        angles = _read_angles({key: table.pop(key) for key in _ANGLE_KEYS if key in table})
+        return Geometry(angles_rad=angles, **table)
+    except UserError as error:
+        raise InputError(f"{path}: {error}") from error
+
+
+def write_geometry(geometry: Geometry, path: Path) -> None:
+    """Write a geometry as TOML or JSON, by the ending of `path`, in the form `read_geometry` reads.
+
+    Raises:
+        OutputError: The file cannot be written.
+        UserError: The name ends in neither `.toml` nor `.json`.
+    """
+    table = asdict(geometry)
+    table["angles_deg"] = [math.degrees(a) for a in table.pop("angles_rad")]
+    if geometry.kind == "parallel":
+        del table["source_mm"], table["detector_mm"]
+    if _suffix(path) == ".json":
+        text = json.dumps(table, indent=1)
+    else:
+        # JSON's strings, numbers and lists of numbers are TOML's too.
+        text = "".join(f"{key} = {json.dumps(value)}\n" for key, value in table.items())
+    with atomic_write(path) as temporary:
+        temporary.write_text(text, encoding="utf-8")
+
+
+def _suffix(path: Path) -> str:
+    if path.suffix.lower() not in (".toml", ".json"):
+        raise UserError(f"{path.name} is not a geometry file; give a name that ends in .toml or .json")
+    return path.suffix.lower()
+
+
+def _read_table(path: Path) -> dict[str, Any]:
+    """Keys and values of a TOML or a JSON file."""
+    suffix = _suffix(path)
+    try:
+        text = path.read_text(encoding="utf-8")
+        table = json.loads(text) if suffix == ".json" else _parse_toml(text)
+    except OSError as error:
+        raise UserError(f"cannot be read, {error.strerror}; give another file") from error
+    except ValueError as error:  # of the encoding, of JSON and of TOML
+        raise UserError(f"is not valid {suffix[1:].upper()}, {error}; correct the file") from error
+    if not isinstance(table, dict):
+        raise UserError("is not a table of keys and values; give one, with kind, shape and so on")
+    return table
+
+
+def _parse_toml(text: str) -> dict[str, Any]:
+    if sys.version_info >= (3, 11):
+        import tomllib
+    else:
+        import tomli as tomllib
+    return tomllib.loads(text)
+
+
+def _read_angles(table: dict[str, Any]) -> tuple[float, ...]:
+    """Angles in radians from either form of a file."""
+    if "angles_deg" in table and len(table) > 1:
+        raise UserError(f"angles_deg and {list(table)[1]} exclude each other; give one of them")
+    if "angles_deg" in table:
+        return tuple(
+            math.radians(_finite("angles_deg", a)) for a in _several("angles_deg", table["angles_deg"])
+        )
+    if "num_views" not in table:
+        raise UserError("there are no angles; give angles_deg, or num_views with start_deg and range_deg")
+    start, extent = (
+        _finite(k, table.get(k, default)) for k, default in (("start_deg", 0), ("range_deg", 360))
+    )
+    return _even_angles(start, extent, _count("num_views", table["num_views"]))
+
+
+def _even_angles(start_deg: float, range_deg: float, num_views: int) -> tuple[float, ...]:
+    """Angles in radians, (V,), of views evenly spaced over the range; its end is not a view."""
+    return tuple(math.radians(start_deg + range_deg * i / num_views) for i in range(num_views))
+
+
+def _several(name: str, values: object, count: int | None = None) -> list[Any]:
+    """The values as a list, which must have `count` entries if that is given."""
+    if not isinstance(values, Iterable) or isinstance(values, str):
+        raise UserError(f"{name} is {values!r}; give a list of numbers")
+    listed = list(values)
+    if count is not None and len(listed) != count:
+        raise UserError(f"{name} has {len(listed)} entries; give {count}, for rows and for columns")
+    return listed
+
+
+def _finite(name: str, value: object) -> float:
+    if isinstance(value, bool) or not isinstance(value, int | float | np.number) or not math.isfinite(value):
+        raise UserError(f"{name} is {value!r}; give a finite number")
+    return float(value)
+
+
+def _positive(name: str, value: object) -> float:
+    if (number := _finite(name, value)) <= 0:
+        raise UserError(f"{name} is {number:g}; give a number above 0")
+    return number
+
+
+def _count(name: str, value: object) -> int:
+    if (number := _finite(name, value)) < 1 or number != int(number):
+        raise UserError(f"{name} is {number:g}; give a whole number, 1 or more")
+    return int(number)
