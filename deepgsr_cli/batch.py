@@ -109,7 +109,7 @@ def plan(inputs: Iterable[str], output: str | None, task: str, suffixes: Collect
         jobs.append(Job(file, target, name))
     if stream:
         jobs.append(Job(None, None if output == STREAM else Path(str(output)), Path("stdin")))
-    _refuse_collisions(jobs, set(found))
+    refuse_collisions(jobs, set(found))
     return Plan(jobs, passed_over)
 
 
@@ -154,7 +154,12 @@ def _inside(file: Path, folder: Path | None) -> bool:
     return folder is not None and Path(os.path.realpath(file)).is_relative_to(os.path.realpath(folder))
 
 
-def _refuse_collisions(jobs: list[Job], sources: set[Path]) -> None:
+def refuse_collisions(jobs: Iterable[Job], sources: set[Path]) -> None:
+    """Refuse jobs whose result would take the place of an input, by its real path, or of another result.
+
+    Raises:
+        UsageError: There is such a job.
+    """
     targets: dict[Path, Job] = {}
     for job in jobs:
         if job.target is None:

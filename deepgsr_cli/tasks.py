@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import dataclasses
 import hashlib
+from collections.abc import Callable
 from dataclasses import dataclass
 from importlib import resources
 from pathlib import Path
@@ -10,8 +12,20 @@ from typing import TYPE_CHECKING, Protocol, TypeVar
 
 import numpy as np
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
+from deepgsr_cli.ct_data import (
+    CutOuts,
+    Scan,
+    Scans,
+    photons_at,
+    projection_noise,
+    random_photons,
+    read_hu,
+    reduced,
+    repeated_scan,
+    slice_paths,
+)
 from deepgsr_cli.data import (
     Crops,
     fingerprint,
@@ -23,6 +37,11 @@ from deepgsr_cli.data import (
 )
 from deepgsr_cli.degrade import gaussian_noise, protocol_noise
 from deepgsr_cli.errors import InputError, UsageError
+from deepgsr_cli.geometry import sparse_view
+from deepgsr_cli.metrics import psnr, rounded8
+from deepgsr_cli.models import PRESETS, UNROLLED_PRESETS, DeepGSR, Unrolled
+from deepgsr_cli.models.unrolled import ATTENUATION_SCALE_MM, NOMINAL_SIZE, ct_condition
+from deepgsr_cli.physics import Radon, hu_to_attenuation
 from deepgsr_cli.rain import rainy
 from deepgsr_cli.synthetic import structures
 
@@ -35,24 +54,41 @@ T = TypeVar("T")
 @dataclass(frozen=True)
 class Sample:
     """A batch: degraded and clean images, (B, C, H, W) in [0, 1] where clean, the condition vectors of the
-    network, (B, conditions), if it has any, and what each image's error counts, (B,)."""
+    network, (B, conditions), if it has any, and what each image's error counts, (B,).
+
+    Of a CT scan, `degraded` is the sinogram, (B, 1, V, N), `clean` the attenuation in 1/mm, and `operator`
+    leads from one to the other.
+    """
 
     degraded: Tensor
     clean: Tensor
     condition: Tensor | None
     weight: Tensor
+    operator: Radon | None = None
+
+
+def _charbonnier(error: Tensor) -> Tensor:
+    return (error.square() + 1e-6).sqrt().mean((1, 2, 3))
+
+
+def _mse(error: Tensor) -> Tensor:
+    return error.square().mean((1, 2, 3))
+
+
+LOSSES: dict[str, Callable[[Tensor], Tensor]] = {"charbonnier": _charbonnier, "mse": _mse}
 
 
 class Task(Protocol):
-    """A task's data.
+    """A task's network, data and measures.
 
     Attributes:
-        conditions: Length of the network's condition vector.
         summary: What is trained on, for the checkpoint's header.
     """
 
-    conditions: int
     summary: str
+
+    def network(self) -> nn.Module:
+        """The network to train, with random weights."""
 
     def sample(self, generator: torch.Generator, device_generator: torch.Generator) -> Sample:
         """The batch that the two generators, on the CPU and on the device, stand for."""
@@ -60,14 +96,52 @@ class Task(Protocol):
     def validation(self) -> list[Sample]:
         """Single images on the CPU, the same at each call."""
 
+    def loss(self, model: nn.Module, sample: Sample) -> Tensor:
+        """What is minimised, a scalar."""
 
-class Denoise:
+    def psnr(self, model: nn.Module, sample: Sample) -> float:
+        """PSNR in dB of a sample of `validation`."""
+
+
+class _Pictures:
+    """Network and measures of pictures.
+
+    Attributes:
+        presets: Shapes that the network comes in.
+        conditions: Length of the network's condition vector.
+    """
+
+    presets = PRESETS
+    conditions: int
+
+    def __init__(self, config: TrainConfig, device: torch.device) -> None:
+        self.config, self.device = config, device
+
+    def network(self) -> nn.Module:
+        config = self.config
+        shape = dataclasses.replace(
+            PRESETS[config.preset], channels=config.channels, conditions=self.conditions
+        )
+        return DeepGSR(shape.without_groups() if config.without_groups else shape)
+
+    def loss(self, model: nn.Module, sample: Sample) -> Tensor:
+        with _autocast(self.config, self.device):
+            output = model(sample.degraded, sample.condition)
+        return (LOSSES[self.config.loss](output.float() - sample.clean) * sample.weight).mean()
+
+    def psnr(self, model: nn.Module, sample: Sample) -> float:
+        condition = None if sample.condition is None else sample.condition.to(self.device)
+        restored = model(sample.degraded.to(self.device), condition).cpu()
+        return psnr(rounded8(restored.numpy()), sample.clean.numpy())
+
+
+class Denoise(_Pictures):
     """White Gaussian noise of a level that the network is told."""
 
     conditions = 1
 
     def __init__(self, config: TrainConfig, device: torch.device) -> None:
-        self.config = config
+        super().__init__(config, device)
         training, self.held_out = _split_pictures(config)
         self.crops = Crops(_pictures(training, config), config.patch, device)
         self.summary = _summary(training)
@@ -94,15 +168,14 @@ class Denoise:
         return samples
 
 
-class Derain:
+class Derain(_Pictures):
     """Rain: generated over clean pictures, as it is in pairs of pictures, or both by turns."""
 
     conditions = 0
     noise = False
 
     def __init__(self, config: TrainConfig, device: torch.device) -> None:
-        self.config = config
-        self.device = device
+        super().__init__(config, device)
         summaries = []
         self.held_out: list[Path] = []
         self.crops = self.pair_crops = None
@@ -174,7 +247,102 @@ class Restore(Derain):
     noise = True
 
 
-TASKS: dict[str, type[Denoise] | type[Derain]] = {"denoise": Denoise, "derain": Derain, "restore": Restore}
+class CTRecon:
+    """Sparse-view CT: simulated scans of slices, of random geometry and dose."""
+
+    presets = UNROLLED_PRESETS
+
+    def __init__(self, config: TrainConfig, device: torch.device) -> None:
+        self.config, self.device = config, device
+        paths = [path for folder in config.data for path in slice_paths(folder)]
+        if config.validation is not None:
+            held_out = slice_paths(config.validation)
+        else:
+            _check_held_out(len(paths), config.held_out)
+            # The last ones, so that most patients are on one side only.
+            paths, held_out = paths[: -config.held_out], paths[-config.held_out :]
+        slices = [hu for path in paths for hu in read_hu(path)]
+        self.held_out = [hu for path in held_out for hu in read_hu(path)]
+        self.cut_outs = CutOuts(slices, config.patch, device)
+        self.scans = Scans(config.patch, config.seed)
+        self.summary = f"{len(slices)} CT slices of {len(paths)} files, fingerprint {fingerprint(paths)}"
+
+    def network(self) -> nn.Module:
+        shape = UNROLLED_PRESETS[self.config.preset]
+        if self.config.without_groups:
+            shape = dataclasses.replace(shape, prior=shape.prior.without_groups())
+        return Unrolled(shape)
+
+    def sample(self, generator: torch.Generator, device_generator: torch.Generator) -> Sample:
+        batch = self.config.batch
+        x = self.cut_outs(batch, generator)
+        scan = self.scans(float(torch.rand(1, generator=generator)))
+        return self._scanned(scan, x, random_photons(batch, generator), device_generator)
+
+    def validation(self) -> list[Sample]:
+        """Slices reduced to twice the side of a crop, as by 60 views at full size, without noise and with
+        that of 1e5 photons."""
+        size = 2 * self.config.patch
+        num_views = max(3, round(60 * size / NOMINAL_SIZE))
+        scan = repeated_scan(sparse_view((size, size), (400 / size, 400 / size), num_views))
+        samples = []
+        for i, hu in enumerate(self.held_out):
+            x = hu_to_attenuation(reduced(torch.from_numpy(hu), size))[None, None]
+            for photons in (None, 1e5):
+                generator = torch.Generator().manual_seed(self.config.seed + i)
+                samples.append(self._scanned(scan, x, [photons], generator))
+        return samples
+
+    def _scanned(
+        self, scan: Scan, x: Tensor, photons: list[float | None], generator: torch.Generator
+    ) -> Sample:
+        """Scans of the images, each with its photons of a scan at full size."""
+        A, y = scan.operator, scan.measure(x)
+        size = max(A.domain_shape)
+        conditions = []
+        for i, count in enumerate(photons):
+            count = None if count is None else photons_at(size, count)
+            if count is not None:
+                y[i] = projection_noise(y[i], count, generator)
+            conditions.append(ct_condition(A.geometry.num_views, count, size))
+        return Sample(y, x, torch.cat(conditions).to(y.device), torch.ones(len(x), device=y.device), A)
+
+    def loss(self, model: nn.Module, sample: Sample) -> Tensor:
+        """Error of the result and, with a smaller weight, of every stage, where water is about 1; more
+        attenuation than the window holds counts as its end."""
+        assert isinstance(model, Unrolled)
+        assert sample.operator is not None
+        assert sample.condition is not None
+        with _autocast(self.config, self.device):
+            *stages, result = model.iterates(sample.operator, sample.degraded, sample.condition)
+        measure = LOSSES[self.config.loss]
+
+        def error(x: Tensor) -> Tensor:
+            too_much = sample.clean > MAX_ATTENUATION
+            x = torch.where(too_much, x.clamp(max=MAX_ATTENUATION) - MAX_ATTENUATION, x - sample.clean)
+            return (measure(ATTENUATION_SCALE_MM * x) * sample.weight).mean()
+
+        return error(result) + STAGES_WEIGHT * torch.stack([error(x) for x in stages]).mean()
+
+    def psnr(self, model: nn.Module, sample: Sample) -> float:
+        """In the window of attenuation from 0 to 0.05 / mm."""
+        assert sample.condition is not None
+        y, condition = sample.degraded.to(self.device), sample.condition.to(self.device)
+        x = model(sample.operator, y, condition).cpu()
+        return psnr(*(t.numpy().clip(0, MAX_ATTENUATION) for t in (x, sample.clean)), peak=MAX_ATTENUATION)
+
+
+TASKS: dict[str, type[Denoise] | type[Derain] | type[CTRecon]] = {
+    "denoise": Denoise,
+    "derain": Derain,
+    "restore": Restore,
+    "ct-recon": CTRecon,
+}
+
+# Of all stages' mean error, beside the result's.
+STAGES_WEIGHT = 0.3
+# End of the window that CT papers measure in, in 1/mm: 1604 HU.
+MAX_ATTENUATION = 0.05
 
 # Of a batch, where there are both pairs and clean pictures.
 PAIRED_SHARE = 0.3
@@ -182,13 +350,21 @@ PAIRED_SHARE = 0.3
 
 def _split(items: list[T], held_out: int) -> tuple[list[T], list[T]]:
     """Items to train on, and the evenly spread ones that are held out."""
-    if held_out < 1 or len(items) < 2 * held_out:
-        raise InputError(
-            f"{len(items)} pictures, of which {held_out} would be held out for validation; "
-            "give more pictures, --validation FOLDER, or another --held-out"
-        )
+    _check_held_out(len(items), held_out)
     held = {int((i + 0.5) * len(items) / held_out) for i in range(held_out)}
     return [x for i, x in enumerate(items) if i not in held], [x for i, x in enumerate(items) if i in held]
+
+
+def _check_held_out(count: int, held_out: int) -> None:
+    if held_out < 1 or count < 2 * held_out:
+        raise InputError(
+            f"{count} pictures, of which {held_out} would be held out for validation; "
+            "give more pictures, --validation FOLDER, or another --held-out"
+        )
+
+
+def _autocast(config: TrainConfig, device: torch.device) -> torch.autocast:
+    return torch.autocast(device.type, torch.bfloat16, enabled=config.precision == "bf16")
 
 
 def _split_pictures(config: TrainConfig) -> tuple[list[Path], list[Path]]:

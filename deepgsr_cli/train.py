@@ -15,15 +15,13 @@ from typing import Any
 
 import numpy as np
 import torch
-from torch import Tensor, nn
+from torch import nn
 
 import deepgsr_cli
 from deepgsr_cli.device import select_device
 from deepgsr_cli.errors import UsageError
 from deepgsr_cli.files import atomic_write
-from deepgsr_cli.metrics import psnr, rounded8
-from deepgsr_cli.models import PRESETS, DeepGSR
-from deepgsr_cli.tasks import TASKS, Sample, Task
+from deepgsr_cli.tasks import LOSSES, TASKS, Sample, Task
 from deepgsr_cli.weights import load_checkpoint, save_checkpoint
 
 
@@ -32,16 +30,17 @@ class TrainConfig:
     """What a training run is; every field is an option of `deepgsr train`.
 
     Attributes:
-        data: Folders of clean pictures.
+        data: Folders of clean pictures, or of CT slices (`ct_data.slice_paths`).
         output: Folder of the run: `model.safetensors` (the best by validation), `state.pt` (to resume from),
             `log.csv`, `curve.png`, `config.json`.
         task: Name in `TASKS`.
         pairs: Folders with the sub-folders "rain" and "clean", for the tasks that know rain.
         channels: 1 or 3; pictures are converted.
-        preset: Name in `PRESETS`.
+        preset: Name in the task's `presets`.
         without_groups: Leave the group blocks out, for ablations.
         validation: Folder of clean pictures to validate on; without one, `held_out` pictures of `data`.
-        held_out: Pictures of `data`, evenly spread, that are kept for validation.
+        held_out: Pictures of `data`, evenly spread, or files of slices, the last ones, that are kept for
+            validation.
         start: Checkpoint to start from, instead of random weights; tensors that have another shape there, or
             are missing, start at random.
         sigma_min: Lowest noise level, on the 0-255 scale.
@@ -56,7 +55,7 @@ class TrainConfig:
         learning_rate: Highest one, after warm-up; it descends along half a cosine to a hundredth.
         weight_decay: Of AdamW, on matrices and kernels.
         warmup: Steps of linear warm-up.
-        loss: "mse" or "charbonnier", either weighted so that all noise levels count alike.
+        loss: "mse" or "charbonnier"; for pictures either is weighted so that all noise levels count alike.
         ema: Decay of the weights' moving average, which is what is validated and saved.
         clip: Largest norm of the gradient.
         validate_every: Steps between validations, each followed by a save.
@@ -97,8 +96,8 @@ class TrainConfig:
     def __post_init__(self) -> None:
         if not self.data and not self.pairs:
             raise UsageError("nothing to train on; give --data FOLDER")
-        if self.preset not in PRESETS:
-            raise UsageError(f"--preset {self.preset}: known are {', '.join(PRESETS)}")
+        if self.preset not in (presets := TASKS[self.task].presets):
+            raise UsageError(f"--preset {self.preset}: known are {', '.join(presets)}")
         if self.loss not in LOSSES:
             raise UsageError(f"--loss {self.loss}: known are {', '.join(LOSSES)}")
         if self.precision not in ("fp32", "bf16"):
@@ -130,17 +129,6 @@ class Progress:
     seconds: float
 
 
-def _charbonnier(error: Tensor) -> Tensor:
-    return (error.square() + 1e-6).sqrt().mean((1, 2, 3))
-
-
-def _mse(error: Tensor) -> Tensor:
-    return error.square().mean((1, 2, 3))
-
-
-LOSSES: dict[str, Callable[[Tensor], Tensor]] = {"charbonnier": _charbonnier, "mse": _mse}
-
-
 class _Run:
     """Everything that a checkpoint of a run holds."""
 
@@ -148,14 +136,8 @@ class _Run:
         self.config = config
         self.task = task
         self.device = device
-        shape = dataclasses.replace(
-            PRESETS[config.preset], channels=config.channels, conditions=task.conditions
-        )
-        if config.without_groups:
-            none = (0,) * len(shape.widths)
-            shape = dataclasses.replace(shape, encoder_groups=none, decoder_groups=none[1:])
         torch.manual_seed(config.seed)
-        self.model: nn.Module = DeepGSR(shape)
+        self.model = task.network()
         if config.start is not None:
             own, other = self.model.state_dict(), load_checkpoint(config.start).model.state_dict()
             fitting = {k: v for k, v in other.items() if k in own and own[k].shape == v.shape}
@@ -226,9 +208,7 @@ class _Run:
         for group in self.optimizer.param_groups:
             group["lr"] = config.learning_rate * warm * descent
 
-        with torch.autocast(self.device.type, torch.bfloat16, enabled=config.precision == "bf16"):
-            output = self.model(sample.degraded, sample.condition)
-        loss = (LOSSES[config.loss](output.float() - sample.clean) * sample.weight).mean()
+        loss = self.task.loss(self.model, sample)
         self.optimizer.zero_grad(set_to_none=True)
         loss.backward()
         nn.utils.clip_grad_norm_(self.model.parameters(), config.clip)
@@ -241,13 +221,8 @@ class _Run:
 
     def validate(self, samples: list[Sample]) -> float:
         """Mean PSNR in dB of the averaged weights."""
-        values = []
         with torch.inference_mode():
-            for sample in samples:
-                condition = None if sample.condition is None else sample.condition.to(self.device)
-                restored = self.average(sample.degraded.to(self.device), condition).cpu()
-                values.append(psnr(rounded8(restored.numpy()), sample.clean.numpy()))
-        return float(np.mean(values))
+            return float(np.mean([self.task.psnr(self.average, sample) for sample in samples]))
 
 
 # What may differ between a run and its continuation without making it another run.

@@ -29,7 +29,6 @@ def pictures(tmp_path_factory):
 @pytest.fixture
 def config(pictures, tmp_path, monkeypatch):
     """Eight steps of a tiny network."""
-    import deepgsr_cli.train
     from deepgsr_cli.models import PRESETS
 
     tiny = dataclasses.replace(
@@ -41,7 +40,7 @@ def config(pictures, tmp_path, monkeypatch):
         decoder_groups=(1,),
         group_channels=2,
     )
-    monkeypatch.setitem(deepgsr_cli.train.PRESETS, "tiny", tiny)
+    monkeypatch.setitem(PRESETS, "tiny", tiny)
     return TrainConfig(
         data=(pictures,), output=tmp_path / "run", preset="tiny", held_out=1, steps=8, batch=2, patch=32,
         validate_every=3, device="cpu", learning_rate=3e-3, warmup=2,

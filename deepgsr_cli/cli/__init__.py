@@ -9,7 +9,7 @@ from typing import Annotated, Any
 import typer
 
 from deepgsr_cli import __version__
-from deepgsr_cli.cli import evaluation, pictures, training, weights
+from deepgsr_cli.cli import evaluation, phase, pictures, reconstruction, training, weights
 from deepgsr_cli.cli.output import say
 from deepgsr_cli.errors import UserError
 
@@ -41,6 +41,11 @@ app.add_typer(weights.app, name="weights")
 app.command(epilog="Example: deepgsr denoise scan.png --sigma 25 -o clean.png")(pictures.denoise)
 app.command(epilog="Example: deepgsr derain street.jpg -o dry.png")(pictures.derain)
 app.command(epilog="Example: deepgsr restore photos -o restored --report restored.html")(pictures.restore)
+app.command(
+    epilog=f"For {reconstruction.NOTICE}. Example: deepgsr ct-recon scan.dcm --views 60 -o sparse.dcm"
+)(reconstruction.ct_recon)
+app.command(epilog=phase.EXAMPLE)(phase.phase)
+evaluation.app.command("phase", epilog=phase.EVAL_EXAMPLE)(phase.eval_phase)
 app.command()(weights.doctor)
 
 

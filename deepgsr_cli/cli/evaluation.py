@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import math
+from collections.abc import Sequence
 from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
@@ -27,8 +29,10 @@ from deepgsr_cli.cli.options import (
 )
 from deepgsr_cli.cli.output import finite, print_table, progress_bar, say
 from deepgsr_cli.cli.pictures import PICTURES_IN_REPORT
+from deepgsr_cli.cli.reconstruction import DEFAULT_VIEWS, NOTICE
 
 if TYPE_CHECKING:
+    from deepgsr_cli.ct_evaluate import CtMean, CtScore
     from deepgsr_cli.evaluate import EvalConfig, Mean, Score
     from deepgsr_cli.restore import RunOptions
 
@@ -106,6 +110,152 @@ def eval_derain(
     _evaluate(config, weights, options, csv_file, report, json_lines, quiet)
 
 
+@app.command(
+    "ct-recon",
+    epilog="Example: deepgsr eval ct-recon --data slices --views 60 --photons inf --photons 1e5 --method tv",
+)
+def eval_ct_recon(
+    data: Annotated[Path, typer.Option(help="Folder of CT slices: DICOM, or 16-bit PNG of HU + 1024.")],
+    views: Annotated[
+        list[int] | None,
+        typer.Option(help="Views over a full turn; may be given several times.", show_default="60"),
+    ] = None,
+    photons: Annotated[
+        list[float] | None,
+        typer.Option(help="Photons a ray, inf for no noise; may be given several times.", show_default="inf"),
+    ] = None,
+    method: Annotated[
+        list[str] | None,
+        typer.Option(
+            help="deepgsr, fbp, sirt, cgls or tv; may be given several times.", show_default="deepgsr"
+        ),
+    ] = None,
+    limit: Annotated[int | None, typer.Option(help="Only the first slices.", show_default="all")] = None,
+    csv_file: Annotated[
+        Path | None,
+        typer.Option("--csv", help="Write each slice's figures to this file.", show_default=False),
+    ] = None,
+    report: ReportFile = None,
+    weights: Weights = None,
+    device: Device = "auto",
+    precision: Arithmetic = "fp32",
+    seed: Seed = 0,
+    json_lines: Json = False,
+    offline: Offline = False,
+    quiet: Quiet = False,
+) -> None:
+    """Simulate sparse scans of CT slices, reconstruct them by each method, and print the figures with the
+    protocol.
+    """
+    from deepgsr_cli.ct_evaluate import CtEvalConfig, eval_slices, evaluate, means, protocol
+    from deepgsr_cli.ct_recon import load_model
+    from deepgsr_cli.device import select_device
+
+    check_report(report)
+    config = CtEvalConfig(
+        data,
+        tuple(dict.fromkeys(views or [DEFAULT_VIEWS])),
+        tuple(dict.fromkeys(photons or [math.inf])),
+        tuple(dict.fromkeys(method or ["deepgsr"])),
+        seed,
+        limit,
+        parse_precision(precision),
+    )
+    model = text = None
+    if "deepgsr" in config.methods:
+        resolved, checkpoint = load_model(weights, device, offline=offline)
+        model = checkpoint.model
+        name = resolved.entry.name if resolved.entry else resolved.path.name
+        text = f"{name}, sha256 {resolved.sha256[:12]}"
+    slices = eval_slices(data, limit)
+    facts = protocol(config, slices, text)
+    scores: list[CtScore] = []
+    shown = _CtSlices()
+    total = len(slices) * len(config.views) * len(config.photons) * len(config.methods)
+    with progress_bar(total, "eval", quiet) as advance:
+        for score in evaluate(
+            config,
+            slices,
+            device=select_device(device),
+            model=model,
+            keep=shown.add if report is not None else None,
+        ):
+            scores.append(score)
+            advance(len(scores), score.slice)
+            if json_lines:
+                typer.echo(json.dumps(_present(score)))
+    averages = means(scores)
+    if csv_file is not None:
+        _write_csv(csv_file, scores)
+    if json_lines:
+        typer.echo(json.dumps({"protocol": facts, "means": [_present(mean) for mean in averages]}))
+    else:
+        _print_facts(facts)
+        _print_ct(averages)
+    if report is not None:
+        shown.write(report, facts, scores, averages)
+
+
+def _scan_name(views: int, photons: float) -> str:
+    return f"{views} views, {'no noise' if math.isinf(photons) else f'{photons:g} photons'}"
+
+
+class _CtSlices:
+    """Reconstructions of an evaluation for its report, in HU windows, by slice and scan."""
+
+    def __init__(self) -> None:
+        self.methods: dict[tuple[str, str], dict[str, Any]] = {}
+        self.references: dict[str, Any] = {}
+
+    def add(self, score: CtScore, hu: Any, reference: Any) -> None:
+        key = score.slice, _scan_name(score.views, score.photons)
+        if key in self.methods or len(self.methods) < PICTURES_IN_REPORT:
+            # Fine enough for a window of 8 bits.
+            self.methods.setdefault(key, {})[score.method] = hu.astype("float16")
+            self.references[score.slice] = reference
+
+    def write(self, path: Path, facts: dict[str, str], scores: list[CtScore], averages: list[CtMean]) -> None:
+        from deepgsr_cli.report import Report, ReportItem, write_report
+        from deepgsr_cli.scans import slice_images
+
+        rows: dict[tuple[str, str], dict[str, float | str]] = {}
+        for score in scores:
+            row = rows.setdefault((score.slice, _scan_name(score.views, score.photons)), {})
+            row[f"PSNR {score.method} (dB)"] = score.psnr
+            row[f"RMSE {score.method} (HU)"] = score.rmse_hu
+        items = []
+        for (name, scan), metrics in rows.items():
+            shown = self.methods.get((name, scan))
+            images = slice_images(self.references[name], shown, (40.0, 400.0)) if shown else []
+            note = "window 40/400 HU" if shown else "pictures left out"
+            items.append(ReportItem(f"{name}, {scan}", images, metrics, note))
+        summary: dict[str, float | str] = {
+            f"mean PSNR {mean.method}, {_scan_name(mean.views, mean.photons)} (dB)": mean.psnr
+            for mean in averages
+        }
+        title = "Evaluation of sparse-view CT"
+        write_report(path, Report(title, "eval ct-recon", items, {**facts, "notice": NOTICE}, summary))
+
+
+def _print_ct(averages: list[CtMean]) -> None:
+    header = ["views", "photons", "method", "PSNR (dB)", "lowest", "SSIM", "RMSE (HU)", "bias (HU)", "s"]
+    rows = [
+        [
+            str(mean.views),
+            f"{mean.photons:g}",
+            mean.method,
+            f"{mean.psnr:.2f}",
+            f"{mean.lowest_psnr:.2f}",
+            f"{mean.ssim:.4f}",
+            f"{mean.rmse_hu:.1f}",
+            f"{mean.bias_hu:+.1f}",
+            f"{mean.seconds:.2f}",
+        ]
+        for mean in averages
+    ]
+    print_table(header, rows)
+
+
 def _evaluate(
     config: EvalConfig,
     weights: str | None,
@@ -155,7 +305,7 @@ def _evaluate(
         shown.write(report, config.task, facts, scores, averages)
 
 
-def _present(record: Score | Mean) -> dict[str, Any]:
+def _present(record: Score | Mean | CtScore | CtMean) -> dict[str, Any]:
     """Fields that have a value; infinite ones, which JSON does not know, are None."""
     return {name: finite(value) for name, value in asdict(record).items() if value is not None}
 
@@ -206,7 +356,7 @@ class _EvalPictures:
         write_report(path, Report(title, f"eval {task}", items, facts, summary))
 
 
-def _write_csv(path: Path, scores: list[Score]) -> None:
+def _write_csv(path: Path, scores: Sequence[Score | CtScore]) -> None:
     import csv
 
     from deepgsr_cli.files import atomic_write
@@ -218,11 +368,15 @@ def _write_csv(path: Path, scores: list[Score]) -> None:
         writer.writerows(rows)
 
 
-def _print_eval(facts: dict[str, str], averages: list[Mean]) -> None:
+def _print_facts(facts: dict[str, str]) -> None:
     width = max(map(len, facts))
     for label, text in facts.items():
         typer.echo(f"{label:<{width}} {text}")
     typer.echo("")
+
+
+def _print_eval(facts: dict[str, str], averages: list[Mean]) -> None:
+    _print_facts(facts)
     rain = averages[0].psnr_y is not None
     header = ["method", *(("PSNR-Y (dB)", "SSIM-Y") if rain else ()), "PSNR (dB)", "SSIM", "Mpx/s"]
     rows = []

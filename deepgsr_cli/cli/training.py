@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import math
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
@@ -13,7 +13,10 @@ from deepgsr_cli.cli.options import Device, Json, Quiet, Seed
 from deepgsr_cli.cli.output import progress_bar
 from deepgsr_cli.errors import UsageError
 
-app = typer.Typer(no_args_is_help=True, help="Train weights on your own pictures.")
+if TYPE_CHECKING:
+    from deepgsr_cli.train import TrainConfig
+
+app = typer.Typer(no_args_is_help=True, help="Train weights on your own data.")
 
 HELP = {
     "denoise": "Train a denoiser on clean pictures; noise is added on the fly.",
@@ -26,10 +29,37 @@ _FILES = """
     from, also after an interruption.
     """
 
+Output = Annotated[Path, typer.Option("--output", "-o", help="Folder of the run.")]
+WithoutGroups = Annotated[
+    bool, typer.Option("--without-groups", help="Leave the group blocks out, for ablations.")
+]
+Validation = Annotated[
+    Path | None, typer.Option(help="Folder to validate on.", show_default="some of the data, held out")
+]
+Start = Annotated[
+    Path | None,
+    typer.Option(help="Weights to start from, as far as they fit.", show_default="random weights"),
+]
+Steps = Annotated[int, typer.Option(help="Steps to train.")]
+MaxMinutes = Annotated[
+    float | None, typer.Option(help="Minutes to train, if sooner.", show_default="no limit")
+]
+CropsAStep = Annotated[int, typer.Option(help="Crops a step.")]
+Patch = Annotated[int, typer.Option(help="Side of a crop in pixels.")]
+LearningRate = Annotated[float, typer.Option(help="Highest learning rate.")]
+WeightDecay = Annotated[float, typer.Option(help="Weight decay of AdamW.")]
+Warmup = Annotated[int, typer.Option(help="Steps of warm-up.")]
+Loss = Annotated[str, typer.Option(help="Loss: charbonnier or mse.")]
+Average = Annotated[float, typer.Option(help="Decay of the weights' moving average.")]
+Clip = Annotated[float, typer.Option(help="Largest norm of the gradient.")]
+ValidateEvery = Annotated[int, typer.Option(help="Steps between validations and saves.")]
+Arithmetic = Annotated[str, typer.Option(help="Arithmetic: fp32 or bf16.")]
+Resume = Annotated[bool, typer.Option("--resume", help="Go on with the run in the folder.")]
+
 
 def train_pictures(
     context: typer.Context,
-    output: Annotated[Path, typer.Option("--output", "-o", help="Folder of the run.")],
+    output: Output,
     data: Annotated[
         list[Path] | None, typer.Option(help="Folder of clean pictures; may be given several times.")
     ] = None,
@@ -42,41 +72,32 @@ def train_pictures(
         typer.Option(help="1 for gray weights, 3 for colour.", show_default="1 for denoise, else 3"),
     ] = None,
     preset: Annotated[str, typer.Option(help="Size of the network: small or paper.")] = "small",
-    without_groups: Annotated[
-        bool, typer.Option("--without-groups", help="Leave the group blocks out, for ablations.")
-    ] = False,
-    validation: Annotated[
-        Path | None, typer.Option(help="Folder to validate on.", show_default="some of the data, held out")
-    ] = None,
+    without_groups: WithoutGroups = False,
+    validation: Validation = None,
     held_out: Annotated[int, typer.Option(help="Pictures of the data to validate on.")] = 12,
-    start: Annotated[
-        Path | None,
-        typer.Option(help="Weights to start from, as far as they fit.", show_default="random weights"),
-    ] = None,
+    start: Start = None,
     sigma_min: Annotated[float, typer.Option(help="Lowest noise level on the 0-255 scale.")] = 0.0,
     sigma_max: Annotated[float, typer.Option(help="Highest noise level on the 0-255 scale.")] = 75.0,
-    steps: Annotated[int, typer.Option(help="Steps to train.")] = 100_000,
-    max_minutes: Annotated[
-        float | None, typer.Option(help="Minutes to train, if sooner.", show_default="no limit")
-    ] = None,
+    steps: Steps = 100_000,
+    max_minutes: MaxMinutes = None,
     scale: Annotated[
         list[float] | None,
         typer.Option(help="Train on the pictures at this scale, too; may be given several times."),
     ] = None,
     scenes: Annotated[int, typer.Option(help="Generated scenes of repeated structure to train on, too.")] = 0,
-    batch: Annotated[int, typer.Option(help="Crops a step.")] = 16,
-    patch: Annotated[int, typer.Option(help="Side of a crop in pixels.")] = 64,
-    learning_rate: Annotated[float, typer.Option(help="Highest learning rate.")] = 1e-3,
-    weight_decay: Annotated[float, typer.Option(help="Weight decay of AdamW.")] = 1e-4,
-    warmup: Annotated[int, typer.Option(help="Steps of warm-up.")] = 200,
-    loss: Annotated[str, typer.Option(help="Loss: charbonnier or mse.")] = "charbonnier",
-    ema: Annotated[float, typer.Option(help="Decay of the weights' moving average.")] = 0.999,
-    clip: Annotated[float, typer.Option(help="Largest norm of the gradient.")] = 1.0,
-    validate_every: Annotated[int, typer.Option(help="Steps between validations and saves.")] = 1000,
-    precision: Annotated[str, typer.Option(help="Arithmetic: fp32 or bf16.")] = "fp32",
+    batch: CropsAStep = 16,
+    patch: Patch = 64,
+    learning_rate: LearningRate = 1e-3,
+    weight_decay: WeightDecay = 1e-4,
+    warmup: Warmup = 200,
+    loss: Loss = "charbonnier",
+    ema: Average = 0.999,
+    clip: Clip = 1.0,
+    validate_every: ValidateEvery = 1000,
+    precision: Arithmetic = "fp32",
     device: Device = "auto",
     seed: Seed = 0,
-    resume: Annotated[bool, typer.Option("--resume", help="Go on with the run in the folder.")] = False,
+    resume: Resume = False,
     json_lines: Json = False,
     quiet: Quiet = False,
 ) -> None:
@@ -84,7 +105,7 @@ def train_pictures(
     if task == "denoise" and pairs:
         raise UsageError("--pairs is for derain and restore; give denoise clean pictures by --data")
 
-    from deepgsr_cli.train import Progress, TrainConfig, train
+    from deepgsr_cli.train import TrainConfig
 
     config = TrainConfig(
         data=tuple(data or ()),
@@ -116,6 +137,71 @@ def train_pictures(
         device=device,
         seed=seed,
     )
+    _train(config, resume, json_lines, quiet)
+
+
+def train_ct_recon(
+    output: Output,
+    data: Annotated[
+        list[Path],
+        typer.Option(
+            help="Folder of CT slices, DICOM or 16-bit PNG of HU + 1024; may be given several times."
+        ),
+    ],
+    without_groups: WithoutGroups = False,
+    validation: Validation = None,
+    held_out: Annotated[int, typer.Option(help="Files of the data to validate on, the last ones.")] = 12,
+    start: Start = None,
+    steps: Steps = 100_000,
+    max_minutes: MaxMinutes = None,
+    batch: CropsAStep = 4,
+    patch: Patch = 128,
+    learning_rate: LearningRate = 1e-3,
+    weight_decay: WeightDecay = 1e-4,
+    warmup: Warmup = 200,
+    loss: Loss = "charbonnier",
+    ema: Average = 0.999,
+    clip: Clip = 1.0,
+    validate_every: ValidateEvery = 500,
+    precision: Arithmetic = "fp32",
+    device: Device = "auto",
+    seed: Seed = 0,
+    resume: Resume = False,
+    json_lines: Json = False,
+    quiet: Quiet = False,
+) -> None:
+    from deepgsr_cli.train import TrainConfig
+
+    config = TrainConfig(
+        data=tuple(data),
+        output=output,
+        task="ct-recon",
+        without_groups=without_groups,
+        validation=validation,
+        held_out=held_out,
+        start=start,
+        steps=steps,
+        max_minutes=math.inf if max_minutes is None else max_minutes,
+        batch=batch,
+        patch=patch,
+        learning_rate=learning_rate,
+        weight_decay=weight_decay,
+        warmup=warmup,
+        loss=loss,
+        ema=ema,
+        clip=clip,
+        validate_every=validate_every,
+        precision=precision,
+        device=device,
+        seed=seed,
+    )
+    _train(config, resume, json_lines, quiet)
+
+
+def _train(config: TrainConfig, resume: bool, json_lines: bool, quiet: bool) -> None:
+    """Train, with a progress bar, and print where the weights are."""
+    from deepgsr_cli.train import Progress, train
+
     with progress_bar(1, "train", quiet) as advance:
 
         def tell(progress: Progress) -> None:
@@ -124,7 +210,7 @@ def train_pictures(
 
         end = train(config, resume=resume, report=tell)
     facts = {
-        "weights": str(output / "model.safetensors"),
+        "weights": str(config.output / "model.safetensors"),
         "steps": end.step,
         "seconds": round(end.seconds, 1),
         "validation_psnr": round(end.best, 3),
@@ -138,3 +224,9 @@ for _task, _text in HELP.items():
         help=_text + _FILES,
         epilog=f"Example: deepgsr train {_task} --data photos -o runs/mine --max-minutes 60",
     )(train_pictures)
+
+app.command(
+    "ct-recon",
+    help="Train a network for sparse-view CT on slices; scans of them are simulated on the fly." + _FILES,
+    epilog="Example: deepgsr train ct-recon --data series -o runs/ct --max-minutes 60",
+)(train_ct_recon)

@@ -7,10 +7,20 @@ from typing import Any
 from torch import nn
 
 from deepgsr_cli.models.deepgsr import PRESETS, DeepGSR, DeepGSRConfig
+from deepgsr_cli.models.unrolled import UNROLLED_PRESETS, Unrolled, UnrolledConfig
 
-__all__ = ["MODELS", "PRESETS", "DeepGSR", "DeepGSRConfig", "build"]
+__all__ = [
+    "MODELS",
+    "PRESETS",
+    "UNROLLED_PRESETS",
+    "DeepGSR",
+    "DeepGSRConfig",
+    "Unrolled",
+    "UnrolledConfig",
+    "build",
+]
 
-MODELS = {"deepgsr": DeepGSR}
+MODELS: dict[str, type[DeepGSR] | type[Unrolled]] = {"deepgsr": DeepGSR, "unrolled": Unrolled}
 
 
 def build(config: dict[str, Any]) -> nn.Module:

@@ -29,7 +29,8 @@ class DeepGSRConfig:
     the flat chain of blocks of the paper.
 
     Attributes:
-        channels: Image channels.
+        channels: Channels of the images that go in.
+        outputs: Channels that come out, 0 for those that go in.
         conditions: Length of the condition vector (noise level first), 0 for none.
         stem: Haar transforms before the first level: its resolution is 1 / 2**stem.
         widths: Feature channels of each level, each at half the resolution of the one before.
@@ -67,6 +68,20 @@ class DeepGSRConfig:
     embedding: int = 32
     rank: int = 8
     prompts: int = 16
+    outputs: int = 0
+
+    @classmethod
+    def from_dict(cls, fields: dict[str, Any]) -> DeepGSRConfig:
+        """Configuration from its fields as JSON types; ValueError for an unknown one."""
+        if unknown := sorted(set(fields) - {field.name for field in dataclasses.fields(cls)}):
+            raise ValueError(f"unknown configuration {', '.join(unknown)}")
+        values: dict[str, Any] = {name: tuple(v) if isinstance(v, list) else v for name, v in fields.items()}
+        return cls(**values)
+
+    def without_groups(self) -> DeepGSRConfig:
+        """The same shape without group shrinkage, for ablations."""
+        none = (0,) * len(self.widths)
+        return dataclasses.replace(self, encoder_groups=none, decoder_groups=none[1:])
 
     def __post_init__(self) -> None:
         levels = len(self.widths)
@@ -74,8 +89,8 @@ class DeepGSRConfig:
             raise ValueError(f"{levels} widths need {levels} encoder and {levels - 1} decoder entries")
         if len(self.encoder_groups) != levels or len(self.decoder_groups) != levels - 1:
             raise ValueError(f"{levels} widths need {levels} encoder and {levels - 1} decoder group counts")
-        if self.channels not in (1, 3):
-            raise ValueError(f"channels is {self.channels}; 1 and 3 are possible")
+        if self.channels not in (1, 2, 3):
+            raise ValueError(f"channels is {self.channels}; 1, 2 and 3 are possible")
         if self.prompts < 2:
             raise ValueError(f"prompts is {self.prompts}; a softmax over fewer than 2 passes no gradient")
         if self.convolutions < 2 or not 1 <= self.stride <= self.patch:
@@ -336,18 +351,14 @@ class DeepGSR(nn.Module):
             for width, blocks, group in list(zip(widths, config.decoder, config.decoder_groups))[::-1]
         ]
         self.decoder = nn.ModuleList(upward[::-1])
-        self.tail = nn.Conv2d(widths[0], stem_channels, 3, padding=1)
+        self.tail = nn.Conv2d(widths[0], (config.outputs or config.channels) * 4**config.stem, 3, padding=1)
         nn.init.zeros_(self.tail.weight)
         nn.init.zeros_(_bias(self.tail))
 
     @classmethod
     def from_config(cls, fields: dict[str, Any]) -> DeepGSR:
         """Network with random weights; fields as `config_dict` returns them, without "model"."""
-        known = {field.name for field in dataclasses.fields(DeepGSRConfig)}
-        if unknown := sorted(set(fields) - known):
-            raise ValueError(f"unknown configuration {', '.join(unknown)}")
-        values: dict[str, Any] = {name: tuple(v) if isinstance(v, list) else v for name, v in fields.items()}
-        return cls(DeepGSRConfig(**values))
+        return cls(DeepGSRConfig.from_dict(fields))
 
     def config_dict(self) -> dict[str, Any]:
         """Configuration as JSON types, with the model's name under "model"."""
@@ -391,6 +402,20 @@ class DeepGSR(nn.Module):
             condition: (B, conditions) or (1, conditions) for all; None for a model without. The first entry
                 is the noise standard deviation on the scale of x.
         """
+        # Centred, as the Haar transform doubles a constant at each level.
+        y = self.residual(x - 0.5, condition)
+        if condition is None:
+            return x - y
+        sigma = condition[:, :1, None, None]
+        return x - sigma / (sigma + 1 / 255) * y
+
+    def residual(self, x: Tensor, condition: Tensor | None = None) -> Tensor:
+        """What the network alone makes of x, (B, outputs, H, W): zero while its last layer is.
+
+        Args:
+            x: (B, C, H, W), any H and W.
+            condition: (B, conditions) or (1, conditions) for all, 0 or more; None for a model without.
+        """
         height, width = x.shape[-2:]
         multiple = self.multiple
         padded = reflect_to(x, -(-height // multiple) * multiple, -(-width // multiple) * multiple)
@@ -400,7 +425,7 @@ class DeepGSR(nn.Module):
             features = torch.cat((4 * condition, torch.log1p(255 * condition) / 4), dim=-1)
             code = self.embed(features)
 
-        y = padded - 0.5  # centred, as the Haar transform doubles a constant at each level
+        y = padded
         for _ in range(self.config.stem):
             y = dwt2(y).flatten(1, 2)
         y = y.contiguous(memory_format=torch.channels_last)
@@ -417,8 +442,4 @@ class DeepGSR(nn.Module):
         y = self.tail(y)
         for _ in range(self.config.stem):
             y = idwt2(y.unflatten(1, (-1, 4)))
-        y = y[..., :height, :width].to(x.dtype)
-        if condition is None:
-            return x - y
-        sigma = condition[:, :1, None, None]
-        return x - sigma / (sigma + 1 / 255) * y
+        return y[..., :height, :width].to(x.dtype)

@@ -1,0 +1,308 @@
+"""Sparse-view CT: simulated scans, reconstruction and figures; arrays in, arrays out."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from deepgsr_cli.errors import UsageError, UserError, WeightsError
+from deepgsr_cli.geometry import Geometry
+from deepgsr_cli.metrics import psnr, ssim
+from deepgsr_cli.physics import FILTERS, Radon, attenuation_to_hu, hu_to_attenuation
+from deepgsr_cli.solvers import TotalVariation, cgls, primal_dual, sirt
+
+if TYPE_CHECKING:
+    from deepgsr_cli.tiling import Precision
+    from deepgsr_cli.weights import Checkpoint, ResolvedWeights
+
+TASK = "ct-recon"
+METHODS = ("deepgsr", "fbp", "sirt", "cgls", "tv")
+ITERATIONS = {"sirt": 200, "cgls": 20, "tv": 300}
+FEWEST_VIEWS, MOST_VIEWS = 4, 3600
+FEWEST_PHOTONS, MOST_PHOTONS = 100.0, 1e12
+
+PEAK_ATTENUATION = 0.05  # 1/mm: the range the metal artefact papers compare in, up to about 1600 HU
+BODY_HU = -500.0
+
+# Bins and pixels of a simulated scan, along each axis, to one of the reconstruction.
+_FINENESS = 2
+# Contrast, in 1/mm, that makes the primal and the dual steps of total variation equally fast.
+_EDGE_ATTENUATION = 0.005
+# Of `total_variation`: the error of line integrals that is no noise, and the weight, in mm; tuned by
+# benchmarks/tune_tv.py.
+MODEL_ERROR, TV_WEIGHT = 0.01, 0.01
+
+
+@dataclass(frozen=True)
+class Method:
+    """A way of reconstruction and its settings.
+
+    Attributes:
+        name: Of `METHODS`.
+        photons: Photons a ray that leave the source, None for a scan without noise.
+        filter: Window on the ramp, for "fbp".
+        iterations: At most so many, for the iterative methods; None for `ITERATIONS`.
+        strength: Weight of total variation over the tuned one, `TV_WEIGHT`.
+        precision: Arithmetic of the network.
+    """
+
+    name: str = "deepgsr"
+    photons: float | None = None
+    filter: str = "hann"
+    iterations: int | None = None
+    strength: float = 1.0
+    precision: Precision = "fp32"
+
+    def __post_init__(self) -> None:
+        if self.name not in METHODS:
+            raise UsageError(f"--method {self.name}: known are {', '.join(METHODS)}")
+        if self.filter not in FILTERS:
+            raise UsageError(f"--filter {self.filter}: known are {', '.join(FILTERS)}")
+        if self.photons is not None and not FEWEST_PHOTONS <= self.photons <= MOST_PHOTONS:
+            raise UsageError(
+                f"--photons {self.photons:g}: give photons a ray, {FEWEST_PHOTONS:g} to {MOST_PHOTONS:g}, or"
+                " leave it out for a scan without noise"
+            )
+        if self.iterations is not None and self.iterations < 1:
+            raise UsageError(f"--iterations {self.iterations}: give 1 or more")
+        if not 0 < self.strength < math.inf:
+            raise UsageError(f"--strength {self.strength:g}: give a factor above 0; 1 is the tuned one")
+
+    def describe(self) -> str:
+        """The method and the settings it has, in a few words."""
+        text = self.name
+        if self.name == "deepgsr":
+            text += f", {self.precision}"
+        if self.name == "fbp":
+            text += f", {self.filter} filter"
+        if self.name in ITERATIONS:
+            text += f", at most {self.iterations or ITERATIONS[self.name]} iterations"
+        if self.name == "tv":
+            text += f", strength {self.strength:g}"
+        return text
+
+
+def check_views(num_views: int) -> None:
+    """Raise unless a scan of so many views is within bounds."""
+    if not FEWEST_VIEWS <= num_views <= MOST_VIEWS:
+        raise UsageError(f"--views {num_views}: give {FEWEST_VIEWS} to {MOST_VIEWS} views over a full turn")
+
+
+def load_model(weights: str | None, device: str, *, offline: bool) -> tuple[ResolvedWeights, Checkpoint]:
+    """The network of "deepgsr".
+
+    Raises:
+        WeightsError: As `weights.resolve`; or there are no default weights.
+        UsageError: The weights are for another task.
+    """
+    from deepgsr_cli.device import select_device
+    from deepgsr_cli.weights import default_name, load_checkpoint, resolve
+
+    try:
+        name = weights or default_name(TASK, 1)
+    except WeightsError as error:
+        others = f"{', '.join(METHODS[1:-1])} or {METHODS[-1]}"
+        raise WeightsError(
+            f"--method deepgsr: there are no weights for {TASK} yet; give --weights FILE, or --method"
+            f" {others}, which need none"
+        ) from error
+    resolved = resolve(name, offline=offline)
+    checkpoint = load_checkpoint(resolved.path, device=select_device(device))
+    if (task := checkpoint.info.get("task")) != TASK:
+        raise UsageError(f"--weights {name}: trained for {task}; give weights for {TASK}")
+    return resolved, checkpoint
+
+
+class SimulatedScan:
+    """Scans of a slice that no scanner made, without the inverse crime.
+
+    Each pixel is parted into four of its value and each bin into two, whose intensities are averaged: the
+    reconstruction's operator is not the one that made the data. No scatter, no beam hardening.
+
+    Args:
+        geometry: Of the scan.
+        photons: Photons a ray that leave the source; None for no noise.
+    """
+
+    def __init__(self, geometry: Geometry, photons: float | None = None) -> None:
+        self.geometry, self.photons = geometry, photons
+        k = _FINENESS
+        rows, columns = geometry.shape
+        row_mm, column_mm = geometry.pixel_mm
+        self._A = Radon(
+            replace(
+                geometry,
+                shape=(k * rows, k * columns),
+                pixel_mm=(row_mm / k, column_mm / k),
+                num_bins=k * geometry.num_bins,
+                bin_mm=geometry.bin_mm / k,
+                offset_bins=k * geometry.offset_bins,
+            )
+        )
+
+    def __call__(self, x: Tensor, seed: int | tuple[int, ...] = 0) -> Tensor:
+        """Sinogram, (B, 1, V, N), of attenuation in 1/mm, (B, 1, H, W), by Poisson counts of at least 1.
+
+        Args:
+            x: The slice.
+            seed: Of the noise; counts are drawn by numpy on the CPU, whatever the device.
+        """
+        fine = x.repeat_interleave(_FINENESS, 2).repeat_interleave(_FINENESS, 3)
+        transmitted = torch.exp(-self._A(fine)).unflatten(-1, (-1, _FINENESS)).mean(-1)
+        if self.photons is not None:
+            expected = self.photons * transmitted.cpu().numpy().astype(np.float64)
+            counts = np.random.default_rng(seed).poisson(expected).clip(min=1)
+            transmitted = torch.from_numpy(counts / self.photons).to(x)
+        return -transmitted.clamp(min=torch.finfo(x.dtype).tiny).log()
+
+
+def reconstruct(
+    A: Radon,
+    y: Tensor,
+    method: Method,
+    *,
+    model: torch.nn.Module | None = None,
+    progress: Callable[[int, int], None] | None = None,
+) -> Tensor:
+    """Attenuation in 1/mm, (B, 1, H, W), of a sinogram, (B, 1, V, N).
+
+    Args:
+        A: The operator y was measured with.
+        y: The sinogram.
+        method: How.
+        model: Of `load_model`, for "deepgsr".
+        progress: Called with finished and all iterations by the iterative methods.
+
+    Raises:
+        UserError: As `Radon.fbp`.
+    """
+    name, photons = method.name, method.photons
+    if name == "deepgsr":
+        assert model is not None
+        return _by_network(A, y, method, model)
+    if name == "fbp":
+        return A.fbp(y, method.filter)
+    iterations = method.iterations or ITERATIONS[name]
+    if name == "tv":
+        weight = method.strength * TV_WEIGHT
+        return total_variation(A, y, weight, photons, iterations=iterations, progress=progress)
+    solve = sirt if name == "sirt" else cgls
+    noise = None if photons is None else noise_variance(y, photons).sum((1, 2, 3)).sqrt()
+    return solve(A, y, iterations=iterations, noise=noise, progress=progress)
+
+
+def total_variation(
+    A: Radon,
+    y: Tensor,
+    weight: float,
+    photons: float | None = None,
+    *,
+    iterations: int = ITERATIONS["tv"],
+    progress: Callable[[int, int], None] | None = None,
+) -> Tensor:
+    """Attenuation in 1/mm, (B, 1, H, W), not negative, that minimises ½ Σ w (A x - y)² + weight · TV(x).
+
+    w = s² / (s² + v) is the precision, relative to a noise-free one, of a line integral whose noise has the
+    variance v and whose model, made of pixels and bins, errs by s = `MODEL_ERROR`. So one weight serves all
+    doses: it is that of a prior exp(-weight / s² · TV(x)).
+
+    Source:
+        Sidky, Jørgensen, Pan, Convex optimization problem prototyping for image reconstruction in computed
+        tomography with the Chambolle-Pock algorithm, Physics in Medicine and Biology 57, 2012; the precisions
+        are those of Sauer and Bouman, IEEE Transactions on Signal Processing 41(2), 1993.
+    """
+    precision = None
+    if photons is not None:
+        precision = MODEL_ERROR**2 / (MODEL_ERROR**2 + noise_variance(y, photons))
+    return primal_dual(
+        A,
+        y,
+        TotalVariation(weight),
+        weights=precision,
+        start=_start(A, y),
+        iterations=iterations,
+        balance=weight / _EDGE_ATTENUATION,
+        progress=progress,
+    )
+
+
+def _start(A: Radon, y: Tensor) -> Tensor | None:
+    """Smooth filtered backprojection to iterate from, None where the views do not suffice for it."""
+    try:
+        return A.fbp(y, "hann").clamp(min=0)
+    except UserError:
+        return None
+
+
+def noise_variance(y: Tensor, photons: float) -> Tensor:
+    """Variance of line integrals measured by counting photons, of the shape of y; at most that of one."""
+    return (y.exp() / photons).clamp(max=1)
+
+
+def _by_network(A: Radon, y: Tensor, method: Method, model: torch.nn.Module) -> Tensor:
+    from deepgsr_cli.models.unrolled import ct_condition
+
+    condition = ct_condition(A.geometry.num_views, method.photons, max(A.domain_shape)).to(y.device)
+    dtype = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}[method.precision]
+    with torch.no_grad(), torch.autocast(y.device.type, dtype, enabled=dtype != torch.float32):
+        return model(A, y, condition)
+
+
+@dataclass(frozen=True)
+class Figures:
+    """A reconstruction against its reference.
+
+    Attributes:
+        psnr: In dB, of attenuation clipped to [0, `PEAK_ATTENUATION`], over the whole slice.
+        ssim: Of the same.
+        rmse_hu: Root mean square error in the body: where the reference is above `BODY_HU`, within the
+            largest circle in the slice.
+        bias_hu: Mean error there.
+    """
+
+    psnr: float
+    ssim: float
+    rmse_hu: float
+    bias_hu: float
+
+
+def compare(x: Tensor, reference: Tensor, pixel_mm: tuple[float, float]) -> Figures:
+    """Figures of attenuation in 1/mm, (1, 1, H, W); NaN for those in the body where there is none."""
+    clipped, target = (t[0].clamp(0, PEAK_ATTENUATION).cpu().numpy() for t in (x, reference))
+    error = (attenuation_to_hu(x) - attenuation_to_hu(reference))[0, 0].double().cpu().numpy()
+    in_body = error[_body(attenuation_to_hu(reference)[0, 0].cpu().numpy(), pixel_mm)]
+    known = in_body.size > 0
+    return Figures(
+        psnr(clipped, target, peak=PEAK_ATTENUATION),
+        ssim(clipped, target, peak=PEAK_ATTENUATION),
+        float(np.sqrt(np.mean(in_body**2))) if known else math.nan,
+        float(np.mean(in_body)) if known else math.nan,
+    )
+
+
+def _body(hu: np.ndarray, pixel_mm: tuple[float, float]) -> np.ndarray:
+    """Where the body is in a slice, (H, W)."""
+    y, x = (np.arange(n) * d - (n - 1) * d / 2 for n, d in zip(hu.shape, pixel_mm))
+    radius_mm = min(n * d for n, d in zip(hu.shape, pixel_mm)) / 2
+    return (hu > BODY_HU) & (np.hypot(y[:, None], x) <= radius_mm)
+
+
+def to_attenuation(hu: np.ndarray, device: torch.device) -> Tensor:
+    """Attenuation in 1/mm, (1, 1, H, W), float32, not negative, of HU, (H, W)."""
+    return hu_to_attenuation(torch.from_numpy(hu).to(device).float()).clamp(min=0)[None, None]
+
+
+def to_hu(x: Tensor) -> np.ndarray:
+    """HU, (H, W), float32, of attenuation in 1/mm, (1, 1, H, W)."""
+    return attenuation_to_hu(x)[0, 0].cpu().numpy()
+
+
+def residual(A: Radon, x: Tensor, y: Tensor) -> float:
+    """‖A x - y‖ / ‖y‖: how far the reconstruction is from the data."""
+    return float((A(x) - y).norm() / y.norm().clamp(min=torch.finfo(y.dtype).tiny))

@@ -1,0 +1,356 @@
+"""Reconstruction of files: DICOM slices whose sparse scan is simulated, and measured sinograms."""
+
+from __future__ import annotations
+
+import json
+import zlib
+from collections.abc import Callable, Iterable
+from dataclasses import asdict, dataclass, field, replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+
+from deepgsr_cli.batch import Job, make_folder, refuse_collisions
+from deepgsr_cli.ct_recon import (
+    Method,
+    SimulatedScan,
+    compare,
+    reconstruct,
+    residual,
+    to_attenuation,
+    to_hu,
+)
+from deepgsr_cli.dicom import DerivedSeries, Series, Slice, find_series, read_slice, write_new
+from deepgsr_cli.errors import InputError, UsageError
+from deepgsr_cli.files import atomic_write
+from deepgsr_cli.geometry import Geometry, sparse_view
+from deepgsr_cli.physics import Radon
+from deepgsr_cli.report import ReportImage
+from deepgsr_cli.sinograms import SUFFIXES, Sinograms
+
+FORMATS = {"dicom": ".dcm", "tiff": ".tif", "npy": ".npy"}
+_DICOM_SUFFIXES = (".dcm", ".dicom", ".ima")
+ERROR_WINDOW_HU = 200.0
+
+
+@dataclass(frozen=True)
+class SliceJob(Job):
+    """A slice of a DICOM series, whose scan is to be simulated."""
+
+    series: Series
+    index: int
+
+    @property
+    def label(self) -> str:
+        frame = self.series.slices[self.index].frame
+        return str(self.source) + ("" if frame is None else f" frame {frame + 1}")
+
+
+@dataclass(frozen=True)
+class SinogramJob(Job):
+    """A slice of a measured sinogram."""
+
+    sinograms: Sinograms
+    index: int
+
+    @property
+    def label(self) -> str:
+        return str(self.source) + (f" slice {self.index + 1}" if self.sinograms.num_slices > 1 else "")
+
+
+@dataclass(frozen=True)
+class ScanPlan:
+    """What is to be reconstructed.
+
+    Attributes:
+        jobs: One for each slice, all of one kind.
+        measured: Whether they are sinograms.
+        failures: Files and series that cannot be used.
+        notes: What the user should know, one sentence each.
+    """
+
+    jobs: list[Job]
+    measured: bool
+    failures: list[InputError]
+    notes: list[str]
+
+
+def plan_scans(
+    inputs: Iterable[str],
+    output: str,
+    *,
+    format: str | None = None,
+    geometry: Geometry | None = None,
+    pixel_mm: float | None = None,
+) -> ScanPlan:
+    """Jobs for DICOM files and folders, or for sinograms.
+
+    The output is a file for one slice, if it has the suffix of a format; else a folder, below which the trees
+    of input folders are kept. What lies in an output folder below an input folder is not taken as input.
+
+    Args:
+        inputs: DICOM files or folders, or sinogram files.
+        output: File or folder.
+        format: Of `FORMATS`; None for what the output's suffix says, or DICOM.
+        geometry: Of the sinograms; None for DICOM.
+        pixel_mm: Distance of rows and columns for DICOM files that do not state it.
+
+    Raises:
+        UsageError: Both kinds, a geometry for DICOM, none for sinograms, two results for one path, or a
+            result in place of an input.
+        InputError: Nothing that can be used.
+    """
+    paths = [Path(text) for text in inputs]
+    kinds = {path.suffix.lower() in SUFFIXES and not path.is_dir() for path in paths}
+    if len(kinds) > 1:
+        raise UsageError("DICOM and sinograms do not go together; reconstruct them in two runs")
+    measured = kinds == {True}
+    if measured and geometry is None:
+        raise UsageError(f"{paths[0]}: a measured sinogram needs --geometry FILE, which says how it was made")
+    if geometry is not None and not measured:
+        raise UsageError("--geometry is for measured sinograms; a simulated scan takes --views")
+    suffix = _output_suffix(output, format)
+    folder = Path(output)
+    failures: list[InputError] = []
+    notes: list[str] = []
+    found: list[tuple[Path, Series | Sinograms, int, Path]] = []  # source, its collection, slice, name
+    for path in paths:
+        try:
+            if geometry is not None:
+                sinograms = Sinograms(path, geometry)
+                found += [(path, sinograms, i, name) for i, name in enumerate(_stack_names(sinograms))]
+            else:
+                found += _slices(path, folder, pixel_mm, failures, notes)
+        except InputError as error:
+            failures.append(error)
+    if not found:
+        raise (
+            failures[0]
+            if failures
+            else InputError(
+                f"{paths[0]}: all its CT slices are in {output}, where results go; give another -o"
+            )
+        )
+    as_file = _is_file_name(output)
+    if as_file and len(found) > 1:
+        raise UsageError(f"-o {output}: {len(found)} slices do not fit one file; give a folder")
+    jobs: list[Job] = []
+    for source, collection, i, name in found:
+        target = folder if as_file else folder / f"{name}{suffix}"
+        if isinstance(collection, Series):
+            jobs.append(SliceJob(source, target, name, collection, i))
+        else:
+            jobs.append(SinogramJob(source, target, name, collection, i))
+    refuse_collisions(jobs, {Path(job.source).resolve() for job in jobs if job.source})
+    return ScanPlan(jobs, measured, failures, list(dict.fromkeys(notes)))
+
+
+def _is_file_name(output: str) -> bool:
+    return Path(output).suffix.lower() in (*FORMATS.values(), ".tiff") and not Path(output).is_dir()
+
+
+def _output_suffix(output: str, format: str | None) -> str:
+    if format is not None and format not in FORMATS:
+        raise UsageError(f"--format {format}: known are {', '.join(FORMATS)}")
+    if not _is_file_name(output):
+        return FORMATS[format or "dicom"]
+    suffix = Path(output).suffix.lower().replace(".tiff", ".tif")
+    if format is not None and FORMATS[format] != suffix:
+        raise UsageError(f"-o {output} and --format {format} name two formats; give one")
+    return suffix
+
+
+def _slices(
+    path: Path, folder: Path, pixel_mm: float | None, failures: list[InputError], notes: list[str]
+) -> list[tuple[Path, Series, int, Path]]:
+    """Slices of a DICOM file or folder that are not in the output folder."""
+    found = find_series(path, pixel_mm=None if pixel_mm is None else (pixel_mm, pixel_mm))
+    failures += found.failures
+    outputs_below = path.resolve() in folder.resolve().parents
+    passed_over = len(found.skipped) + found.num_ignored
+    if passed_over:
+        notes.append(f"{path}: {passed_over} files passed over that are no CT slices")
+    slices = []
+    for series in found.series:
+        notes += [f"series {series.description!r}: {note}" for note in series.notes]
+        for i, file in enumerate(series.slices):
+            if outputs_below and file.path.resolve().is_relative_to(folder.resolve()):
+                continue
+            name = file.path.relative_to(path) if path.is_dir() else Path(file.path.name)
+            if name.suffix.lower() in _DICOM_SUFFIXES:  # others are part of the name, as in 1.2.840.10008
+                name = name.with_suffix("")
+            frame = "" if file.frame is None else f"_{file.frame + 1:04}"
+            slices.append((file.path, series, i, name.with_name(name.name + frame)))
+    return slices
+
+
+def _stack_names(sinograms: Sinograms) -> list[Path]:
+    stem, count = sinograms.path.stem, sinograms.num_slices
+    return [Path(stem)] if count == 1 else [Path(f"{stem}_{i + 1:04}") for i in range(count)]
+
+
+@dataclass
+class ScanResult:
+    """What was done to one slice.
+
+    Attributes:
+        facts: Views, photons, method and figures; JSON types.
+        images: Pictures for the report.
+    """
+
+    facts: dict[str, Any]
+    images: list[ReportImage] = field(default_factory=list)
+
+
+@dataclass
+class Reconstruction:
+    """Reconstruction of one slice after another, with one operator as long as the geometry stays.
+
+    Attributes:
+        method: How.
+        device: Where.
+        model: For the method "deepgsr".
+        num_views: Of simulated scans.
+        geometry: Of measured scans.
+        seed: Of the simulated noise, which differs from slice to slice.
+        derivation: What was done, for DICOM.
+        window_hu: Centre and width of the pictures for the report.
+    """
+
+    method: Method
+    device: torch.device
+    model: torch.nn.Module | None = None
+    num_views: int = 60
+    geometry: Geometry | None = None
+    seed: int = 0
+    derivation: str = ""
+    window_hu: tuple[float, float] = (40.0, 400.0)
+    _A: Radon | None = field(default=None, init=False)
+    _scan: SimulatedScan | None = field(default=None, init=False)
+    _measurement: tuple[Path, str] | None = field(default=None, init=False)
+
+    def __call__(
+        self, job: Job, *, for_report: bool = False, progress: Callable[[int, int], None] | None = None
+    ) -> ScanResult:
+        """Reconstruct and write the slice of a `SliceJob` or a `SinogramJob`.
+
+        Raises:
+            InputError: It cannot be read.
+            OutputError: The result cannot be written.
+        """
+        if isinstance(job, SliceJob):
+            return self._simulated(job, for_report, progress)
+        assert isinstance(job, SinogramJob)
+        return self._measured(job, for_report, progress)
+
+    def _simulated(
+        self, job: SliceJob, for_report: bool, progress: Callable[[int, int], None] | None
+    ) -> ScanResult:
+        slice = read_slice(job.series, job.index)
+        A = self._operator(sparse_view(job.series.shape, slice.pixel_mm, self.num_views))
+        if self._scan is None:
+            self._scan = SimulatedScan(A.geometry, self.method.photons)
+        reference = to_attenuation(slice.hu, self.device)
+        # By the slice and not by its number: it does not matter which others are done with it.
+        y = self._scan(reference, (self.seed, zlib.crc32(slice.stored.tobytes())))
+        x = reconstruct(A, y, self.method, model=self.model, progress=progress)
+        figures = compare(x, reference, slice.pixel_mm)
+        hu = to_hu(x)
+        self._write(job, hu, slice.pixel_mm, slice)
+        facts: dict[str, Any] = {"scan": "simulated", "views": self.num_views, "photons": self.method.photons}
+        facts |= {"method": self.method.name, **asdict(figures), "residual": residual(A, x, y)}
+        result = ScanResult(facts)
+        if for_report:
+            reference_hu = to_hu(reference)
+            shown = {"FBP": to_hu(reconstruct(A, y, replace(self.method, name="fbp"))), self.method.name: hu}
+            if self.method.name == "fbp":
+                del shown["FBP"]
+            result.images = slice_images(reference_hu, shown, self.window_hu)
+        return result
+
+    def _measured(
+        self, job: SinogramJob, for_report: bool, progress: Callable[[int, int], None] | None
+    ) -> ScanResult:
+        assert self.geometry is not None
+        A = self._operator(self.geometry)
+        y = torch.from_numpy(job.sinograms.read(job.index)).to(self.device)[None, None]
+        x = reconstruct(A, y, self.method, model=self.model, progress=progress)
+        hu = to_hu(x)
+        self._write(job, hu, self.geometry.pixel_mm, None)
+        facts: dict[str, Any] = {
+            "scan": "measured",
+            "views": self.geometry.num_views,
+            "photons": self.method.photons,
+        }
+        facts |= {"method": self.method.name, "residual": residual(A, x, y)}
+        images = [ReportImage(self.method.name, windowed(hu, self.window_hu))] if for_report else []
+        return ScanResult(facts, images)
+
+    def _operator(self, geometry: Geometry) -> Radon:
+        if self._A is None or self._A.geometry != geometry:
+            self._A, self._scan = Radon(geometry), None
+        return self._A
+
+    def _write(
+        self, job: SliceJob | SinogramJob, hu: np.ndarray, pixel_mm: tuple[float, float], slice: Slice | None
+    ) -> None:
+        target = job.target
+        assert target is not None
+        make_folder(target.parent)
+        if target.suffix.lower() == ".npy":
+            with atomic_write(target) as temporary, temporary.open("wb") as file:
+                np.save(file, hu)
+        elif target.suffix.lower() in (".tif", ".tiff"):
+            _write_tiff(hu, pixel_mm, target)
+        elif isinstance(job, SliceJob):
+            assert slice is not None
+            description = f"deepgsr {self.method.name}, simulated {self.num_views} views"
+            DerivedSeries(job.series, description, self.derivation).write(slice, hu, target)
+        else:
+            assert self.geometry is not None
+            # Square elements, as the sinogram does not say how far its slices are apart.
+            apart_mm = self.geometry.bin_mm / self.geometry.magnification
+            write_new(
+                hu,
+                pixel_mm,
+                target,
+                measurement=self._checksum(job.sinograms),
+                description=f"deepgsr {self.method.name}, {self.geometry.num_views} views",
+                derivation=self.derivation,
+                number=job.index + 1,
+                z_mm=job.index * apart_mm,
+            )
+
+    def _checksum(self, sinograms: Sinograms) -> str:
+        if self._measurement is None or self._measurement[0] != sinograms.path:
+            self._measurement = sinograms.path, sinograms.checksum()
+        return self._measurement[1]
+
+
+def _write_tiff(hu: np.ndarray, pixel_mm: tuple[float, float], path: Path) -> None:
+    """Write float32 HU, with unit and pixel size as JSON in the description."""
+    import tifffile
+
+    description = json.dumps({"unit": "HU", "pixel_mm": pixel_mm})
+    with atomic_write(path) as temporary:
+        tifffile.imwrite(temporary, hu, photometric="minisblack", description=description, metadata=None)
+
+
+def windowed(hu: np.ndarray, window_hu: tuple[float, float]) -> np.ndarray:
+    """Gray values, uint8, (H, W), of HU in a window of a centre and a width."""
+    centre, width = window_hu
+    return np.rint(((hu - centre) / width + 0.5).clip(0, 1) * 255).astype(np.uint8)
+
+
+def slice_images(
+    reference: np.ndarray, methods: dict[str, np.ndarray], window_hu: tuple[float, float]
+) -> list[ReportImage]:
+    """Pictures of a slice, (H, W) in HU, for the report: reconstructions, the reference, errors."""
+    images = [ReportImage(name, windowed(hu, window_hu)) for name, hu in methods.items()]
+    images.append(ReportImage("Reference", windowed(reference, window_hu)))
+    for name, hu in methods.items():
+        label = f"Error of {name}, ±{ERROR_WINDOW_HU:g} HU"
+        images.append(ReportImage(label, windowed(hu - reference, (0.0, 2 * ERROR_WINDOW_HU))))
+    return images
