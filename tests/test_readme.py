@@ -9,6 +9,7 @@ import pytest
 from conftest import smooth_picture
 from typer.testing import CliRunner
 
+from deepgsr_cli import dicom
 from deepgsr_cli.cli import app
 from deepgsr_cli.images import Image, write_image
 from deepgsr_cli.weights import load_manifest
@@ -24,9 +25,15 @@ def folder(tmp_path, monkeypatch):
     noise = np.random.default_rng(0).normal(0, 25 / 255, clean.shape)
     noisy = Image((clean + noise).astype(np.float32), "uint8", "PNG")
     write_image(tmp_path / "noisy.png", noisy)
+    write_image(tmp_path / "rainy.png", noisy)
     write_image(tmp_path / "reference.png", Image(clean, "uint8", "PNG"))
-    for name in ("photos", "train", "test"):
-        (tmp_path / name).mkdir()
+    (tmp_path / "slices").mkdir()
+    dicom.write_new(
+        np.full((48, 48), 40.0), (4.0, 4.0), tmp_path / "slices/1.dcm",
+        measurement="water", description="water", derivation="made by the test",
+    )  # fmt: skip
+    for name in ("photos", "train", "test", "pairs/rain", "pairs/clean"):
+        (tmp_path / name).mkdir(parents=True)
         for i in range(3):
             write_image(tmp_path / name / f"{i}.png", noisy)
     monkeypatch.chdir(tmp_path)
@@ -36,7 +43,7 @@ def folder(tmp_path, monkeypatch):
 def test_every_command_runs(folder):
     blocks = re.findall(r"```sh\n(.*?)```", README, re.DOTALL)
     commands = [line for block in blocks for line in block.splitlines()]
-    assert len(commands) >= 9
+    assert len(commands) >= 14
     for command in commands:
         program, *arguments = shlex.split(command)
         assert program == "deepgsr"
