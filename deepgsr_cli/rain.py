@@ -60,7 +60,7 @@ class Style:
     thresholded: bool = False
 
 
-# Wide ranges around what the papers describe; nothing is fitted to pictures of a test set.
+# Wide ranges around what the papers describe.
 STYLES = (
     Style(  # light, one direction: Rain100L's kind
         share=0.45,
