@@ -1,7 +1,8 @@
 """Speed of the shipped network beside BM3D and DnCNN-S, all on the same picture in one run.
 
-    python benchmarks/speed.py --threads 2 [--picture FILE] [--repeat 5]
+    python benchmarks/speed.py --threads 2 [--picture FILE] [--repeat 5] [--channels 3]
 
+In colour the deraining network is timed as well.
 DnCNN-S (Zhang et al., 2017: 17 layers of 64 channels, batch normalisation merged) has random weights, which
 its speed does not depend on. BM3D is the PyPI package bm3d in its default profile. The median of the repeats
 counts, and the methods take turns, so that a busy moment does not fall on one of them alone.
@@ -57,6 +58,9 @@ def main() -> None:
         "deepgsr small": lambda: denoiser(pixels, 25),
         "DnCNN-S": by_dncnn,
     }
+    if channels == 3:
+        derainer = Restorer(options=RunOptions(device="cpu"), task="derain")
+        methods["deepgsr derain"] = lambda: derainer(pixels)
     if not options.without_bm3d:
         import bm3d
 

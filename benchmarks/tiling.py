@@ -2,6 +2,10 @@
 
 python benchmarks/tiling.py --random --size 10000
 python benchmarks/tiling.py --weights NAME --size 4000 --data IMAGES --halo 0 16 32 --overlap 64 128
+python benchmarks/tiling.py --weights deepgsr-derain --channels 3 --size --data PAIRS
+
+Noise is added to the images of --data. For weights that take no noise level, --data holds the folders rain/ and
+clean/.
 """
 
 from __future__ import annotations
@@ -80,7 +84,7 @@ def compare(options: argparse.Namespace) -> None:
     """Print tiled against whole, in dB, for each tile, halo and overlap."""
     import torch
 
-    from deepgsr_cli.data import picture_paths, read_channels
+    from deepgsr_cli.data import pair_paths, picture_paths, read_channels
     from deepgsr_cli.tiling import apply_tiled, default_overlap
 
     def psnr(a, b) -> float:
@@ -90,21 +94,26 @@ def compare(options: argparse.Namespace) -> None:
     model = load_model(options.weights, options.channels)
     function = denoiser(model, options.sigma)
     needs = model.tile_needs
-    paths = picture_paths(options.data)[: options.images]
     generator = torch.Generator().manual_seed(0)
     mode = "gray" if options.channels == 1 else "RGB"
-    examples = []
-    for path in paths:
-        clean = torch.from_numpy(read_channels(path, options.channels))
-        noisy = clean + options.sigma / 255 * torch.randn(clean.shape, generator=generator)
-        with torch.no_grad():
-            whole = function(noisy[None])[0]
-        examples.append((clean, noisy, whole))
+    if model.config.conditions:
+        damage = f"Gaussian noise of sigma {options.sigma:g}, seed 0"
+        cleans = [
+            torch.from_numpy(read_channels(path, options.channels))
+            for path in picture_paths(options.data)[: options.images]
+        ]
+        pairs = [(x + options.sigma / 255 * torch.randn(x.shape, generator=generator), x) for x in cleans]
+    else:
+        damage = "rain"
+        pairs = [
+            tuple(torch.from_numpy(read_channels(path, options.channels)) for path in pair)
+            for pair in pair_paths(options.data, "rain")[: options.images]
+        ]
+    with torch.no_grad():
+        examples = [(clean, noisy, function(noisy[None])[0]) for noisy, clean in pairs]
 
     mean = sum(psnr(whole, clean) for clean, _, whole in examples) / len(examples)
-    print(
-        f"\n{len(paths)} images of {options.data}, {mode}, Gaussian noise of sigma {options.sigma:g}, seed 0,"
-    )
+    print(f"\n{len(examples)} images of {options.data}, {mode}, {damage},")
     print(f"neither clipped nor rounded; whole: {mean:.4f} dB. Grid {needs.grid} px. Loss: PSNR to the clean")
     print("image, whole minus tiled; tiled to whole: PSNR between the two, over images that were tiled.\n")
     print(" tile  halo  overlap  mean loss/dB  worst loss/dB  tiled to whole/dB  tiled images")
