@@ -4,8 +4,8 @@ python benchmarks/tiling.py --random --size 10000
 python benchmarks/tiling.py --weights NAME --size 4000 --data IMAGES --halo 0 16 32 --overlap 64 128
 python benchmarks/tiling.py --weights deepgsr-derain --channels 3 --size --data PAIRS
 
-Noise is added to the images of --data. For weights that take no noise level, --data holds the folders rain/ and
-clean/.
+Noise is added to the images of --data. For weights that take no noise level, --data holds the folders rain/
+and clean/.
 """
 
 from __future__ import annotations
