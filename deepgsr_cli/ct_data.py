@@ -27,8 +27,8 @@ PNG_OFFSET_HU = 1024
 FEWEST_VIEWS, MOST_VIEWS = 20, 360
 FEWEST_PHOTONS, MOST_PHOTONS = 2e4, 1e7
 
-# Shares of the cut-outs.
-_EXACT, _MASKED, _WITH_OBJECTS = 0.5, 0.5, 0.4
+# Share of the cut-outs that are neither turned nor scaled.
+_EXACT = 0.5
 # Cut-outs lie in this middle part of the range they could; at a slice's rim is air.
 _MIDDLE = 0.8
 _MOST_OBJECTS = 6
@@ -101,10 +101,21 @@ class CutOuts:
         slices: In HU, (H, W) each.
         size: Side of a cut-out in pixels.
         device: Where the slices are kept and the cut-outs are made.
+        masked: Share of the cut-outs that are cut to an ellipse.
+        with_objects: Share of those that ellipses are drawn into.
     """
 
-    def __init__(self, slices: list[np.ndarray], size: int, device: torch.device) -> None:
+    def __init__(
+        self,
+        slices: list[np.ndarray],
+        size: int,
+        device: torch.device,
+        *,
+        masked: float = 0.5,
+        with_objects: float = 0.4,
+    ) -> None:
         self.size, self.device = size, device
+        self._masked, self._with_objects = masked, with_objects
         self.levels: list[list[Tensor]] = []  # of each slice, int16
         for hu in slices:
             image = torch.from_numpy(hu)[None]
@@ -138,10 +149,10 @@ class CutOuts:
         row = centre_y + sin * x + cos * y
         image = _sample(hu - AIR_HU, row, column) + AIR_HU
         attenuation = hu_to_attenuation(image).clamp(min=0) * (0.85 + 0.3 * u[8])
-        if u[9] < _MASKED:
+        if u[9] < self._masked:
             radii = (0.6 + 0.4 * u[10]), (0.6 + 0.4 * u[11])
             attenuation = attenuation * self._ellipse(0, 0, *radii, math.pi * u[12], 1 + 2 * u[13])
-        if u[14] < _WITH_OBJECTS:
+        if u[14] < self._with_objects:
             for _ in range(1 + int(u[15] * _MOST_OBJECTS)):
                 attenuation = self._with_object(attenuation, generator)
         return attenuation[None]

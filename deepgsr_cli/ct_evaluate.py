@@ -19,6 +19,7 @@ from deepgsr_cli.ct_recon import (
     PEAK_ATTENUATION,
     Method,
     SimulatedScan,
+    check_seed,
     check_views,
     compare,
     reconstruct,
@@ -63,6 +64,7 @@ class CtEvalConfig:
     def __post_init__(self) -> None:
         if self.limit is not None and self.limit < 1:
             raise UsageError(f"--limit {self.limit}: give 1 or more")
+        check_seed(self.seed)
         for views in self.views:
             check_views(views)
         for name in self.methods:
@@ -209,7 +211,7 @@ def evaluate(
                 for name in config.methods:
                     started = time.perf_counter()
                     x = reconstruct(A, y, config.method(name, photons), model=model)
-                    _wait(device)
+                    wait(device)
                     seconds = time.perf_counter() - started
                     figures = compare(x, reference, pixel_mm)
                     score = CtScore(slice.name, views, photons, name, **asdict(figures), seconds=seconds)
@@ -218,7 +220,7 @@ def evaluate(
                     yield score
 
 
-def _wait(device: torch.device) -> None:
+def wait(device: torch.device) -> None:
     """Wait until what was started on the device is done."""
     if device.type == "cuda":
         torch.cuda.synchronize(device)

@@ -22,12 +22,13 @@ if TYPE_CHECKING:
     from deepgsr_cli.weights import Checkpoint, ResolvedWeights
 
 TASK = "ct-recon"
-METHODS = ("deepgsr", "fbp", "sirt", "cgls", "tv")
+NAMES = {"deepgsr": "DeepGSR", "fbp": "FBP", "sirt": "SIRT", "cgls": "CGLS", "tv": "TV"}
+METHODS = tuple(NAMES)
 ITERATIONS = {"sirt": 200, "cgls": 20, "tv": 300}
 FEWEST_VIEWS, MOST_VIEWS = 4, 3600
 FEWEST_PHOTONS, MOST_PHOTONS = 100.0, 1e12
 
-PEAK_ATTENUATION = 0.05  # 1/mm: the range the metal artefact papers compare in, up to about 1600 HU
+PEAK_ATTENUATION = 0.05  # 1/mm: the range the metal artifact papers compare in, up to about 1600 HU
 BODY_HU = -500.0
 
 # Bins and pixels of a simulated scan, along each axis, to one of the reconstruction.
@@ -94,8 +95,21 @@ def check_views(num_views: int) -> None:
         raise UsageError(f"--views {num_views}: give {FEWEST_VIEWS} to {MOST_VIEWS} views over a full turn")
 
 
-def load_model(weights: str | None, device: str, *, offline: bool) -> tuple[ResolvedWeights, Checkpoint]:
-    """The network of "deepgsr".
+def check_seed(seed: int) -> None:
+    """Raise unless noise can be drawn from the seed."""
+    if seed < 0:
+        raise UsageError(f"--seed {seed}: give 0 or more")
+
+
+def load_model(
+    weights: str | None,
+    device: str,
+    *,
+    offline: bool,
+    task: str = TASK,
+    methods: tuple[str, ...] = METHODS,
+) -> tuple[ResolvedWeights, Checkpoint]:
+    """The network of "deepgsr", the first of the methods of a task.
 
     Raises:
         WeightsError: As `weights.resolve`; or there are no default weights.
@@ -105,17 +119,17 @@ def load_model(weights: str | None, device: str, *, offline: bool) -> tuple[Reso
     from deepgsr_cli.weights import default_name, load_checkpoint, resolve
 
     try:
-        name = weights or default_name(TASK, 1)
+        name = weights or default_name(task, 1)
     except WeightsError as error:
-        others = f"{', '.join(METHODS[1:-1])} or {METHODS[-1]}"
+        others = f"{', '.join(methods[1:-1])} or {methods[-1]}"
         raise WeightsError(
-            f"--method deepgsr: there are no weights for {TASK} yet; give --weights FILE, or --method"
+            f"--method deepgsr: there are no weights for {task} yet; give --weights FILE, or --method"
             f" {others}, which need none"
         ) from error
     resolved = resolve(name, offline=offline)
     checkpoint = load_checkpoint(resolved.path, device=select_device(device))
-    if (task := checkpoint.info.get("task")) != TASK:
-        raise UsageError(f"--weights {name}: trained for {task}; give weights for {TASK}")
+    if (trained_for := checkpoint.info.get("task")) != task:
+        raise UsageError(f"--weights {name}: trained for {trained_for}; give weights for {task}")
     return resolved, checkpoint
 
 
@@ -272,22 +286,35 @@ class Figures:
     bias_hu: float
 
 
-def compare(x: Tensor, reference: Tensor, pixel_mm: tuple[float, float]) -> Figures:
-    """Figures of attenuation in 1/mm, (1, 1, H, W); NaN for those in the body where there is none."""
+def compare(
+    x: Tensor, reference: Tensor, pixel_mm: tuple[float, float], leave_out: Tensor | None = None
+) -> Figures:
+    """Figures of attenuation in 1/mm, (1, 1, H, W); NaN for those in the body where there is none.
+
+    Args:
+        x: The reconstruction.
+        reference: What it should be.
+        pixel_mm: Distance of rows and of columns.
+        leave_out: Pixels that do not count, bool, (1, 1, H, W); those in the windows of SSIM count as equal.
+    """
+    counted = np.full(x.shape[1:], True) if leave_out is None else ~leave_out[0].cpu().numpy()
+    if leave_out is not None:
+        x = torch.where(leave_out, reference, x)
     clipped, target = (t[0].clamp(0, PEAK_ATTENUATION).cpu().numpy() for t in (x, reference))
     error = (attenuation_to_hu(x) - attenuation_to_hu(reference))[0, 0].double().cpu().numpy()
-    in_body = error[_body(attenuation_to_hu(reference)[0, 0].cpu().numpy(), pixel_mm)]
+    in_body = error[counted[0] & body(reference, pixel_mm)]
     known = in_body.size > 0
     return Figures(
-        psnr(clipped, target, peak=PEAK_ATTENUATION),
+        psnr(clipped[counted], target[counted], peak=PEAK_ATTENUATION),
         ssim(clipped, target, peak=PEAK_ATTENUATION),
         float(np.sqrt(np.mean(in_body**2))) if known else math.nan,
         float(np.mean(in_body)) if known else math.nan,
     )
 
 
-def _body(hu: np.ndarray, pixel_mm: tuple[float, float]) -> np.ndarray:
-    """Where the body is in a slice, (H, W)."""
+def body(reference: Tensor, pixel_mm: tuple[float, float]) -> np.ndarray:
+    """Where the body is, bool, (H, W), in a slice of attenuation in 1/mm, (1, 1, H, W)."""
+    hu = to_hu(reference)
     y, x = (np.arange(n) * d - (n - 1) * d / 2 for n, d in zip(hu.shape, pixel_mm))
     radius_mm = min(n * d for n, d in zip(hu.shape, pixel_mm)) / 2
     return (hu > BODY_HU) & (np.hypot(y[:, None], x) <= radius_mm)

@@ -318,14 +318,7 @@ def read_slice(series: Series, i: int) -> Slice:
             compressed in a way that nothing installed can decode.
     """
     file = series.slices[i]
-    source = series._header.get(file.path)
-    if source is None:
-        source = _read_header(file.path)
-        if source is None:
-            raise InputError(f"{file.path}: is no DICOM file any more; give the folder again")
-        series._header.clear()
-        if file.frame is not None:
-            series._header[file.path] = source
+    source = _source_header(series, i)
     header = _single_frame(source, file.frame or 0)
     if file.frame is not None or header.get("InstanceNumber") is None:
         header.InstanceNumber = i + 1
@@ -343,6 +336,30 @@ def read_slice(series: Series, i: int) -> Slice:
     if _numbers(header, "PixelSpacing", 2) is None:
         header.PixelSpacing = [_decimal(mm) for mm in series.pixel_mm]
     return Slice(hu.astype(np.float32), padding, stored, series.pixel_mm, position_mm, header, file)
+
+
+@_quiet()
+def slice_header(series: Series, i: int) -> Dataset:
+    """Header of slice `i` of `series`, as `Slice.header`; reads no pixels.
+
+    Raises:
+        InputError: The file is gone or unreadable.
+    """
+    return _single_frame(_source_header(series, i), series.slices[i].frame or 0)
+
+
+def _source_header(series: Series, i: int) -> Dataset:
+    """Header of the file of a slice; that of the last multi-frame file is kept."""
+    file = series.slices[i]
+    source = series._header.get(file.path)
+    if source is None:
+        source = _read_header(file.path)
+        if source is None:
+            raise InputError(f"{file.path}: is no DICOM file any more; give the folder again")
+        series._header.clear()
+        if file.frame is not None:
+            series._header[file.path] = source
+    return source
 
 
 def _files_below(folder: Path, failures: list[InputError]) -> list[Path]:

@@ -207,7 +207,7 @@ def sparse_view(shape: tuple[int, int], pixel_mm: tuple[float, float], num_views
 
 
 def mar_640(pixel_mm: float = 512 / 416 * 0.3, num_views: int = 640) -> Geometry:
-    """Fan beam of the metal artefact papers: 416 x 416 pixels, 641 bins, 640 views over a full turn.
+    """Fan beam of the metal artifact papers: 416 x 416 pixels, 641 bins, 640 views over a full turn.
 
     The source and the flat detector are 1075 pixels from the isocentre, the detector two diagonals wide.
     The views sit in the middle of their angles and begin with the source on the left, as in the published

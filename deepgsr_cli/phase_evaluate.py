@@ -22,9 +22,10 @@ from deepgsr_cli.diffraction import (
     snr_sigma,
 )
 from deepgsr_cli.errors import UsageError
-from deepgsr_cli.evaluate import TV_WEIGHT
 from deepgsr_cli.metrics import psnr, rounded8, ssim
-from deepgsr_cli.phase import METHODS, PEAK, Denoiser, Noise, Settings, align, denoiser_of, retrieve
+from deepgsr_cli.models import UnrolledPhase
+from deepgsr_cli.phase import METHODS, PEAK, PRIORS, Noise, Settings, align, retrieve
+from deepgsr_cli.phase_priors import weighted_denoiser
 from deepgsr_cli.restore import Restorer
 
 MODELS = {
@@ -32,7 +33,8 @@ MODELS = {
     "cdp": "4 masks of uniform phase",
     "cdp1": "1 quaternary mask",
 }
-PRIORS = ("red-tv", "red-bm3d")
+# "red" with another prior than ours is named by it.
+EVAL_METHODS = (*METHODS, *(f"red-{prior}" for prior in PRIORS[1:]))
 
 
 @dataclass(frozen=True)
@@ -44,7 +46,7 @@ class PhaseEvalConfig:
         model: Of `MODELS`.
         alphas: Noise levels of `diffraction.alpha_noise`.
         snrs_db: Noise levels of `diffraction.snr_noise`, in dB.
-        methods: Of `phase.METHODS` and `PRIORS`, the denoisers of the literature in place of ours.
+        methods: Of `EVAL_METHODS`.
         size: Side in pixels the pictures are resized to.
         seed: Of masks, noise and starts, the same for each picture.
         limit: Only the first so many pictures, None for all.
@@ -67,8 +69,8 @@ class PhaseEvalConfig:
         if not self.alphas and not self.snrs_db:
             raise UsageError("no noise level; give --alpha or --snr, also several times")
         for method in self.methods:
-            if method not in (*METHODS, *PRIORS):
-                raise UsageError(f"--method {method}: known are {', '.join((*METHODS, *PRIORS))}")
+            if method not in EVAL_METHODS:
+                raise UsageError(f"--method {method}: known are {', '.join(EVAL_METHODS)}")
         for alpha in self.alphas:
             check_alpha(alpha)
         for snr_db in self.snrs_db:
@@ -117,8 +119,14 @@ def check_snr(snr_db: float) -> None:
         raise UsageError(f"--snr {snr_db:g}: give -20 to 200 dB")
 
 
-def protocol(config: PhaseEvalConfig, restorer: Restorer) -> dict[str, str]:
-    """All it takes to repeat the evaluation, as label and text."""
+def protocol(config: PhaseEvalConfig, restorer: Restorer, unrolled: str = "") -> dict[str, str]:
+    """All it takes to repeat the evaluation, as label and text.
+
+    Args:
+        config: The evaluation.
+        restorer: The denoiser of "red".
+        unrolled: Name of the weights of "unrolled".
+    """
     paths = _paths(config)
     facts = {
         "data": f"{config.data.name}: {len(paths)} pictures, fingerprint {fingerprint(paths)}",
@@ -134,9 +142,9 @@ def protocol(config: PhaseEvalConfig, restorer: Restorer) -> dict[str, str]:
         "figures": "mean of each picture's PSNR and SSIM, clipped to [0, 255], rounded to 8 bits",
     }
     if "red" in config.methods:
-        resolved, _ = restorer.load(1)
-        name = resolved.entry.name if resolved.entry else resolved.path.name
-        facts["weights"] = f"{name}, sha256 {resolved.sha256[:12]}"
+        facts["weights of red"] = restorer.load(1)[0].label
+    if "unrolled" in config.methods:
+        facts["weights of unrolled"] = unrolled
     return facts
 
 
@@ -144,6 +152,7 @@ def evaluate(
     config: PhaseEvalConfig,
     restorer: Restorer,
     *,
+    network: UnrolledPhase | None = None,
     keep: Callable[[str, str, str, np.ndarray], None] | None = None,
 ) -> Iterator[PhaseScore]:
     """Scores of each picture, level and method, in this order.
@@ -151,13 +160,17 @@ def evaluate(
     Args:
         config: What to evaluate.
         restorer: The denoiser of "red".
+        network: Of "unrolled".
         keep: Called with picture, level, method ("truth" too) and pixels, (1, H, W), for a report.
 
     Raises:
         InputError: No pictures, or one that cannot be read.
         UsageError: A method's package is not installed.
     """
-    denoisers = {name: _denoiser(name, restorer) for name in config.methods if name.startswith("red")}
+    settings = {name: _settings(name, config.settings) for name in config.methods}
+    denoisers = {
+        name: weighted_denoiser(s.prior, restorer)[1] for name, s in settings.items() if s.method == "red"
+    }
     for path in _paths(config):
         name = str(path.relative_to(config.data))
         truth = torch.from_numpy(read_gray(path, config.size))[None] * PEAK
@@ -166,12 +179,18 @@ def evaluate(
             if keep is not None:
                 keep(name, level, "truth", pixels)
             for method in config.methods:
-                settings = replace(config.settings, method=method.partition("-")[0])
                 generator = torch.Generator().manual_seed(config.seed)
                 started = time.perf_counter()
-                result = retrieve(
-                    A, intensity, settings, generator, noise=noise, denoiser=denoisers.get(method)
-                )
+                with torch.inference_mode():
+                    result = retrieve(
+                        A,
+                        intensity,
+                        settings[method],
+                        generator,
+                        noise=noise,
+                        denoiser=denoisers.get(method),
+                        network=network,
+                    )
                 seconds = time.perf_counter() - started
                 aligned = align(result.picture, truth, shifts=config.model == "fourier")
                 restored = rounded8(aligned[0].numpy() / PEAK)
@@ -229,23 +248,7 @@ def _paths(config: PhaseEvalConfig) -> list[Path]:
     return picture_paths(config.data)[: config.limit]
 
 
-def _denoiser(name: str, restorer: Restorer) -> Denoiser:
-    if name == "red":
-        return denoiser_of(restorer)
-    try:
-        if name == "red-bm3d":
-            import bm3d
-
-            return lambda x, sigma: torch.from_numpy(bm3d.bm3d(x[0, 0].numpy(), sigma)).to(x)[None, None]
-        from skimage.restoration import denoise_tv_chambolle
-    except ImportError as error:
-        raise UsageError(
-            f"--method {name}: needs a package that is not installed ({error.name}); "
-            "pip install 'deepgsr[bench]'"
-        ) from error
-
-    def by_tv(x: Tensor, sigma: float) -> Tensor:
-        restored = denoise_tv_chambolle(x[0, 0].numpy(), weight=TV_WEIGHT * sigma, eps=1e-4)
-        return torch.from_numpy(restored).to(x)[None, None]
-
-    return by_tv
+def _settings(name: str, settings: Settings) -> Settings:
+    """Settings of a name of `EVAL_METHODS`."""
+    method, _, prior = name.partition("-")
+    return replace(settings, method=method, prior=prior or PRIORS[0])

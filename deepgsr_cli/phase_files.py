@@ -24,8 +24,9 @@ from deepgsr_cli.diffraction_files import Measurement
 from deepgsr_cli.errors import ShapeError, UsageError
 from deepgsr_cli.images import Image, to_uint8, write_image
 from deepgsr_cli.metrics import psnr, rounded8, ssim
-from deepgsr_cli.phase import PEAK, Noise, Progress, Retrieval, Settings, align, denoiser_of, retrieve
+from deepgsr_cli.phase import PEAK, Noise, Progress, Retrieval, Settings, align, retrieve
 from deepgsr_cli.phase_evaluate import check_alpha, check_snr
+from deepgsr_cli.phase_priors import load_unrolled, weighted_denoiser
 from deepgsr_cli.report import ReportImage
 from deepgsr_cli.restore import Restorer
 
@@ -100,6 +101,7 @@ class PhaseResult:
         picture: (1, H, W) in [0, 1].
         facts: Size, residual and metrics; JSON types.
         retrieval: The result with its curve.
+        weights: Name and checksum of the weights, if there are any.
         note: What the user should know.
         images: Pictures for a report.
     """
@@ -107,6 +109,7 @@ class PhaseResult:
     picture: np.ndarray
     facts: dict[str, float | int | str]
     retrieval: Retrieval
+    weights: str = ""
     note: str = ""
     images: list[ReportImage] = field(default_factory=list)
 
@@ -124,7 +127,7 @@ def reconstruct(
 
     Args:
         measurement: The intensities, and what is known of them.
-        restorer: The denoiser, for the method "red"; says the device too.
+        restorer: The denoiser of the method "red"; says the device, and the weights of "unrolled", too.
         settings: The method.
         seed: Of the random starts.
         truth: True picture, (1, H, W), in [0, 1].
@@ -147,7 +150,13 @@ def reconstruct(
     to_255 = PEAK / measurement.peak
     scaled = measurement.intensity * to_255**2
     intensity = torch.from_numpy(scaled.astype(np.float32)).to(device)
-    needs_prior = settings.method == "red"
+    denoiser = network = None
+    weights = ""
+    if settings.method == "red":
+        weights, denoiser = weighted_denoiser(settings.prior, restorer)
+    elif settings.method == "unrolled":
+        options = restorer.options
+        weights, network = load_unrolled(restorer.weights, options.device, offline=options.offline)
     generator = torch.Generator().manual_seed(seed)
     with torch.inference_mode():
         retrieval = retrieve(
@@ -156,7 +165,8 @@ def reconstruct(
             settings,
             generator,
             noise=_noise(measurement, to_255, scaled),
-            denoiser=denoiser_of(restorer) if needs_prior else None,
+            denoiser=denoiser,
+            network=network,
             progress=progress,
         )
     height, width = A.domain_shape
@@ -170,7 +180,7 @@ def reconstruct(
         "iterations": retrieval.curve[-1][0],
     }
     picture = retrieval.picture.cpu()
-    result = PhaseResult(picture[0].numpy() / np.float32(PEAK), facts, retrieval)
+    result = PhaseResult(picture[0].numpy() / np.float32(PEAK), facts, retrieval, weights)
     if truth is not None:
         _compare(result, measurement, picture, truth)
     result.images = [ReportImage("Retrieved", to_uint8(result.picture))]

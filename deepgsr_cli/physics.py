@@ -31,7 +31,7 @@ from deepgsr_cli.geometry import KINDS, Geometry, Rays
 ENGINES = ("auto", "numba", "csr", "torch")
 FILTERS = ("ram-lak", "shepp-logan", "cosine", "hann")
 
-WATER_ATTENUATION = 0.0192  # 1/mm at 70 keV, the value of the metal artefact literature
+WATER_ATTENUATION = 0.0192  # 1/mm at 70 keV, the value of the metal artifact literature
 
 # A pair of matrices, forward and transposed, may take this much: 512 x 512 pixels by 120 views.
 MAX_MATRIX_BYTES = 2**30

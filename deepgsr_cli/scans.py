@@ -3,17 +3,21 @@
 from __future__ import annotations
 
 import json
+import time
 import zlib
 from collections.abc import Callable, Iterable
-from dataclasses import asdict, dataclass, field, replace
+from contextlib import suppress
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
+from torch import Tensor
 
 from deepgsr_cli.batch import Job, make_folder, refuse_collisions
 from deepgsr_cli.ct_recon import (
+    NAMES,
     Method,
     SimulatedScan,
     compare,
@@ -23,7 +27,7 @@ from deepgsr_cli.ct_recon import (
     to_hu,
 )
 from deepgsr_cli.dicom import DerivedSeries, Series, Slice, find_series, read_slice, write_new
-from deepgsr_cli.errors import InputError, UsageError
+from deepgsr_cli.errors import InputError, UsageError, UserError
 from deepgsr_cli.files import atomic_write
 from deepgsr_cli.geometry import Geometry, sparse_view
 from deepgsr_cli.physics import Radon
@@ -33,6 +37,8 @@ from deepgsr_cli.sinograms import SUFFIXES, Sinograms
 FORMATS = {"dicom": ".dcm", "tiff": ".tif", "npy": ".npy"}
 _DICOM_SUFFIXES = (".dcm", ".dicom", ".ima")
 ERROR_WINDOW_HU = 200.0
+# What the SeriesDescription of a derived series has, after the source's; see `ResultWriter.description`.
+RESULT_MARK = "[deepgsr "
 
 
 @dataclass(frozen=True)
@@ -88,7 +94,8 @@ def plan_scans(
     """Jobs for DICOM files and folders, or for sinograms.
 
     The output is a file for one slice, if it has the suffix of a format; else a folder, below which the trees
-    of input folders are kept. What lies in an output folder below an input folder is not taken as input.
+    of input folders are kept. What lies in an output folder below an input folder is not taken as input, nor
+    are derived series of ours in a folder that holds others.
 
     Args:
         inputs: DICOM files or folders, or sinogram files.
@@ -110,7 +117,7 @@ def plan_scans(
     if measured and geometry is None:
         raise UsageError(f"{paths[0]}: a measured sinogram needs --geometry FILE, which says how it was made")
     if geometry is not None and not measured:
-        raise UsageError("--geometry is for measured sinograms; a simulated scan takes --views")
+        raise UsageError("--geometry is for measured sinograms; leave it out for DICOM slices")
     suffix = _output_suffix(output, format)
     folder = Path(output)
     failures: list[InputError] = []
@@ -165,15 +172,19 @@ def _output_suffix(output: str, format: str | None) -> str:
 def _slices(
     path: Path, folder: Path, pixel_mm: float | None, failures: list[InputError], notes: list[str]
 ) -> list[tuple[Path, Series, int, Path]]:
-    """Slices of a DICOM file or folder that are not in the output folder."""
+    """Slices of a DICOM file or folder that are no results of ours."""
     found = find_series(path, pixel_mm=None if pixel_mm is None else (pixel_mm, pixel_mm))
-    failures += found.failures
+    sources = [series for series in found.series if RESULT_MARK not in series.description]
+    if sources and len(sources) < len(found.series):
+        notes.append(f"{path}: {len(found.series) - len(sources)} series that deepgsr made are passed over")
+    # A result that lacks slices, as after a failure, is no fault of the input; its sentence has its name.
+    failures += [error for error in found.failures if not (sources and RESULT_MARK in str(error))]
     outputs_below = path.resolve() in folder.resolve().parents
     passed_over = len(found.skipped) + found.num_ignored
     if passed_over:
         notes.append(f"{path}: {passed_over} files passed over that are no CT slices")
     slices = []
-    for series in found.series:
+    for series in sources or found.series:
         notes += [f"series {series.description!r}: {note}" for note in series.notes]
         for i, file in enumerate(series.slices):
             if outputs_below and file.path.resolve().is_relative_to(folder.resolve()):
@@ -198,10 +209,68 @@ class ScanResult:
     Attributes:
         facts: Views, photons, method and figures; JSON types.
         images: Pictures for the report.
+        note: What the report says of the slice.
     """
 
     facts: dict[str, Any]
     images: list[ReportImage] = field(default_factory=list)
+    note: str = ""
+
+
+@dataclass
+class ResultWriter:
+    """Writes the results of jobs in HU, as DICOM, TIFF or NPY by the suffix of their targets.
+
+    Attributes:
+        description: What was done, in a few words from "deepgsr" on, for the SeriesDescription.
+        derivation: What was done, with all it takes to repeat it, for DICOM.
+        geometry: Of measured scans.
+    """
+
+    description: str
+    derivation: str
+    geometry: Geometry | None = None
+    _measurement: tuple[Path, str] | None = field(default=None, init=False)
+
+    def __call__(
+        self, job: Job, hu: np.ndarray, pixel_mm: tuple[float, float], slice: Slice | None = None
+    ) -> None:
+        """Write the result, (H, W), of a `SliceJob`, from `slice`, or of a `SinogramJob`.
+
+        Raises:
+            OutputError: It cannot be written.
+        """
+        target = job.target
+        assert target is not None
+        make_folder(target.parent)
+        if target.suffix.lower() == ".npy":
+            with atomic_write(target) as temporary, temporary.open("wb") as file:
+                np.save(file, hu)
+        elif target.suffix.lower() in (".tif", ".tiff"):
+            _write_tiff(hu, pixel_mm, target)
+        elif isinstance(job, SliceJob):
+            assert slice is not None
+            DerivedSeries(job.series, self.description, self.derivation).write(slice, hu, target)
+        else:
+            assert isinstance(job, SinogramJob)
+            assert self.geometry is not None
+            # Square elements, as the sinogram does not say how far its slices are apart.
+            apart_mm = self.geometry.bin_mm / self.geometry.magnification
+            write_new(
+                hu,
+                pixel_mm,
+                target,
+                measurement=self._checksum(job.sinograms),
+                description=self.description,
+                derivation=self.derivation,
+                number=job.index + 1,
+                z_mm=job.index * apart_mm,
+            )
+
+    def _checksum(self, sinograms: Sinograms) -> str:
+        if self._measurement is None or self._measurement[0] != sinograms.path:
+            self._measurement = sinograms.path, sinograms.checksum()
+        return self._measurement[1]
 
 
 @dataclass
@@ -229,7 +298,13 @@ class Reconstruction:
     window_hu: tuple[float, float] = (40.0, 400.0)
     _A: Radon | None = field(default=None, init=False)
     _scan: SimulatedScan | None = field(default=None, init=False)
-    _measurement: tuple[Path, str] | None = field(default=None, init=False)
+    _write: ResultWriter = field(init=False)
+
+    def __post_init__(self) -> None:
+        views = f"simulated {self.num_views}" if self.geometry is None else f"{self.geometry.num_views}"
+        self._write = ResultWriter(
+            f"deepgsr {self.method.name}, {views} views", self.derivation, self.geometry
+        )
 
     def __call__(
         self, job: Job, *, for_report: bool = False, progress: Callable[[int, int], None] | None = None
@@ -255,19 +330,21 @@ class Reconstruction:
         reference = to_attenuation(slice.hu, self.device)
         # By the slice and not by its number: it does not matter which others are done with it.
         y = self._scan(reference, (self.seed, zlib.crc32(slice.stored.tobytes())))
-        x = reconstruct(A, y, self.method, model=self.model, progress=progress)
+        x, hu, seconds = self._reconstruct(A, y, progress)
         figures = compare(x, reference, slice.pixel_mm)
-        hu = to_hu(x)
         self._write(job, hu, slice.pixel_mm, slice)
         facts: dict[str, Any] = {"scan": "simulated", "views": self.num_views, "photons": self.method.photons}
         facts |= {"method": self.method.name, **asdict(figures), "residual": residual(A, x, y)}
+        facts["seconds"] = seconds  # without the pictures
         result = ScanResult(facts)
         if for_report:
-            reference_hu = to_hu(reference)
-            shown = {"FBP": to_hu(reconstruct(A, y, replace(self.method, name="fbp"))), self.method.name: hu}
-            if self.method.name == "fbp":
-                del shown["FBP"]
-            result.images = slice_images(reference_hu, shown, self.window_hu)
+            shown = self._for_report(A, y, x)
+            others = {name: image for name, image in shown.items() if image is not x}
+            for name, image in others.items():
+                facts[f"psnr_{name.lower()}"] = compare(image, reference, slice.pixel_mm).psnr
+            reconstructions = {name: to_hu(image) for name, image in shown.items()}
+            result.images = slice_images(to_hu(reference), reconstructions, self.window_hu)
+            result.note = f"{self._window_text()}; errors: gray 0, white +{ERROR_WINDOW_HU:g} HU"
         return result
 
     def _measured(
@@ -276,57 +353,51 @@ class Reconstruction:
         assert self.geometry is not None
         A = self._operator(self.geometry)
         y = torch.from_numpy(job.sinograms.read(job.index)).to(self.device)[None, None]
-        x = reconstruct(A, y, self.method, model=self.model, progress=progress)
-        hu = to_hu(x)
-        self._write(job, hu, self.geometry.pixel_mm, None)
+        x, hu, seconds = self._reconstruct(A, y, progress)
+        self._write(job, hu, self.geometry.pixel_mm)
         facts: dict[str, Any] = {
             "scan": "measured",
             "views": self.geometry.num_views,
             "photons": self.method.photons,
         }
-        facts |= {"method": self.method.name, "residual": residual(A, x, y)}
-        images = [ReportImage(self.method.name, windowed(hu, self.window_hu))] if for_report else []
-        return ScanResult(facts, images)
+        facts |= {"method": self.method.name, "residual": residual(A, x, y), "seconds": seconds}
+        result = ScanResult(facts)
+        if for_report:
+            result.images = [
+                ReportImage(name, windowed(to_hu(image), self.window_hu))
+                for name, image in self._for_report(A, y, x).items()
+            ]
+            result.note = self._window_text()
+        return result
+
+    def _reconstruct(
+        self, A: Radon, y: Tensor, progress: Callable[[int, int], None] | None
+    ) -> tuple[Tensor, np.ndarray, float]:
+        """Attenuation in 1/mm, (1, 1, H, W), the same in HU, (H, W), and the seconds it took."""
+        started = time.perf_counter()
+        x = reconstruct(A, y, self.method, model=self.model, progress=progress)
+        return x, to_hu(x), round(time.perf_counter() - started, 3)
+
+    def _window_text(self) -> str:
+        centre, width = self.window_hu
+        return f"window {centre - width / 2:g} to {centre + width / 2:g} HU"
+
+    def _for_report(self, A: Radon, y: Tensor, x: Tensor) -> dict[str, Tensor]:
+        """Reconstructions to show by name, (1, 1, H, W) each: FBP, x itself, TV."""
+        shown = {}
+        for name in dict.fromkeys(("fbp", self.method.name, "tv")):
+            if name == self.method.name:
+                shown[NAMES[name]] = x
+                continue
+            with suppress(UserError):  # views that do not suffice for FBP
+                beside = Method(name, self.method.photons, self.method.filter)
+                shown[NAMES[name]] = reconstruct(A, y, beside)
+        return shown
 
     def _operator(self, geometry: Geometry) -> Radon:
         if self._A is None or self._A.geometry != geometry:
             self._A, self._scan = Radon(geometry), None
         return self._A
-
-    def _write(
-        self, job: SliceJob | SinogramJob, hu: np.ndarray, pixel_mm: tuple[float, float], slice: Slice | None
-    ) -> None:
-        target = job.target
-        assert target is not None
-        make_folder(target.parent)
-        if target.suffix.lower() == ".npy":
-            with atomic_write(target) as temporary, temporary.open("wb") as file:
-                np.save(file, hu)
-        elif target.suffix.lower() in (".tif", ".tiff"):
-            _write_tiff(hu, pixel_mm, target)
-        elif isinstance(job, SliceJob):
-            assert slice is not None
-            description = f"deepgsr {self.method.name}, simulated {self.num_views} views"
-            DerivedSeries(job.series, description, self.derivation).write(slice, hu, target)
-        else:
-            assert self.geometry is not None
-            # Square elements, as the sinogram does not say how far its slices are apart.
-            apart_mm = self.geometry.bin_mm / self.geometry.magnification
-            write_new(
-                hu,
-                pixel_mm,
-                target,
-                measurement=self._checksum(job.sinograms),
-                description=f"deepgsr {self.method.name}, {self.geometry.num_views} views",
-                derivation=self.derivation,
-                number=job.index + 1,
-                z_mm=job.index * apart_mm,
-            )
-
-    def _checksum(self, sinograms: Sinograms) -> str:
-        if self._measurement is None or self._measurement[0] != sinograms.path:
-            self._measurement = sinograms.path, sinograms.checksum()
-        return self._measurement[1]
 
 
 def _write_tiff(hu: np.ndarray, pixel_mm: tuple[float, float], path: Path) -> None:

@@ -18,6 +18,8 @@ from deepgsr_cli.geometry import Geometry
 
 SUFFIXES = (".npy", ".npz", ".h5", ".hdf5", ".tif", ".tiff")
 _DATA_EXCHANGE = "/exchange/data"
+# One photon in exp(100) comes through, which no detector sees. Counts, given by mistake, are larger.
+_MOST_INTEGRAL = 100.0
 
 
 class Sinograms:
@@ -57,7 +59,8 @@ class Sinograms:
         """Sinogram of slice i, (V, N), float32.
 
         Raises:
-            InputError: It is not real numbers, has another shape than the geometry's, or NaN.
+            InputError: It is not real numbers, has another shape than the geometry's, NaN, or values that no
+                line integral has.
         """
         with _explained(self.path):
             y = self._read(i)
@@ -74,8 +77,13 @@ class Sinograms:
         wrong = y.size - np.count_nonzero(np.isfinite(y))
         if wrong:
             raise InputError(
-                f"{self.path}: slice {i + 1} has {wrong} values of {y.size} that are NaN or infinite;"
+                f"{self.path}: slice {i + 1} has NaN or infinity in {wrong} of its {y.size} values;"
                 " replace them first, as by interpolation along the detector"
+            )
+        if (largest := float(np.abs(y).max())) > _MOST_INTEGRAL:
+            raise InputError(
+                f"{self.path}: slice {i + 1} has values up to {largest:g}, but a line integral is"
+                f" {_MOST_INTEGRAL:g} at most; give -ln(counts / counts without the object)"
             )
         return y
 

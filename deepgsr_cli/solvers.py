@@ -16,6 +16,9 @@ from torch import Tensor
 
 Progress = Callable[[int, int], None]
 
+# Of `primal_dual`: it converges below 2.
+_RELAXATION = 1.9
+
 
 class Operator(Protocol):
     """A linear map from images, (B, 1, H, W), to measurements, such as `physics.Radon`."""
@@ -72,7 +75,8 @@ class TotalVariation:
 
     def proximal_conjugate(self, p: Tensor, step: float) -> Tensor:
         """Projection of each pixel's vector onto the disk of radius `weight`; the step does not matter."""
-        return p * (self.weight / p.norm(dim=1, keepdim=True).clamp(min=self.weight))
+        # Not norm(dim=1), which takes as long as the rest of an iteration.
+        return p * (self.weight / torch.hypot(p[:, :1], p[:, 1:]).clamp(min=self.weight))
 
     def value(self, x: Tensor) -> Tensor:
         """The prior of each image, (B,)."""
@@ -184,7 +188,7 @@ def primal_dual(
     """Minimiser, (B, 1, H, W), of ½ Σ w (A x - y)² + g(D x) over images that are not negative.
 
     The primal-dual algorithm with a step for each row and column, 1 over the sum of its absolute entries, so
-    that no norm is needed. A has no negative entry.
+    that no norm is needed, and with over-relaxation, which saves iterations. A has no negative entry.
 
     Args:
         A: The operator.
@@ -199,28 +203,33 @@ def primal_dual(
 
     Source:
         Chambolle and Pock, A first-order primal-dual algorithm for convex problems, Journal of Mathematical
-        Imaging and Vision 40, 2011; the steps: Pock and Chambolle, ICCV 2011, lemma 2 with alpha 1.
+        Imaging and Vision 40, 2011; the steps: Pock and Chambolle, ICCV 2011, lemma 2 with alpha 1; the
+        relaxation: Condat, Journal of Optimization Theory and Applications 158, 2013, algorithm 3.2.
     """
     weights = torch.ones_like(y) if weights is None else weights
     prior_rows, prior_columns = prior.sums()
     columns = 1 / (balance * (A.adjoint(torch.ones_like(y)) + prior_columns))
     rows = balance * _inverse(A(torch.ones_like(columns)))
-    x = torch.zeros_like(columns) if start is None else start
-    ahead = x
+    x = found = torch.zeros_like(columns) if start is None else start
     data, edges = torch.zeros_like(y), torch.zeros_like(prior.map(x))
     shrink = weights / (weights + rows)
     running = torch.ones(len(y), 1, 1, 1, dtype=torch.bool, device=y.device)
     for i in range(iterations):
-        data = shrink * (data + rows * (A(ahead) - y))
-        edges = prior.proximal_conjugate(edges + balance / prior_rows * prior.map(ahead), balance)
-        update = (x - columns * (A.adjoint(data) + prior.adjoint(edges))).clamp(min=0)
-        new = torch.where(running, update, x)
+        data_change = shrink * (data + rows * (A(x) - y)) - data
+        edges_change = prior.proximal_conjugate(edges + balance / prior_rows * prior.map(x), balance) - edges
+        descent = A.adjoint(data + 2 * data_change) + prior.adjoint(edges + 2 * edges_change)
+        new = (x - columns * descent).clamp(min=0)
         change = new - x
+        # Between two such images x may be negative; what is returned is not.
+        found = torch.where(running, new, found)
         running = running & (_norm(change) > tolerance * _norm(new))
-        x, ahead = new, new + change
+        x, data, edges = (
+            value + _RELAXATION * step
+            for value, step in ((x, change), (data, data_change), (edges, edges_change))
+        )
         if _finished(i, iterations, running, progress):
             break
-    return x
+    return found
 
 
 def _finished(i: int, iterations: int, running: Tensor, progress: Progress | None) -> bool:

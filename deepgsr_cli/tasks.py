@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Protocol, TypeVar
 
 import numpy as np
+import PIL.Image
 import torch
 from torch import Tensor, nn
 
@@ -36,11 +37,31 @@ from deepgsr_cli.data import (
     smaller_copies,
 )
 from deepgsr_cli.degrade import gaussian_noise, protocol_noise
+from deepgsr_cli.diffraction import Diffraction, coded_masks
 from deepgsr_cli.errors import InputError, UsageError
 from deepgsr_cli.geometry import sparse_view
+from deepgsr_cli.mar_data import (
+    NOMINAL_FIELD_MM,
+    CaseScan,
+    MetalCase,
+    MetalCases,
+    Setting,
+    implanted_metal,
+    read_shapes,
+)
 from deepgsr_cli.metrics import psnr, rounded8
-from deepgsr_cli.models import PRESETS, UNROLLED_PRESETS, DeepGSR, Unrolled
+from deepgsr_cli.models import (
+    METAL_PRESETS,
+    PRESETS,
+    UNROLLED_PHASE_PRESETS,
+    UNROLLED_PRESETS,
+    DeepGSR,
+    MetalReduction,
+    Unrolled,
+    UnrolledPhase,
+)
 from deepgsr_cli.models.unrolled import ATTENUATION_SCALE_MM, NOMINAL_SIZE, ct_condition
+from deepgsr_cli.phase_data import PhaseNoise, measure, random_noise, random_operator
 from deepgsr_cli.physics import Radon, hu_to_attenuation
 from deepgsr_cli.rain import rainy
 from deepgsr_cli.synthetic import structures
@@ -57,7 +78,8 @@ class Sample:
     network, (B, conditions), if it has any, and what each image's error counts, (B,).
 
     Of a CT scan, `degraded` is the sinogram, (B, 1, V, N), `clean` the attenuation in 1/mm, and `operator`
-    leads from one to the other.
+    leads from one to the other. Of a scan of metal, `case` has the rest. Of diffraction patterns, `degraded`
+    has the magnitudes, (B, J, M, N), of what `diffraction` makes of `clean`.
     """
 
     degraded: Tensor
@@ -65,6 +87,8 @@ class Sample:
     condition: Tensor | None
     weight: Tensor
     operator: Radon | None = None
+    case: MetalCase | None = None
+    diffraction: Diffraction | None = None
 
 
 def _charbonnier(error: Tensor) -> Tensor:
@@ -254,13 +278,7 @@ class CTRecon:
 
     def __init__(self, config: TrainConfig, device: torch.device) -> None:
         self.config, self.device = config, device
-        paths = [path for folder in config.data for path in slice_paths(folder)]
-        if config.validation is not None:
-            held_out = slice_paths(config.validation)
-        else:
-            _check_held_out(len(paths), config.held_out)
-            # The last ones, so that most patients are on one side only.
-            paths, held_out = paths[: -config.held_out], paths[-config.held_out :]
+        paths, held_out = _split_slices(config)
         slices = [hu for path in paths for hu in read_hu(path)]
         self.held_out = [hu for path in held_out for hu in read_hu(path)]
         self.cut_outs = CutOuts(slices, config.patch, device)
@@ -318,8 +336,7 @@ class CTRecon:
         measure = LOSSES[self.config.loss]
 
         def error(x: Tensor) -> Tensor:
-            too_much = sample.clean > MAX_ATTENUATION
-            x = torch.where(too_much, x.clamp(max=MAX_ATTENUATION) - MAX_ATTENUATION, x - sample.clean)
+            x = _error_in_window(x, sample.clean)
             return (measure(ATTENUATION_SCALE_MM * x) * sample.weight).mean()
 
         return error(result) + STAGES_WEIGHT * torch.stack([error(x) for x in stages]).mean()
@@ -332,17 +349,172 @@ class CTRecon:
         return psnr(*(t.numpy().clip(0, MAX_ATTENUATION) for t in (x, sample.clean)), peak=MAX_ATTENUATION)
 
 
-TASKS: dict[str, type[Denoise] | type[Derain] | type[CTRecon]] = {
+class MAR:
+    """Metal artifact reduction: simulated scans of slices with metal in them, half of them known by their
+    sinograms and half by their images alone. The truth is the slice itself."""
+
+    presets = METAL_PRESETS
+
+    def __init__(self, config: TrainConfig, device: torch.device) -> None:
+        self.config, self.device = config, device
+        paths, held_out = _split_slices(config)
+        slices = [hu for path in paths for hu in read_hu(path)]
+        self.held_out = [hu for path in held_out for hu in read_hu(path)]
+        self.shapes = [shape for folder in config.masks for shape in read_shapes(folder)]
+        self.cases = MetalCases(slices, self.shapes, config.patch, config.seed, device)
+        self.summary = (
+            f"{len(slices)} CT slices of {len(paths)} files, fingerprint {fingerprint(paths)};"
+            f" {len(self.shapes)} metal shapes beside generated ones"
+        )
+
+    def network(self) -> nn.Module:
+        shape = METAL_PRESETS[self.config.preset]
+        if self.config.without_groups:
+            shape = dataclasses.replace(shape, prior=shape.prior.without_groups())
+        return MetalReduction(shape)
+
+    def sample(self, generator: torch.Generator, device_generator: torch.Generator) -> Sample:
+        return self._sample(self.cases(self.config.batch, generator))
+
+    def validation(self) -> list[Sample]:
+        """Slices reduced to 13/8 of the side of a case (416 of 256 pixels), with titanium of a random shape,
+        by turns from the sinogram and from the image alone."""
+        size = self.config.patch * 13 // 8
+        scans = [
+            CaseScan(size, Setting(NOMINAL_FIELD_MM, "titanium", kernel)) for kernel in (None, "ram-lak")
+        ]
+        samples = []
+        for i, hu in enumerate(self.held_out):
+            x = hu_to_attenuation(reduced(torch.from_numpy(hu), size))[None, None]
+            generator = torch.Generator().manual_seed(self.config.seed + i)
+            metal = implanted_metal(x, self.shapes, generator)
+            samples.append(self._sample(scans[i % 2](x, metal, generator)))
+        return samples
+
+    def _sample(self, case: MetalCase) -> Sample:
+        """The error of each image counts in proportion to that of normalised metal artifact reduction."""
+        sample = Sample(case.sinogram, case.clean, None, torch.ones(len(case.clean)), case.operator, case)
+        weight = 1 / self._errors(case.start.normalised, sample)
+        return dataclasses.replace(sample, weight=weight)
+
+    def loss(self, model: nn.Module, sample: Sample) -> Tensor:
+        """Error outside metal of the last image and, with a smaller weight, of those before it, over that of
+        normalised metal artifact reduction, which has a loss of 1."""
+        assert isinstance(model, MetalReduction)
+        assert sample.operator is not None
+        assert sample.case is not None
+        with _autocast(self.config, self.device):
+            *passes, result = model.iterates(
+                sample.operator, sample.degraded, sample.case.start, unrolled=False
+            )
+        loss = (self._errors(result, sample) * sample.weight).mean()
+        if not passes:
+            return loss
+        before = torch.stack([(self._errors(x, sample) * sample.weight).mean() for x in passes]).mean()
+        return (loss + STAGES_WEIGHT * before) / (1 + STAGES_WEIGHT)
+
+    def _errors(self, x: Tensor, sample: Sample) -> Tensor:
+        """Errors of images outside metal, (B,), where water is about 1."""
+        assert sample.case is not None
+        x = torch.where(sample.clean > 0, x, x.clamp(min=0))  # in air, nothing is less than air
+        error = _error_in_window(x, sample.clean) * ~sample.case.metal
+        return LOSSES[self.config.loss](ATTENUATION_SCALE_MM * error)
+
+    def psnr(self, model: nn.Module, sample: Sample) -> float:
+        """Outside metal, in the window of attenuation from 0 to 0.05 / mm."""
+        assert isinstance(model, MetalReduction)
+        assert sample.operator is not None
+        assert sample.case is not None
+        start = sample.case.start.to(self.device)
+        x = model.iterates(sample.operator, sample.degraded.to(self.device), start)[-1].cpu()
+        outside = (t[~sample.case.metal].numpy().clip(0, MAX_ATTENUATION) for t in (x, sample.clean))
+        return psnr(*outside, peak=MAX_ATTENUATION)
+
+
+class Phase:
+    """Phase retrieval: coded diffraction patterns of pictures, of random masks and noise."""
+
+    presets = UNROLLED_PHASE_PRESETS
+
+    def __init__(self, config: TrainConfig, device: torch.device) -> None:
+        self.config, self.device = config, device
+        training, self.held_out = _split_pictures(config)
+        self.crops = Crops(_pictures(training, config), config.patch, device)
+        self.summary = _summary(training)
+
+    def network(self) -> nn.Module:
+        shape = UNROLLED_PHASE_PRESETS[self.config.preset]
+        if self.config.without_groups:
+            shape = dataclasses.replace(shape, prior=shape.prior.without_groups())
+        return UnrolledPhase(shape)
+
+    def sample(self, generator: torch.Generator, device_generator: torch.Generator) -> Sample:
+        x = self.crops(self.config.batch, generator)
+        A = random_operator(self.config.patch, generator).to(x.device)
+        return self._measured(A, x, [random_noise(generator) for _ in x], generator)
+
+    def validation(self) -> list[Sample]:
+        """Pictures reduced to twice the side of a crop behind four uniform masks, at alpha 9, 27 and 81, and
+        behind one quaternary mask at an SNR of 20 dB."""
+        side = 2 * self.config.patch
+        samples = []
+        for i, path in enumerate(self.held_out):
+            x = torch.from_numpy(_square(read_channels(path, 1), side))[None]
+            for kind, count, noise in VALIDATION:
+                generator = torch.Generator().manual_seed(self.config.seed + i)
+                A = Diffraction(coded_masks(kind, count, (side, side), generator))
+                samples.append(self._measured(A, x, [noise], generator))
+        return samples
+
+    def _measured(
+        self, A: Diffraction, x: Tensor, noises: list[PhaseNoise], generator: torch.Generator
+    ) -> Sample:
+        y, condition = measure(A, x, noises, generator)
+        return Sample(y, x, condition, torch.ones(len(x), device=x.device), diffraction=A)
+
+    def loss(self, model: nn.Module, sample: Sample) -> Tensor:
+        """Error of the result and, with a smaller weight, of every stage."""
+        assert isinstance(model, UnrolledPhase)
+        assert sample.diffraction is not None
+        assert sample.condition is not None
+        with _autocast(self.config, self.device):
+            *stages, result = model.iterates(sample.diffraction, sample.degraded, sample.condition)
+        measure_error = LOSSES[self.config.loss]
+        loss = measure_error(result - sample.clean).mean()
+        if not stages:
+            return loss
+        return (
+            loss
+            + STAGES_WEIGHT * torch.stack([measure_error(x - sample.clean).mean() for x in stages]).mean()
+        )
+
+    def psnr(self, model: nn.Module, sample: Sample) -> float:
+        assert sample.diffraction is not None
+        assert sample.condition is not None
+        A, y = sample.diffraction.to(self.device), sample.degraded.to(self.device)
+        x = model(A, y, sample.condition.to(self.device)).cpu()
+        return psnr(rounded8(x.numpy()), sample.clean.numpy())
+
+
+TASKS: dict[str, type[Denoise] | type[Derain] | type[CTRecon] | type[MAR] | type[Phase]] = {
     "denoise": Denoise,
     "derain": Derain,
     "restore": Restore,
     "ct-recon": CTRecon,
+    "mar": MAR,
+    "phase": Phase,
 }
 
 # Of all stages' mean error, beside the result's.
 STAGES_WEIGHT = 0.3
 # End of the window that CT papers measure in, in 1/mm: 1604 HU.
 MAX_ATTENUATION = 0.05
+
+# Masks and noise that phase retrieval is validated with.
+VALIDATION = (
+    *(("uniform", 4, PhaseNoise(alpha=alpha)) for alpha in (9.0, 27.0, 81.0)),
+    ("quaternary", 1, PhaseNoise(snr_db=20.0)),
+)
 
 # Of a batch, where there are both pairs and clean pictures.
 PAIRED_SHARE = 0.3
@@ -353,6 +525,22 @@ def _split(items: list[T], held_out: int) -> tuple[list[T], list[T]]:
     _check_held_out(len(items), held_out)
     held = {int((i + 0.5) * len(items) / held_out) for i in range(held_out)}
     return [x for i, x in enumerate(items) if i not in held], [x for i, x in enumerate(items) if i in held]
+
+
+def _split_slices(config: TrainConfig) -> tuple[list[Path], list[Path]]:
+    """Files of slices to train on, and those that are held out."""
+    paths = [path for folder in config.data for path in slice_paths(folder)]
+    if config.validation is not None:
+        return paths, slice_paths(config.validation)
+    _check_held_out(len(paths), config.held_out)
+    # The last ones, so that most patients are on one side only.
+    return paths[: -config.held_out], paths[-config.held_out :]
+
+
+def _error_in_window(x: Tensor, clean: Tensor) -> Tensor:
+    """Error of attenuation in 1/mm; more than the window holds counts as its end."""
+    too_much = clean > MAX_ATTENUATION
+    return torch.where(too_much, x.clamp(max=MAX_ATTENUATION) - MAX_ATTENUATION, x - clean)
 
 
 def _check_held_out(count: int, held_out: int) -> None:
@@ -407,6 +595,24 @@ def _centre(pixels: np.ndarray) -> np.ndarray:
     """Centre of a picture, (C, H, W), up to 256 x 256."""
     top, left = (max(0, (size - 256) // 2) for size in pixels.shape[1:])
     return np.ascontiguousarray(pixels[:, top : top + 256, left : left + 256])
+
+
+def _square(pixels: np.ndarray, side: int) -> np.ndarray:
+    """Middle square of a picture, (1, H, W), reduced to a side in pixels where it is larger, (1, side, side).
+
+    Raises:
+        InputError: The picture is smaller.
+    """
+    size = min(pixels.shape[1:])
+    if size < side:
+        raise InputError(
+            f"a picture to validate on has {pixels.shape[2]} x {pixels.shape[1]} pixels, less than {side}; "
+            "give a smaller --patch or another --validation"
+        )
+    top, left = ((length - size) // 2 for length in pixels.shape[1:])
+    middle = np.rint(pixels[0, top : top + size, left : left + size] * 255).clip(0, 255).astype(np.uint8)
+    reduced8 = PIL.Image.fromarray(middle).resize((side, side), PIL.Image.Resampling.BICUBIC)
+    return np.asarray(reduced8, np.float32)[None] / np.float32(255)
 
 
 def _single(degraded: np.ndarray, clean: np.ndarray, condition: Tensor | None = None) -> Sample:

@@ -35,6 +35,7 @@ class TrainConfig:
             `log.csv`, `curve.png`, `config.json`.
         task: Name in `TASKS`.
         pairs: Folders with the sub-folders "rain" and "clean", for the tasks that know rain.
+        masks: Folders of metal shapes (`mar_data.read_shapes`), for mar.
         channels: 1 or 3; pictures are converted.
         preset: Name in the task's `presets`.
         without_groups: Leave the group blocks out, for ablations.
@@ -68,6 +69,7 @@ class TrainConfig:
     output: Path
     task: str = "denoise"
     pairs: tuple[Path, ...] = ()
+    masks: tuple[Path, ...] = ()
     channels: int = 1
     preset: str = "small"
     without_groups: bool = False
@@ -232,7 +234,7 @@ _CHANGEABLE = {"steps", "max_minutes", "output", "device", "validate_every"}
 def _plain(config: TrainConfig) -> dict[str, Any]:
     """Configuration as JSON types."""
     values = dataclasses.asdict(config)
-    for name in ("data", "pairs"):
+    for name in ("data", "pairs", "masks"):
         values[name] = [str(path) for path in getattr(config, name)]
     values["scales"] = list(config.scales)
     for name in ("output", "validation", "start"):
@@ -243,7 +245,7 @@ def _plain(config: TrainConfig) -> dict[str, Any]:
 def _public(config: TrainConfig) -> dict[str, Any]:
     """Configuration for a checkpoint's header, with folders by their names alone."""
     values = _plain(config)
-    for name in ("data", "pairs"):
+    for name in ("data", "pairs", "masks"):
         values[name] = [path.name for path in getattr(config, name)]
     for name in ("validation", "start"):
         values[name] = None if values[name] is None else Path(values[name]).name

@@ -70,6 +70,11 @@ class ResolvedWeights:
     entry: WeightsEntry | None
     sha256: str
 
+    @property
+    def label(self) -> str:
+        """Name and the checksum's first 12 digits."""
+        return f"{self.entry.name if self.entry else self.path.name}, sha256 {self.sha256[:12]}"
+
 
 @dataclass(frozen=True)
 class WeightsStatus:

@@ -1,6 +1,7 @@
 import csv
 import json
 import os
+import sys
 from pathlib import Path
 
 import numpy as np
@@ -16,11 +17,13 @@ from deepgsr_cli.diffraction_files import Measurement, read_measurement, write_m
 from deepgsr_cli.errors import InputError, ShapeError, UsageError
 from deepgsr_cli.images import Image, read_image, write_image
 from deepgsr_cli.metrics import psnr
+from deepgsr_cli.models import DeepGSRConfig, UnrolledPhase, UnrolledPhaseConfig
 from deepgsr_cli.phase import (
     STEPS,
     Noise,
     Projections,
     Settings,
+    _i0e,
     align,
     alternate,
     message_passing,
@@ -28,6 +31,9 @@ from deepgsr_cli.phase import (
     posterior,
     retrieve,
 )
+from deepgsr_cli.phase_evaluate import PhaseEvalConfig, evaluate, read_gray
+from deepgsr_cli.restore import Restorer, RunOptions
+from deepgsr_cli.weights import save_checkpoint
 
 
 def seeded(seed=0):
@@ -137,6 +143,11 @@ def test_the_posterior_is_that_of_importance_sampling(noise, level):
     assert spread.item() == pytest.approx(expected.item(), rel=0.03)
 
 
+def test_the_fast_bessel_function_is_that_of_torch():
+    x = torch.cat((torch.linspace(0, 8, 2001), torch.logspace(0, 6, 501))).double()
+    torch.testing.assert_close(_i0e(x), torch.special.i0e(x), rtol=1e-6, atol=0)
+
+
 def blur(x, sigma):
     """A denoiser that takes 9 neighbours together, the more the noisier."""
     near = torch.nn.functional.avg_pool2d(torch.nn.functional.pad(x, (1, 1, 1, 1), mode="replicate"), 3, 1)
@@ -189,7 +200,8 @@ def test_measurements_are_read_as_they_were_written(tmp_path):
     read = read_measurement(tmp_path / "m.npz")
     for name, value in vars(written).items():
         np.testing.assert_equal(getattr(read, name), value)
-    assert read_measurement(tmp_path / "m.npz", alpha=5.0, snr_db=None).alpha == 5.0
+    other = read_measurement(tmp_path / "m.npz", alpha=5.0, model=None)
+    assert (other.alpha, other.model) == (5.0, "cdp")
 
 
 @pytest.mark.parametrize("suffix", [".npy", ".tif", ".h5"])
@@ -275,6 +287,67 @@ def test_a_simulation_is_measured_kept_and_retrieved_again(run):
     assert Path("again.png").read_bytes() == Path("in_phase.png").read_bytes()
 
 
+@pytest.fixture(scope="session")
+def unrolled_weights(tmp_path_factory):
+    """Checkpoint file of a tiny unrolled network with random weights."""
+    prior = DeepGSRConfig(
+        widths=(8, 8),
+        encoder=(1, 1),
+        decoder=(1,),
+        encoder_groups=(0, 1),
+        decoder_groups=(0,),
+        group_channels=2,
+    )
+    torch.manual_seed(0)
+    path = tmp_path_factory.mktemp("unrolled") / "tiny-phase.safetensors"
+    save_checkpoint(path, UnrolledPhase(UnrolledPhaseConfig(stages=3, prior=prior)), info={"task": "phase"})
+    return path
+
+
+def test_trained_weights_are_a_method(run, unrolled_weights):
+    options = ("--simulate", "in.png", "--alpha", 3, "--method", "unrolled", "--weights", unrolled_weights)
+    result = run("phase", *options, "--report", "r.html", "--json", weights=False)
+    assert result.exit_code == 0, result.output
+    facts = json.loads(result.stdout)
+    assert (facts["method"], facts["iterations"]) == ("unrolled", 3)
+    assert facts["psnr"] > 15  # of the steps, without trained networks
+    assert "tiny-phase.safetensors, sha256" in Path("r.html").read_text(encoding="utf-8")
+
+
+def test_weights_for_another_method_are_refused(run, tiny_weights, unrolled_weights):
+    simulate = ("phase", "--simulate", "in.png")
+    for method, weights, words in (
+        ("unrolled", tiny_weights[1], "needs weights of deepgsr train phase"),
+        ("red", unrolled_weights, "trained for phase; give weights for denoise"),
+    ):
+        result = run(*simulate, "--method", method, "--weights", weights, weights=False)
+        assert result.exit_code == 2
+        assert words in result.stderr
+    result = run(*simulate, "--method", "unrolled", weights=False)
+    assert result.exit_code == 1
+    assert "no weights for it come with deepgsr" in result.stderr
+    fourier = ("--model", "fourier", "--method", "unrolled", "--weights", unrolled_weights)
+    result = run(*simulate, *fourier, weights=False)
+    assert result.exit_code == 2
+    assert "unrolled is for coded patterns" in result.stderr
+
+
+def test_another_prior_is_asked_instead_of_the_weights(run):
+    pytest.importorskip("skimage")
+    result = run("phase", "--simulate", "in.png", "--alpha", 27, "--prior", "tv", "--report", "r.html")
+    assert result.exit_code == 0, result.output
+    run("phase", "--simulate", "in.png", "--alpha", 27, "-o", "ours.png")
+    assert Path("in_phase.png").read_bytes() != Path("ours.png").read_bytes()
+    assert ", sha256 " not in Path("r.html").read_text(encoding="utf-8")
+
+
+def test_a_prior_whose_package_is_missing_is_named(run, monkeypatch):
+    monkeypatch.setitem(sys.modules, "bm3d", None)
+    result = run("phase", "--simulate", "in.png", "--prior", "bm3d")
+    assert result.exit_code == 2
+    assert "--prior bm3d: needs a package that is not installed (bm3d)" in result.stderr
+
+
 @pytest.mark.parametrize("model", ["fourier", "cdp"])
 def test_the_same_seed_gives_the_same_bytes(run, model):
     options = ("--simulate", "in.png", "--model", model, "--restarts", 2, "--iterations", 20)
@@ -306,7 +379,9 @@ def test_a_measurement_in_other_units_gives_the_same_picture(run):
         (("m.npz", "--alpha", 3, "--snr", 10), 2, "exclude each other"),
         (("m.npz", "--size", 32), 2, "--size needs --simulate"),
         (("--simulate", "in.png", "--reference", "in.png"), 2, "does not go with --simulate"),
-        (("--simulate", "in.png", "--method", "fista"), 2, "known are red, er, hio, raar"),
+        (("--simulate", "in.png", "--method", "fista"), 2, "known are red, unrolled, er, hio, raar"),
+        (("--simulate", "in.png", "--prior", "nlm"), 2, "--prior nlm: known are deepgsr, tv, bm3d"),
+        (("--simulate", "in.png", "--method", "er", "--prior", "tv"), 2, "the method er has none"),
         (("--simulate", "in.png", "--restarts", 0), 2, "--restarts 0: give 1 or more"),
         (("--simulate", "in.png", "--alpha", -1), 2, "--alpha -1"),
         (("--simulate", "in.png", "--model", "lens"), 2, "--model lens"),
@@ -347,12 +422,44 @@ def test_eval_scores_all_methods_in_one_run(run):
     assert len(json.loads(Path("r.json").read_text(encoding="utf-8"))["items"]) == 2
 
 
+def test_eval_draws_noise_and_starts_from_the_seed(run):
+    Path("data").mkdir()
+    Path("in.png").rename("data/in.png")
+    short = Settings("hio", restarts=1, iterations=1)
+    config = PhaseEvalConfig(
+        Path("data"), "fourier", alphas=(3.0,), methods=("hio",), size=32, seed=5, settings=short
+    )
+    (score,) = evaluate(config, Restorer(None, RunOptions("cpu")))
+    A = oversampled_fourier((32, 32))
+    x = torch.from_numpy(read_gray(Path("data/in.png"), 32))[None] * 255
+    result = retrieve(A, alpha_noise(A(x), 3.0, seeded(5))[0], short, seeded(5))
+    assert score.residual == pytest.approx(result.residual, rel=1e-6)
+
+
+def test_eval_tells_the_weights_of_each_method(run, tiny_weights, unrolled_weights, monkeypatch):
+    monkeypatch.setattr("deepgsr_cli.weights.default_name", lambda task, channels: str(tiny_weights[1]))
+    Path("data").mkdir()
+    Path("in.png").rename("data/in.png")
+    result = run(
+        *("eval", "phase", "--data", "data", "--size", 32, "--snr", 20, "--json"),
+        *("--method", "unrolled", "--method", "red", "--method", "raar", "--weights", unrolled_weights),
+        weights=False,
+    )
+    assert result.exit_code == 0, result.output
+    *scores, summary = map(json.loads, result.stdout.splitlines())
+    assert [score["method"] for score in scores] == ["unrolled", "red", "raar"]
+    assert len({score["psnr"] for score in scores}) == 3
+    assert summary["protocol"]["weights of unrolled"].startswith("tiny-phase.safetensors, sha256")
+    assert summary["protocol"]["weights of red"].startswith("tiny-1.safetensors, sha256")
+
+
 @pytest.mark.parametrize(
     ("arguments", "words"),
     [
         ((), "give --alpha or --snr"),
         (("--alpha", 3, "--model", "lens"), "known are fourier, cdp, cdp1"),
         (("--alpha", 3, "--method", "fista"), "known are red"),
+        (("--alpha", -1), "--alpha -1"),
         (("--snr", 1000), "--snr 1000"),
     ],
 )

@@ -90,6 +90,38 @@ def test_a_batch_of_two_equals_two_runs(scan, config):
     torch.testing.assert_close(together, torch.cat(alone), rtol=1e-4, atol=1e-6)
 
 
+def bodies(count: int, generator: torch.Generator) -> torch.Tensor:
+    """Attenuation of bodies with five organs each, (count, 1, 32, 37)."""
+    row, column = torch.meshgrid(torch.linspace(-1, 1, 32), torch.linspace(-1, 1, 37), indexing="ij")
+    y, x, size, contrast = torch.rand(count, 5, 4, 1, 1, generator=generator).unbind(2)
+    organs = (row - y + 0.5) ** 2 + (column - x + 0.5) ** 2 < (0.05 + 0.3 * size) ** 2
+    body = (row**2 + column**2 < 0.8) * (1 + (organs * (contrast - 0.5)).sum(1))
+    return WATER_ATTENUATION * body.clamp(min=0)[:, None]
+
+
+def test_training_improves_on_the_iteration_it_starts_from(scan):
+    """By 3 to 5 dB on bodies that were not trained on, whatever the seed."""
+    A, _ = scan
+    generator = torch.Generator().manual_seed(0)
+    torch.manual_seed(0)
+    model, condition = Unrolled(TINY), ct_condition(24, None, 37)
+    unseen = bodies(8, generator)
+
+    def error(x: torch.Tensor) -> torch.Tensor:
+        return model(A, A(x), condition.expand(len(x), -1)) - x
+
+    with torch.no_grad():
+        before = error(unseen).square().mean()
+    optimiser = torch.optim.Adam(model.parameters(), 3e-3)
+    for _ in range(60):
+        optimiser.zero_grad()
+        (50 * error(bodies(4, generator))).abs().mean().backward()
+        optimiser.step()
+    with torch.no_grad():
+        after = error(unseen).square().mean()
+    assert 10 * math.log10(before / after) > 2
+
+
 def test_stages_that_share_a_network_are_told_apart(scan):
     A, y = scan
     model = randomised(SHARED)

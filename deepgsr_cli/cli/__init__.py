@@ -9,7 +9,7 @@ from typing import Annotated, Any
 import typer
 
 from deepgsr_cli import __version__
-from deepgsr_cli.cli import evaluation, phase, pictures, reconstruction, training, weights
+from deepgsr_cli.cli import evaluation, metal, phase, pictures, reconstruction, training, weights
 from deepgsr_cli.cli.output import say
 from deepgsr_cli.errors import UserError
 
@@ -44,6 +44,8 @@ app.command(epilog="Example: deepgsr restore photos -o restored --report restore
 app.command(
     epilog=f"For {reconstruction.NOTICE}. Example: deepgsr ct-recon scan.dcm --views 60 -o sparse.dcm"
 )(reconstruction.ct_recon)
+app.command(epilog=metal.EXAMPLE)(metal.mar)
+evaluation.app.command("mar", epilog=metal.EVAL_EXAMPLE)(metal.eval_mar)
 app.command(epilog=phase.EXAMPLE)(phase.phase)
 evaluation.app.command("phase", epilog=phase.EVAL_EXAMPLE)(phase.eval_phase)
 app.command()(weights.doctor)

@@ -32,6 +32,8 @@ from deepgsr_cli.cli.pictures import PICTURES_IN_REPORT
 from deepgsr_cli.cli.reconstruction import DEFAULT_VIEWS, NOTICE
 
 if TYPE_CHECKING:
+    from _typeshed import DataclassInstance
+
     from deepgsr_cli.ct_evaluate import CtMean, CtScore
     from deepgsr_cli.evaluate import EvalConfig, Mean, Score
     from deepgsr_cli.restore import RunOptions
@@ -183,14 +185,14 @@ def eval_ct_recon(
             scores.append(score)
             advance(len(scores), score.slice)
             if json_lines:
-                typer.echo(json.dumps(_present(score)))
+                typer.echo(json.dumps(present(score)))
     averages = means(scores)
     if csv_file is not None:
-        _write_csv(csv_file, scores)
+        write_csv(csv_file, scores)
     if json_lines:
-        typer.echo(json.dumps({"protocol": facts, "means": [_present(mean) for mean in averages]}))
+        typer.echo(json.dumps({"protocol": facts, "means": [present(mean) for mean in averages]}))
     else:
-        _print_facts(facts)
+        print_facts(facts)
         _print_ct(averages)
     if report is not None:
         shown.write(report, facts, scores, averages)
@@ -292,12 +294,12 @@ def _evaluate(
             scores.append(score)
             advance(len(scores), score.picture)
             if json_lines:
-                typer.echo(json.dumps(_present(score)))
+                typer.echo(json.dumps(present(score)))
     averages = means(scores, sizes)
     if csv_file is not None:
-        _write_csv(csv_file, scores)
+        write_csv(csv_file, scores)
     if json_lines:
-        typer.echo(json.dumps({"protocol": facts, "means": [_present(mean) for mean in averages]}))
+        typer.echo(json.dumps({"protocol": facts, "means": [present(mean) for mean in averages]}))
     else:
         _print_eval(facts, averages)
     if report is not None:
@@ -305,7 +307,7 @@ def _evaluate(
         shown.write(report, config.task, facts, scores, averages)
 
 
-def _present(record: Score | Mean | CtScore | CtMean) -> dict[str, Any]:
+def present(record: DataclassInstance) -> dict[str, Any]:
     """Fields that have a value; infinite ones, which JSON does not know, are None."""
     return {name: finite(value) for name, value in asdict(record).items() if value is not None}
 
@@ -356,7 +358,8 @@ class _EvalPictures:
         write_report(path, Report(title, f"eval {task}", items, facts, summary))
 
 
-def _write_csv(path: Path, scores: Sequence[Score | CtScore]) -> None:
+def write_csv(path: Path, scores: Sequence[DataclassInstance]) -> None:
+    """Write records of one kind, a row each; fields without a value are left out."""
     import csv
 
     from deepgsr_cli.files import atomic_write
@@ -368,7 +371,8 @@ def _write_csv(path: Path, scores: Sequence[Score | CtScore]) -> None:
         writer.writerows(rows)
 
 
-def _print_facts(facts: dict[str, str]) -> None:
+def print_facts(facts: dict[str, str]) -> None:
+    """Print a protocol on stdout, and an empty line."""
     width = max(map(len, facts))
     for label, text in facts.items():
         typer.echo(f"{label:<{width}} {text}")
@@ -376,7 +380,7 @@ def _print_facts(facts: dict[str, str]) -> None:
 
 
 def _print_eval(facts: dict[str, str], averages: list[Mean]) -> None:
-    _print_facts(facts)
+    print_facts(facts)
     rain = averages[0].psnr_y is not None
     header = ["method", *(("PSNR-Y (dB)", "SSIM-Y") if rain else ()), "PSNR (dB)", "SSIM", "Mpx/s"]
     rows = []

@@ -19,6 +19,11 @@ def say(text: str, style: str | None = None) -> None:
     typer.echo(typer.style(text, fg=colour) if colour else text, err=True)
 
 
+def emit(text: str) -> None:
+    """Print to stdout; above the progress bar, where there is one."""
+    typer.echo(text, file=sys.stdout)  # without a file it would bypass the bar
+
+
 def silent(text: str) -> None:
     pass
 
@@ -44,7 +49,7 @@ def progress_bar(total: int, label: str, quiet: bool) -> Iterator[Callable[[floa
         *columns,
         console=Console(stderr=True, highlight=False, soft_wrap=True),
         transient=True,
-        redirect_stdout=False,
+        redirect_stdout=sys.stdout.isatty(),
     ) as progress:
         task = progress.add_task(label, total=total, text="")
 

@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import json
 import time
-from dataclasses import asdict, replace
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from deepgsr_cli.cli.evaluation import present, print_facts, write_csv
 from deepgsr_cli.cli.options import (
     Device,
     Json,
@@ -20,7 +21,7 @@ from deepgsr_cli.cli.options import (
     Weights,
     check_report,
 )
-from deepgsr_cli.cli.output import finite, print_table, progress_bar, say, silent
+from deepgsr_cli.cli.output import emit, finite, print_table, progress_bar, say, silent
 from deepgsr_cli.cli.pictures import PICTURES_IN_REPORT
 from deepgsr_cli.errors import OutputError, UsageError
 
@@ -37,13 +38,16 @@ EVAL_EXAMPLE = "Example: deepgsr eval phase --data photos --model cdp --alpha 27
 
 Restarts = Annotated[
     int | None,
-    typer.Option(help="Random starts, of which the best goes on.", show_default="50 for fourier, 3 for cdp"),
+    typer.Option(
+        help="Random starts, of which the best goes on.",
+        show_default="50 for fourier (20 with red), 3 for cdp",
+    ),
 ]
 Iterations = Annotated[
     int | None,
     typer.Option(
         help="Iterations of the projections from the best start.",
-        show_default="1000 for fourier, 300 for cdp",
+        show_default="1000 for fourier (100 with red), 300 for cdp",
     ),
 ]
 
@@ -116,8 +120,14 @@ def phase(
         ),
     ] = None,
     method: Annotated[
-        str, typer.Option(help="red (classical start, then the denoiser), er, hio or raar.")
+        str,
+        typer.Option(
+            help="red (iterations with a denoiser), unrolled (trained weights, for cdp), er, hio or raar."
+        ),
     ] = "red",
+    prior: Annotated[
+        str, typer.Option(help="Denoiser of red: deepgsr, or, to compare with it, tv or bm3d.")
+    ] = "deepgsr",
     restarts: Restarts = None,
     iterations: Iterations = None,
     reference: Annotated[
@@ -167,7 +177,7 @@ def phase(
     from deepgsr_cli.phase_files import Simulation, reconstruct, write_picture
     from deepgsr_cli.restore import Restorer, RunOptions
 
-    settings = Settings(method, restarts, iterations)
+    settings = Settings(method, prior, restarts, iterations)
     tell = silent if quiet else say
     restorer = Restorer(weights, RunOptions(device, offline=offline), tell)
     truth: np.ndarray | None
@@ -215,12 +225,12 @@ def phase(
     if json_lines:
         facts = {name: finite(value) for name, value in result.facts.items()}
         line = {"input": str(source), "output": str(target), "status": "done", "seconds": seconds, **facts}
-        typer.echo(json.dumps(line | ({"note": result.note} if result.note else {})))
+        emit(json.dumps(line | ({"note": result.note} if result.note else {})))
     else:
         text = f"{target}  residual {result.retrieval.residual:.4f}"
         if truth is not None:
             text += f", PSNR {result.facts['psnr']:.2f} dB, SSIM {result.facts['ssim']:.4f}"
-        typer.echo(text)
+        emit(text)
         if result.note:
             tell(f"{source}: {result.note}")
     if report is not None:
@@ -265,9 +275,8 @@ def _write_report(
         "seed": str(seed),
         "figures": "clipped to [0, 1], rounded to 8 bits",
     }
-    for resolved, _ in restorer.loaded.values():
-        weights = resolved.entry.name if resolved.entry else resolved.path.name
-        protocol["weights"] = f"{weights}, sha256 {resolved.sha256}"
+    if result.weights:
+        protocol["weights"] = result.weights
     items = [ReportItem(name, result.images, metrics, result.note), curve]
     write_report(path, Report("Phase retrieval", "phase", items, protocol))
 
@@ -294,7 +303,8 @@ def eval_phase(
     method: Annotated[
         list[str] | None,
         typer.Option(
-            help="red, red-tv, red-bm3d, er, hio or raar; may be given several times.", show_default="red"
+            help="red, red-tv, red-bm3d, unrolled, er, hio or raar; may be given several times.",
+            show_default="red",
         ),
     ] = None,
     size: Annotated[int, typer.Option(help="Side in pixels the pictures are resized to.")] = 128,
@@ -313,10 +323,14 @@ def eval_phase(
     quiet: Quiet = False,
 ) -> None:
     """Simulate diffraction patterns of pictures, retrieve them by each method, and print PSNR and SSIM with
-    the protocol."""
+    the protocol.
+
+    Where unrolled is among the methods, --weights are its weights, and red has the shipped ones.
+    """
     from deepgsr_cli.data import picture_paths
     from deepgsr_cli.phase import Settings
     from deepgsr_cli.phase_evaluate import PhaseEvalConfig, evaluate, means, protocol
+    from deepgsr_cli.phase_priors import load_unrolled
     from deepgsr_cli.restore import Restorer, RunOptions
 
     check_report(report)
@@ -331,8 +345,12 @@ def eval_phase(
         limit,
         Settings(restarts=restarts, iterations=iterations),
     )
+    label, network = "", None
+    if "unrolled" in config.methods:
+        label, network = load_unrolled(weights, device, offline=offline)
+        weights = None
     restorer = Restorer(weights, RunOptions(device, offline=offline), say)
-    facts = protocol(config, restorer)
+    facts = protocol(config, restorer, label)
     levels = len(config.alphas) + len(config.snrs_db)
     total = len(picture_paths(data)[:limit]) * levels * len(config.methods)
     scores: list[PhaseScore] = []
@@ -343,21 +361,18 @@ def eval_phase(
             shown.setdefault((picture, level), {})[by] = pixels
 
     with progress_bar(total, "eval", quiet) as advance:
-        for score in evaluate(config, restorer, keep=keep):
+        for score in evaluate(config, restorer, network=network, keep=keep):
             scores.append(score)
             advance(len(scores), score.picture)
             if json_lines:
-                typer.echo(json.dumps(_plain(score)))
+                typer.echo(json.dumps(present(score)))
     averages = means(scores)
     if csv_file is not None:
-        _write_csv(csv_file, scores)
+        write_csv(csv_file, scores)
     if json_lines:
-        typer.echo(json.dumps({"protocol": facts, "means": [_plain(mean) for mean in averages]}))
+        typer.echo(json.dumps({"protocol": facts, "means": [present(mean) for mean in averages]}))
     else:
-        width = max(map(len, facts))
-        for label, text in facts.items():
-            typer.echo(f"{label:<{width}} {text}")
-        typer.echo("")
+        print_facts(facts)
         rows = [
             [m.level, m.method, f"{m.psnr:.2f}", f"{m.ssim:.4f}", f"{m.residual:.4f}", f"{m.seconds:.2f}"]
             for m in averages
@@ -365,21 +380,6 @@ def eval_phase(
         print_table(["level", "method", "PSNR (dB)", "SSIM", "residual", "seconds"], rows)
     if report is not None:
         _write_eval_report(report, facts, scores, averages, shown)
-
-
-def _write_csv(path: Path, scores: list[PhaseScore]) -> None:
-    import csv
-
-    from deepgsr_cli.files import atomic_write
-
-    with atomic_write(path) as temporary, temporary.open("w", newline="", encoding="utf-8") as file:
-        writer = csv.DictWriter(file, list(asdict(scores[0])))
-        writer.writeheader()
-        writer.writerows(asdict(score) for score in scores)
-
-
-def _plain(record: PhaseScore | PhaseMean) -> dict[str, Any]:
-    return {name: finite(value) for name, value in asdict(record).items()}
 
 
 def _write_eval_report(

@@ -34,7 +34,7 @@ from deepgsr_cli.cli.options import (
     parse_sigma,
     parse_tile,
 )
-from deepgsr_cli.cli.output import finite, progress_bar, say, silent
+from deepgsr_cli.cli.output import emit, finite, progress_bar, say, silent
 from deepgsr_cli.errors import UsageError, UserError
 
 if TYPE_CHECKING:
@@ -320,7 +320,7 @@ def _print_outcome(outcome: Outcome, json_lines: bool, tell: Callable[[str], Non
                 line["note"] = result.note
         if outcome.error:
             line["error"] = outcome.error
-        typer.echo(json.dumps(line))
+        emit(json.dumps(line))
         return
     if outcome.status == "failed":
         say(str(outcome.error), style="red")
@@ -331,7 +331,7 @@ def _print_outcome(outcome: Outcome, json_lines: bool, tell: Callable[[str], Non
             if "psnr" in facts:
                 text += f"  PSNR {facts['psnr_in']:.2f} -> {facts['psnr']:.2f} dB"
                 text += f", SSIM {facts['ssim_in']:.4f} -> {facts['ssim']:.4f}"
-            typer.echo(text)
+            emit(text)
         if "sigma_estimated" in facts:
             levels = ", ".join(f"{level:g}" for level in facts["sigma_estimated"])
             note = f"; {result.note}" if result.note else ""

@@ -6,6 +6,7 @@ import json
 import math
 import shlex
 import sys
+from collections.abc import Callable
 from dataclasses import dataclass
 from datetime import datetime, timezone
 from pathlib import Path
@@ -27,7 +28,7 @@ from deepgsr_cli.cli.options import (
     check_report,
     parse_precision,
 )
-from deepgsr_cli.cli.output import finite, progress_bar, say, silent
+from deepgsr_cli.cli.output import emit, finite, progress_bar, say, silent
 from deepgsr_cli.cli.pictures import (
     PICTURES_IN_REPORT,
     DryRun,
@@ -39,8 +40,9 @@ from deepgsr_cli.cli.pictures import (
 from deepgsr_cli.errors import UsageError
 
 if TYPE_CHECKING:
-    from deepgsr_cli.batch import Outcome
-    from deepgsr_cli.scans import ScanPlan
+    from deepgsr_cli.batch import Job, Outcome
+    from deepgsr_cli.scans import ScanPlan, ScanResult
+    from deepgsr_cli.weights import ResolvedWeights
 
 NOTICE = "research use only, not for diagnosis: reconstructions can lack or invent structures"
 DEFAULT_VIEWS = 60
@@ -60,21 +62,36 @@ Strength = Annotated[
     float, typer.Option(help="Weight of total variation for tv, times the one tuned for the scan.")
 ]
 
+SliceInputs = Annotated[
+    list[str],
+    typer.Argument(help="CT slices, DICOM files or folders; or sinograms: .npy, .npz, .h5 or .tif."),
+]
+SliceOutput = Annotated[str, typer.Option("--output", "-o", help="Folder, or file for one slice.")]
+GeometryFile = Annotated[
+    Path | None,
+    typer.Option(help="Geometry of measured sinograms, .toml or .json.", show_default=False),
+]
+Window = Annotated[
+    str, typer.Option(help="Centre,width in HU of the pictures in the report; no result depends on it.")
+]
+PixelMm = Annotated[
+    float | None,
+    typer.Option(help="Pixel size in mm of DICOM files that do not state it.", show_default=False),
+]
+SliceFormat = Annotated[
+    str | None,
+    typer.Option(help="Output format: dicom, or tiff or npy of float32 HU.", show_default="dicom"),
+]
 
-@dataclass(frozen=True)
-class _Request:
-    """What was asked for on the command line, as it was given."""
+
+@dataclass(frozen=True, kw_only=True)
+class SliceRequest:
+    """What was asked of a command over slices, as it was given."""
 
     inputs: list[str]
     output: str
-    views: int | None
-    photons: float | None
     geometry: Path | None
     method: str
-    filter: str
-    iterations: int | None
-    strength: float
-    seed: int
     window: str
     pixel_mm: float | None
     format: str | None
@@ -90,38 +107,47 @@ class _Request:
     quiet: bool
     verbose: bool
 
+    def check(self) -> None:
+        """Raise a UsageError for options that cannot be."""
+        if self.skip_existing and self.overwrite:
+            raise UsageError("--skip-existing and --overwrite exclude each other; give one")
+        if self.pixel_mm is not None and not 0 < self.pixel_mm < math.inf:
+            raise UsageError(f"--pixel-mm {self.pixel_mm:g}: give a size in mm, above 0")
+        check_report(self.report)
+
+    @property
+    def tell(self) -> Callable[[str], None]:
+        """Prints a sentence to stderr, unless that is to be quiet."""
+        return silent if self.quiet else say
+
+
+@dataclass(frozen=True, kw_only=True)
+class _Request(SliceRequest):
+    views: int | None
+    photons: float | None
+    filter: str
+    iterations: int | None
+    strength: float
+    seed: int
+
 
 def ct_recon(
-    inputs: Annotated[
-        list[str],
-        typer.Argument(help="CT slices, DICOM files or folders; or sinograms: .npy, .npz, .h5 or .tif."),
-    ],
-    output: Annotated[str, typer.Option("--output", "-o", help="Folder, or file for one slice.")],
+    inputs: SliceInputs,
+    output: SliceOutput,
     views: Annotated[
         int | None,
         typer.Option(help="Views over a full turn of the scan simulated from DICOM.", show_default="60"),
     ] = None,
     photons: Photons = None,
-    geometry: Annotated[
-        Path | None,
-        typer.Option(help="Geometry of measured sinograms, .toml or .json.", show_default=False),
-    ] = None,
+    geometry: GeometryFile = None,
     method: Annotated[str, typer.Option(help="deepgsr, fbp, sirt, cgls or tv.")] = "deepgsr",
     filter: Filter = "hann",
     iterations: Iterations = None,
     strength: Strength = 1.0,
     seed: Seed = 0,
-    window: Annotated[
-        str, typer.Option(help="Centre,width in HU of the pictures in the report; no result depends on it.")
-    ] = "40,400",
-    pixel_mm: Annotated[
-        float | None,
-        typer.Option(help="Pixel size in mm of DICOM files that do not state it.", show_default=False),
-    ] = None,
-    format: Annotated[
-        str | None,
-        typer.Option(help="Output format: dicom, or tiff or npy of float32 HU.", show_default="dicom"),
-    ] = None,
+    window: Window = "40,400",
+    pixel_mm: PixelMm = None,
+    format: SliceFormat = None,
     weights: Weights = None,
     device: Device = "auto",
     precision: Arithmetic = "fp32",
@@ -138,48 +164,37 @@ def ct_recon(
 
     From DICOM slices, a sparse fan-beam scan is simulated first, and the result is compared with the slice.
     A measured sinogram is reconstructed as its geometry file says. Results are in HU; those of DICOM slices
-    are a derived series.
+    are a derived series. A report shows FBP and TV, which are computed for it, beside the method.
     """
     _reconstruct(_Request(**locals()))
 
 
 def _reconstruct(request: _Request) -> None:
-    from deepgsr_cli.batch import run
-
-    if request.skip_existing and request.overwrite:
-        raise UsageError("--skip-existing and --overwrite exclude each other; give one")
+    request.check()
     if request.geometry is not None and request.views is not None:
         raise UsageError("--views is for scans simulated from DICOM, --geometry for measured ones; give one")
-    if request.pixel_mm is not None and not 0 < request.pixel_mm < math.inf:
-        raise UsageError(f"--pixel-mm {request.pixel_mm:g}: give a size in mm, above 0")
-    window_hu = _parse_window(request.window)
-    check_report(request.report)
+    window_hu = parse_window(request.window)
     precision = parse_precision(request.precision)
-    tell = say if not request.quiet else silent
 
-    from deepgsr_cli.ct_recon import Method, check_views, load_model
+    from deepgsr_cli.ct_recon import Method, check_seed, check_views, load_model
     from deepgsr_cli.device import select_device
     from deepgsr_cli.geometry import read_geometry
     from deepgsr_cli.scans import Reconstruction, plan_scans
 
     num_views = DEFAULT_VIEWS if request.views is None else request.views
     check_views(num_views)
+    check_seed(request.seed)
     photons = None if request.photons == math.inf else request.photons
     method = Method(request.method, photons, request.filter, request.iterations, request.strength, precision)
     geometry = None if request.geometry is None else read_geometry(request.geometry)
     plan = plan_scans(
         request.inputs, request.output, format=request.format, geometry=geometry, pixel_mm=request.pixel_mm
     )
-    tell(NOTICE)
-    for note in plan.notes:
-        tell(note)
-    for failure in plan.failures:
-        say(str(failure), style="red")
+    tell_plan(plan, request)
     if request.dry_run:
-        _print_plan(plan, request)
         return
     scan = _describe_scan(plan, num_views, photons)
-    tell(f"{scan}; method {method.describe()}")
+    request.tell(f"{scan}; method {method.describe()}")
     derivation = f"ct-recon: {scan}; method {method.describe()}"
     facts = {"scan": scan, "method": method.describe()}
     if not plan.measured and photons is not None:
@@ -190,39 +205,21 @@ def _reconstruct(request: _Request) -> None:
         resolved, checkpoint = load_model(request.weights, request.device, offline=request.offline)
         model = checkpoint.model
         derivation += f"; weights sha256 {resolved.sha256}"
-        name = resolved.entry.name if resolved.entry else resolved.path.name
-        facts["weights"] = f"{name}, sha256 {resolved.sha256}"
+        facts["weights"] = describe_weights(resolved)
     reconstruction = Reconstruction(
         method, select_device(request.device), model, num_views, geometry, request.seed, derivation, window_hu
     )
-    outcomes: list[Outcome] = []
-    with progress_bar(len(plan.jobs), "ct-recon", request.quiet) as advance:
-
-        def work(job: Any) -> Any:
-            done = len(outcomes)
-            return reconstruction(
-                job,
-                for_report=request.report is not None and done < PICTURES_IN_REPORT,
-                progress=lambda now, all_: advance(done + now / all_, job.label),
-            )
-
-        for outcome in run(
-            plan.jobs,
-            guarded(work, request.verbose),
-            skip_existing=request.skip_existing,
-            overwrite=request.overwrite,
-        ):
-            outcomes.append(outcome)
-            advance(len(outcomes), outcome.job.label)
-            _print_outcome(outcome, request.json_lines)
-    _print_summary(outcomes, len(plan.failures), tell)
+    outcomes = run_plan(plan, request, "ct-recon", reconstruction, _figures_text)
+    tell_counts(outcomes, plan, request, "reconstructed")
     if request.report is not None:
-        _write_report(request.report, outcomes, plan, facts, request)
-    if plan.failures or any(outcome.status == "failed" for outcome in outcomes):
-        raise typer.Exit(1)
+        title = "CT from a measured sinogram" if plan.measured else "CT from a simulated sparse-view scan"
+        labels = _MEASURED_FIGURES if plan.measured else _FIGURES
+        write_slice_report(title, "ct-recon", outcomes, plan, request, facts, labels)
+    raise_exit(outcomes, plan)
 
 
-def _parse_window(text: str) -> tuple[float, float]:
+def parse_window(text: str) -> tuple[float, float]:
+    """Centre and width in HU."""
     try:
         centre, width = map(float, text.split(","))
     except ValueError:
@@ -239,8 +236,20 @@ def _describe_scan(plan: ScanPlan, num_views: int, photons: float | None) -> str
     return f"simulated {num_views}-view fan-beam scan{dose or ' without noise'}, no measurement"
 
 
-def _print_plan(plan: ScanPlan, request: _Request) -> None:
-    for job in plan.jobs:
+def describe_weights(resolved: ResolvedWeights) -> str:
+    """Name and checksum."""
+    name = resolved.entry.name if resolved.entry else resolved.path.name
+    return f"{name}, sha256 {resolved.sha256}"
+
+
+def tell_plan(plan: ScanPlan, request: SliceRequest) -> None:
+    """Print the notice, notes and failures of a plan, and for a dry run its jobs."""
+    request.tell(NOTICE)
+    for note in plan.notes:
+        request.tell(note)
+    for failure in plan.failures:
+        say(str(failure), style="red")
+    for job in plan.jobs if request.dry_run else ():
         action = "write"
         if job.target is not None and job.target.exists():
             action = "skip" if request.skip_existing else "replace" if request.overwrite else "fail"
@@ -250,7 +259,48 @@ def _print_plan(plan: ScanPlan, request: _Request) -> None:
             typer.echo(f"{action}: {job.label} -> {job.target}")
 
 
-def _print_outcome(outcome: Outcome, json_lines: bool) -> None:
+def run_plan(
+    plan: ScanPlan,
+    request: SliceRequest,
+    task: str,
+    process: Callable[..., ScanResult],
+    describe: Callable[[dict[str, Any]], str],
+) -> list[Outcome]:
+    """Outcomes of the jobs of a plan, each printed.
+
+    Args:
+        plan: Of `plan_scans`.
+        request: The options.
+        task: Name of the command.
+        process: Called with a job, `for_report` and `progress`, as `Reconstruction` is.
+        describe: Figures of a `ScanResult` in words.
+    """
+    from deepgsr_cli.batch import run
+
+    outcomes: list[Outcome] = []
+    with progress_bar(len(plan.jobs), task, request.quiet) as advance:
+
+        def work(job: Job) -> ScanResult:
+            done = len(outcomes)
+            return process(
+                job,
+                for_report=request.report is not None and done < PICTURES_IN_REPORT,
+                progress=lambda now, all_: advance(done + now / all_, job.label),
+            )
+
+        for outcome in run(
+            plan.jobs,
+            guarded(work, request.verbose),
+            skip_existing=request.skip_existing,
+            overwrite=request.overwrite,
+        ):
+            outcomes.append(outcome)
+            advance(len(outcomes), outcome.job.label)
+            _print_outcome(outcome, request.json_lines, describe)
+    return outcomes
+
+
+def _print_outcome(outcome: Outcome, json_lines: bool, describe: Callable[[dict[str, Any]], str]) -> None:
     """The path of a result, with its figures, on stdout and an error on stderr; or all of it as JSON."""
     job, result = outcome.job, outcome.result
     if json_lines:
@@ -260,41 +310,68 @@ def _print_outcome(outcome: Outcome, json_lines: bool) -> None:
             line |= {name: finite(value) for name, value in result.facts.items()}
         if outcome.error:
             line["error"] = outcome.error
-        typer.echo(json.dumps(line))
+        emit(json.dumps(line))
     elif outcome.status == "failed":
         say(str(outcome.error), style="red")
     elif outcome.status == "done":
-        text, facts = str(job.target), result.facts
-        if "psnr" in facts:
-            text += f"  PSNR {facts['psnr']:.2f} dB, SSIM {facts['ssim']:.4f}"
-            text += f", body: RMSE {facts['rmse_hu']:.1f} HU, bias {facts['bias_hu']:+.1f} HU"
-        else:
-            text += f"  residual {facts['residual']:.4f}"
-        typer.echo(text)
+        emit(f"{job.target}  {describe(result.facts)}")
 
 
-def _print_summary(outcomes: list[Outcome], num_failures: int, tell: Any) -> None:
+def _figures_text(facts: dict[str, Any]) -> str:
+    if "psnr" not in facts:
+        return f"residual {facts['residual']:.4f}"
+    quality = f"PSNR {facts['psnr']:.2f} dB, SSIM {facts['ssim']:.4f}"
+    return f"{quality}, body: RMSE {facts['rmse_hu']:.1f} HU, bias {facts['bias_hu']:+.1f} HU"
+
+
+def tell_counts(outcomes: list[Outcome], plan: ScanPlan, request: SliceRequest, done: str) -> None:
+    """Print how many slices were `done`, a participle, and how many were not."""
     counts = {status: sum(o.status == status for o in outcomes) for status in ("done", "skipped", "failed")}
-    text = f"{counts['done']} slices reconstructed"
+    text = f"{counts['done']} slices {done}"
     text += f", {counts['skipped']} skipped" if counts["skipped"] else ""
     text += f", {counts['failed']} failed" if counts["failed"] else ""
-    text += f", {num_failures} inputs that cannot be used" if num_failures else ""
-    if len(outcomes) > 1 or num_failures:
-        tell(text)
+    text += f", {len(plan.failures)} inputs that cannot be used" if plan.failures else ""
+    if len(outcomes) > 1 or plan.failures:
+        request.tell(text)
 
 
-_LABELS = {
+def raise_exit(outcomes: list[Outcome], plan: ScanPlan) -> None:
+    """End the command with exit code 1 if anything failed."""
+    if plan.failures or any(outcome.status == "failed" for outcome in outcomes):
+        raise typer.Exit(1)
+
+
+_FIGURES = {
     "psnr": "PSNR (dB)",
+    "psnr_fbp": "PSNR FBP (dB)",
+    "psnr_tv": "PSNR TV (dB)",
     "ssim": "SSIM",
     "rmse_hu": "RMSE in body (HU)",
     "bias_hu": "bias in body (HU)",
-    "residual": "residual",
 }
+_MEASURED_FIGURES = {"residual": "residual"}
 
 
-def _write_report(
-    path: Path, outcomes: list[Outcome], plan: ScanPlan, facts: dict[str, str], request: _Request
+def write_slice_report(
+    title: str,
+    task: str,
+    outcomes: list[Outcome],
+    plan: ScanPlan,
+    request: SliceRequest,
+    facts: dict[str, str],
+    labels: dict[str, str],
 ) -> None:
+    """Write the report that was asked for.
+
+    Args:
+        title: Heading.
+        task: Name of the command.
+        outcomes: Of `run_plan`.
+        plan: Of `plan_scans`.
+        request: The options.
+        facts: What was done, for the protocol.
+        labels: Of the figures of a `ScanResult` to show, by name.
+    """
     from deepgsr_cli.report import Report, ReportItem, write_report
 
     items = []
@@ -306,9 +383,9 @@ def _write_report(
             items.append(ReportItem(label, error=outcome.error))
         else:
             found = outcome.result.facts
-            metrics: dict[str, float | str] = {_LABELS[n]: found[n] for n in _LABELS if n in found}
-            metrics["seconds"] = round(outcome.seconds, 3)
-            items.append(ReportItem(label, outcome.result.images, metrics))
+            metrics: dict[str, float | str] = {labels[n]: found[n] for n in labels if n in found}
+            metrics["seconds"] = found.get("seconds", round(outcome.seconds, 3))
+            items.append(ReportItem(label, outcome.result.images, metrics, outcome.result.note))
     items += [ReportItem("input", error=str(failure)) for failure in plan.failures]
     protocol = {
         "command": shlex.join(["deepgsr", *sys.argv[1:]]),
@@ -320,6 +397,6 @@ def _write_report(
         "window": f"centre,width {request.window} HU",
         "notice": NOTICE,
     }
-    summary = column_means([item.metrics for item in items], list(_LABELS.values()))
-    title = "CT from a measured sinogram" if plan.measured else "CT from a simulated sparse-view scan"
-    write_report(path, Report(title, "ct-recon", items, protocol, summary))
+    summary = column_means([item.metrics for item in items], list(labels.values()))
+    assert request.report is not None
+    write_report(request.report, Report(title, task, items, protocol, summary))

@@ -198,6 +198,131 @@ def train_ct_recon(
     _train(config, resume, json_lines, quiet)
 
 
+def train_mar(
+    output: Output,
+    data: Annotated[
+        list[Path],
+        typer.Option(
+            help="Folder of CT slices without metal, DICOM or 16-bit PNG of HU + 1024; may be given several"
+            " times."
+        ),
+    ],
+    masks: Annotated[
+        list[Path] | None,
+        typer.Option(
+            help="Folder of metal shapes, PNG that are not zero there, to use beside generated ones; may be"
+            " given several times."
+        ),
+    ] = None,
+    without_groups: WithoutGroups = False,
+    validation: Validation = None,
+    held_out: Annotated[int, typer.Option(help="Files of the data to validate on, the last ones.")] = 12,
+    start: Start = None,
+    steps: Steps = 100_000,
+    max_minutes: MaxMinutes = None,
+    batch: Annotated[int, typer.Option(help="Cases a step.")] = 1,
+    patch: Annotated[int, typer.Option(help="Side of a case in pixels.")] = 256,
+    learning_rate: LearningRate = 1e-3,
+    weight_decay: WeightDecay = 1e-4,
+    warmup: Warmup = 200,
+    loss: Loss = "charbonnier",
+    ema: Average = 0.999,
+    clip: Clip = 1.0,
+    validate_every: ValidateEvery = 500,
+    precision: Arithmetic = "fp32",
+    device: Device = "auto",
+    seed: Seed = 0,
+    resume: Resume = False,
+    json_lines: Json = False,
+    quiet: Quiet = False,
+) -> None:
+    from deepgsr_cli.train import TrainConfig
+
+    config = TrainConfig(
+        data=tuple(data),
+        output=output,
+        task="mar",
+        masks=tuple(masks or ()),
+        without_groups=without_groups,
+        validation=validation,
+        held_out=held_out,
+        start=start,
+        steps=steps,
+        max_minutes=math.inf if max_minutes is None else max_minutes,
+        batch=batch,
+        patch=patch,
+        learning_rate=learning_rate,
+        weight_decay=weight_decay,
+        warmup=warmup,
+        loss=loss,
+        ema=ema,
+        clip=clip,
+        validate_every=validate_every,
+        precision=precision,
+        device=device,
+        seed=seed,
+    )
+    _train(config, resume, json_lines, quiet)
+
+
+def train_phase(
+    output: Output,
+    data: Annotated[list[Path], typer.Option(help="Folder of clean pictures; may be given several times.")],
+    without_groups: WithoutGroups = False,
+    validation: Validation = None,
+    held_out: Annotated[int, typer.Option(help="Pictures of the data to validate on.")] = 12,
+    start: Start = None,
+    steps: Steps = 100_000,
+    max_minutes: MaxMinutes = None,
+    scale: Annotated[
+        list[float] | None,
+        typer.Option(help="Train on the pictures at this scale, too; may be given several times."),
+    ] = None,
+    batch: CropsAStep = 8,
+    patch: Patch = 64,
+    learning_rate: LearningRate = 1e-3,
+    weight_decay: WeightDecay = 1e-4,
+    warmup: Warmup = 200,
+    loss: Loss = "charbonnier",
+    ema: Average = 0.999,
+    clip: Clip = 1.0,
+    validate_every: ValidateEvery = 500,
+    precision: Arithmetic = "fp32",
+    device: Device = "auto",
+    seed: Seed = 0,
+    resume: Resume = False,
+    json_lines: Json = False,
+    quiet: Quiet = False,
+) -> None:
+    from deepgsr_cli.train import TrainConfig
+
+    config = TrainConfig(
+        data=tuple(data),
+        output=output,
+        task="phase",
+        without_groups=without_groups,
+        validation=validation,
+        held_out=held_out,
+        start=start,
+        steps=steps,
+        max_minutes=math.inf if max_minutes is None else max_minutes,
+        scales=tuple(scale or ()),
+        batch=batch,
+        patch=patch,
+        learning_rate=learning_rate,
+        weight_decay=weight_decay,
+        warmup=warmup,
+        loss=loss,
+        ema=ema,
+        clip=clip,
+        validate_every=validate_every,
+        precision=precision,
+        device=device,
+        seed=seed,
+    )
+    _train(config, resume, json_lines, quiet)
+
+
 def _train(config: TrainConfig, resume: bool, json_lines: bool, quiet: bool) -> None:
     """Train, with a progress bar, and print where the weights are."""
     from deepgsr_cli.train import Progress, train
@@ -230,3 +355,17 @@ app.command(
     help="Train a network for sparse-view CT on slices; scans of them are simulated on the fly." + _FILES,
     epilog="Example: deepgsr train ct-recon --data series -o runs/ct --max-minutes 60",
 )(train_ct_recon)
+
+app.command(
+    "mar",
+    help="Train a network for metal artifact reduction on slices without metal; metal is put into them, and"
+    " scans of them are simulated." + _FILES,
+    epilog="Example: deepgsr train mar --data series -o runs/mar --max-minutes 60",
+)(train_mar)
+
+app.command(
+    "phase",
+    help="Train a network for phase retrieval on clean pictures; coded diffraction patterns of them are"
+    " simulated on the fly." + _FILES,
+    epilog="Example: deepgsr train phase --data photos -o runs/phase --max-minutes 60",
+)(train_phase)

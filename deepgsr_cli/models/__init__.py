@@ -7,20 +7,33 @@ from typing import Any
 from torch import nn
 
 from deepgsr_cli.models.deepgsr import PRESETS, DeepGSR, DeepGSRConfig
+from deepgsr_cli.models.metal import METAL_PRESETS, MetalReduction, MetalReductionConfig
+from deepgsr_cli.models.phase import UNROLLED_PHASE_PRESETS, UnrolledPhase, UnrolledPhaseConfig
 from deepgsr_cli.models.unrolled import UNROLLED_PRESETS, Unrolled, UnrolledConfig
 
 __all__ = [
+    "METAL_PRESETS",
     "MODELS",
     "PRESETS",
+    "UNROLLED_PHASE_PRESETS",
     "UNROLLED_PRESETS",
     "DeepGSR",
     "DeepGSRConfig",
+    "MetalReduction",
+    "MetalReductionConfig",
     "Unrolled",
     "UnrolledConfig",
+    "UnrolledPhase",
+    "UnrolledPhaseConfig",
     "build",
 ]
 
-MODELS: dict[str, type[DeepGSR] | type[Unrolled]] = {"deepgsr": DeepGSR, "unrolled": Unrolled}
+MODELS: dict[str, type[DeepGSR] | type[Unrolled] | type[MetalReduction] | type[UnrolledPhase]] = {
+    "deepgsr": DeepGSR,
+    "unrolled": Unrolled,
+    "metal-reduction": MetalReduction,
+    "unrolled-phase": UnrolledPhase,
+}
 
 
 def build(config: dict[str, Any]) -> nn.Module:

@@ -89,8 +89,8 @@ class DeepGSRConfig:
             raise ValueError(f"{levels} widths need {levels} encoder and {levels - 1} decoder entries")
         if len(self.encoder_groups) != levels or len(self.decoder_groups) != levels - 1:
             raise ValueError(f"{levels} widths need {levels} encoder and {levels - 1} decoder group counts")
-        if self.channels not in (1, 2, 3):
-            raise ValueError(f"channels is {self.channels}; 1, 2 and 3 are possible")
+        if not 1 <= self.channels <= 4:
+            raise ValueError(f"channels is {self.channels}; 1 to 4 are possible")
         if self.prompts < 2:
             raise ValueError(f"prompts is {self.prompts}; a softmax over fewer than 2 passes no gradient")
         if self.convolutions < 2 or not 1 <= self.stride <= self.patch:
