@@ -189,10 +189,8 @@ def _read_tiff(path: Path) -> Mapping[str, Any]:
 
 
 def _read_hdf5(path: Path) -> Mapping[str, Any]:
-    try:
-        import h5py
-    except ImportError as error:
-        raise UsageError(f"{path}: HDF5 needs the package h5py; pip install 'deepgsr[hdf5]'") from error
+    import h5py
+
     with h5py.File(path, "r") as file:
         return {name: item[()] for name, item in file.items() if isinstance(item, h5py.Dataset)}
 

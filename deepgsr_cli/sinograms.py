@@ -13,7 +13,7 @@ from typing import Any
 
 import numpy as np
 
-from deepgsr_cli.errors import InputError, UsageError
+from deepgsr_cli.errors import InputError
 from deepgsr_cli.geometry import Geometry
 
 SUFFIXES = (".npy", ".npz", ".h5", ".hdf5", ".tif", ".tiff")
@@ -151,10 +151,7 @@ def _open_tiff(path: Path) -> _Opened:
 
 
 def _open_hdf5(path: Path) -> _Opened:
-    try:
-        import h5py
-    except ImportError as error:
-        raise UsageError(f"{path}: HDF5 needs the package h5py; pip install 'deepgsr[hdf5]'") from error
+    import h5py
 
     def row(file: Any, name: str, i: int) -> np.ndarray:
         """Mean over the frames of what is at row i, (N,)."""

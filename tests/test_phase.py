@@ -4,6 +4,7 @@ import os
 import sys
 from pathlib import Path
 
+import h5py
 import numpy as np
 import pytest
 import tifffile
@@ -213,7 +214,6 @@ def test_other_formats_hold_the_intensities(tmp_path, suffix):
     elif suffix == ".tif":
         tifffile.imwrite(path, intensity, photometric="minisblack")
     else:
-        h5py = pytest.importorskip("h5py")
         with h5py.File(path, "w") as file:
             file["intensity"] = intensity
             file["model"] = "cdp"
