@@ -29,13 +29,16 @@ _LEAST_CHANGE_HU = 15.0
 def metal_mask(x: Tensor, threshold_hu: float = METAL_HU) -> Tensor:
     """Where metal is, bool, (B, 1, H, W), in attenuation in 1/mm: above the threshold.
 
-    What is connected, corners included, over fewer than `FEWEST_PIXELS` pixels is left out.
+    What is connected, corners included, over fewer than `FEWEST_PIXELS` pixels is left out. Gaps of a pixel
+    or two are closed: inside metal, artifacts push pixels below the threshold.
     """
     metal = attenuation_to_hu(x) > threshold_hu
     # A pixel is one of three connected ones if it, or a neighbour in the metal, has two neighbours in it.
     around = F.avg_pool2d(metal.to(x.dtype), 3, 1, 1, divisor_override=1)
     core = metal & (around > FEWEST_PIXELS - 0.5)
-    return metal & (F.max_pool2d(core.to(x.dtype), 3, 1, 1) > 0)
+    metal &= F.max_pool2d(core.to(x.dtype), 3, 1, 1) > 0
+    dilated = F.max_pool2d(metal.to(x.dtype), 3, 1, 1)
+    return F.max_pool2d(1 - dilated, 3, 1, 1) == 0
 
 
 def metal_trace(A: Radon, metal: Tensor) -> Tensor:
