@@ -3,18 +3,14 @@
 from __future__ import annotations
 
 import json
-import math
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import Annotated, Any
 
 import typer
 
 from deepgsr_cli.cli.options import Device, Json, Quiet, Seed
 from deepgsr_cli.cli.output import progress_bar
 from deepgsr_cli.errors import UsageError
-
-if TYPE_CHECKING:
-    from deepgsr_cli.train import TrainConfig
 
 app = typer.Typer(no_args_is_help=True, help="Train weights on your own data.")
 
@@ -43,6 +39,10 @@ Start = Annotated[
 Steps = Annotated[int, typer.Option(help="Steps to train.")]
 MaxMinutes = Annotated[
     float | None, typer.Option(help="Minutes to train, if sooner.", show_default="no limit")
+]
+Scales = Annotated[
+    list[float] | None,
+    typer.Option("--scale", help="Train on the pictures at this scale, too; may be given several times."),
 ]
 CropsAStep = Annotated[int, typer.Option(help="Crops a step.")]
 Patch = Annotated[int, typer.Option(help="Side of a crop in pixels.")]
@@ -80,10 +80,7 @@ def train_pictures(
     sigma_max: Annotated[float, typer.Option(help="Highest noise level on the 0-255 scale.")] = 75.0,
     steps: Steps = 100_000,
     max_minutes: MaxMinutes = None,
-    scale: Annotated[
-        list[float] | None,
-        typer.Option(help="Train on the pictures at this scale, too; may be given several times."),
-    ] = None,
+    scales: Scales = None,
     scenes: Annotated[int, typer.Option(help="Generated scenes of repeated structure to train on, too.")] = 0,
     batch: CropsAStep = 16,
     patch: Patch = 64,
@@ -101,43 +98,11 @@ def train_pictures(
     json_lines: Json = False,
     quiet: Quiet = False,
 ) -> None:
-    task = str(context.info_name)
+    options = locals()
+    task = str(options.pop("context").info_name)
     if task == "denoise" and pairs:
         raise UsageError("--pairs is for derain and restore; give denoise clean pictures by --data")
-
-    from deepgsr_cli.train import TrainConfig
-
-    config = TrainConfig(
-        data=tuple(data or ()),
-        output=output,
-        task=task,
-        pairs=tuple(pairs or ()),
-        channels=channels or (1 if task == "denoise" else 3),
-        preset=preset,
-        without_groups=without_groups,
-        validation=validation,
-        held_out=held_out,
-        start=start,
-        sigma_min=sigma_min,
-        sigma_max=sigma_max,
-        steps=steps,
-        max_minutes=math.inf if max_minutes is None else max_minutes,
-        scales=tuple(scale or ()),
-        scenes=scenes,
-        batch=batch,
-        patch=patch,
-        learning_rate=learning_rate,
-        weight_decay=weight_decay,
-        warmup=warmup,
-        loss=loss,
-        ema=ema,
-        clip=clip,
-        validate_every=validate_every,
-        precision=precision,
-        device=device,
-        seed=seed,
-    )
-    _train(config, resume, json_lines, quiet)
+    _train(task, options | {"channels": channels or (1 if task == "denoise" else 3)})
 
 
 def train_ct_recon(
@@ -170,32 +135,7 @@ def train_ct_recon(
     json_lines: Json = False,
     quiet: Quiet = False,
 ) -> None:
-    from deepgsr_cli.train import TrainConfig
-
-    config = TrainConfig(
-        data=tuple(data),
-        output=output,
-        task="ct-recon",
-        without_groups=without_groups,
-        validation=validation,
-        held_out=held_out,
-        start=start,
-        steps=steps,
-        max_minutes=math.inf if max_minutes is None else max_minutes,
-        batch=batch,
-        patch=patch,
-        learning_rate=learning_rate,
-        weight_decay=weight_decay,
-        warmup=warmup,
-        loss=loss,
-        ema=ema,
-        clip=clip,
-        validate_every=validate_every,
-        precision=precision,
-        device=device,
-        seed=seed,
-    )
-    _train(config, resume, json_lines, quiet)
+    _train("ct-recon", locals())
 
 
 def train_mar(
@@ -236,33 +176,7 @@ def train_mar(
     json_lines: Json = False,
     quiet: Quiet = False,
 ) -> None:
-    from deepgsr_cli.train import TrainConfig
-
-    config = TrainConfig(
-        data=tuple(data),
-        output=output,
-        task="mar",
-        masks=tuple(masks or ()),
-        without_groups=without_groups,
-        validation=validation,
-        held_out=held_out,
-        start=start,
-        steps=steps,
-        max_minutes=math.inf if max_minutes is None else max_minutes,
-        batch=batch,
-        patch=patch,
-        learning_rate=learning_rate,
-        weight_decay=weight_decay,
-        warmup=warmup,
-        loss=loss,
-        ema=ema,
-        clip=clip,
-        validate_every=validate_every,
-        precision=precision,
-        device=device,
-        seed=seed,
-    )
-    _train(config, resume, json_lines, quiet)
+    _train("mar", locals())
 
 
 def train_phase(
@@ -274,10 +188,7 @@ def train_phase(
     start: Start = None,
     steps: Steps = 100_000,
     max_minutes: MaxMinutes = None,
-    scale: Annotated[
-        list[float] | None,
-        typer.Option(help="Train on the pictures at this scale, too; may be given several times."),
-    ] = None,
+    scales: Scales = None,
     batch: CropsAStep = 8,
     patch: Patch = 64,
     learning_rate: LearningRate = 1e-3,
@@ -294,38 +205,20 @@ def train_phase(
     json_lines: Json = False,
     quiet: Quiet = False,
 ) -> None:
-    from deepgsr_cli.train import TrainConfig
-
-    config = TrainConfig(
-        data=tuple(data),
-        output=output,
-        task="phase",
-        without_groups=without_groups,
-        validation=validation,
-        held_out=held_out,
-        start=start,
-        steps=steps,
-        max_minutes=math.inf if max_minutes is None else max_minutes,
-        scales=tuple(scale or ()),
-        batch=batch,
-        patch=patch,
-        learning_rate=learning_rate,
-        weight_decay=weight_decay,
-        warmup=warmup,
-        loss=loss,
-        ema=ema,
-        clip=clip,
-        validate_every=validate_every,
-        precision=precision,
-        device=device,
-        seed=seed,
-    )
-    _train(config, resume, json_lines, quiet)
+    _train("phase", locals())
 
 
-def _train(config: TrainConfig, resume: bool, json_lines: bool, quiet: bool) -> None:
-    """Train, with a progress bar, and print where the weights are."""
-    from deepgsr_cli.train import Progress, train
+def _train(task: str, options: dict[str, Any]) -> None:
+    """Train with the options of a command, with a progress bar, and print where the weights are."""
+    from deepgsr_cli.train import Progress, TrainConfig, train
+
+    resume, json_lines, quiet = (options.pop(name) for name in ("resume", "json_lines", "quiet"))
+    for name in ("data", "pairs", "masks", "scales"):
+        if name in options:
+            options[name] = tuple(options[name] or ())
+    if options["max_minutes"] is None:
+        del options["max_minutes"]
+    config = TrainConfig(task=task, **options)
 
     with progress_bar(1, "train", quiet) as advance:
 
