@@ -112,9 +112,7 @@ def protocol(config: EvalConfig, restorers: Mapping[str, Restorer]) -> dict[str,
     for method in config.methods:
         if method in restorers:
             resolved, _ = restorers[method].load(channels)
-            name = resolved.entry.name if resolved.entry else resolved.path.name
-            label = "weights" if method == "deepgsr" else f"weights of {method}"
-            facts[label] = f"{name}, sha256 {resolved.sha256[:12]}"
+            facts["weights" if method == "deepgsr" else f"weights of {method}"] = resolved.label
     return facts
 
 

@@ -42,8 +42,9 @@ app = typer.Typer(no_args_is_help=True, help="Measure methods on test pictures."
 
 
 Limit = Annotated[int | None, typer.Option(help="Only the first pictures.", show_default="all")]
+SliceLimit = Annotated[int | None, typer.Option(help="Only the first slices.", show_default="all")]
 CsvFile = Annotated[
-    Path | None, typer.Option("--csv", help="Write each picture's figures to this file.", show_default=False)
+    Path | None, typer.Option("--csv", help="Write the figures of each to this file.", show_default=False)
 ]
 
 
@@ -132,11 +133,8 @@ def eval_ct_recon(
             help="deepgsr, fbp, sirt, cgls or tv; may be given several times.", show_default="deepgsr"
         ),
     ] = None,
-    limit: Annotated[int | None, typer.Option(help="Only the first slices.", show_default="all")] = None,
-    csv_file: Annotated[
-        Path | None,
-        typer.Option("--csv", help="Write each slice's figures to this file.", show_default=False),
-    ] = None,
+    limit: SliceLimit = None,
+    csv_file: CsvFile = None,
     report: ReportFile = None,
     weights: Weights = None,
     device: Device = "auto",
@@ -166,9 +164,7 @@ def eval_ct_recon(
     model = text = None
     if "deepgsr" in config.methods:
         resolved, checkpoint = load_model(weights, device, offline=offline)
-        model = checkpoint.model
-        name = resolved.entry.name if resolved.entry else resolved.path.name
-        text = f"{name}, sha256 {resolved.sha256[:12]}"
+        model, text = checkpoint.model, resolved.label
     slices = eval_slices(data, limit)
     facts = protocol(config, slices, text)
     scores: list[CtScore] = []

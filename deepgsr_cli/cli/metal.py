@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from deepgsr_cli.cli.evaluation import CsvFile, present, print_facts, write_csv
+from deepgsr_cli.cli.evaluation import CsvFile, SliceLimit, present, print_facts, write_csv
 from deepgsr_cli.cli.options import (
     Arithmetic,
     Device,
@@ -184,7 +184,7 @@ def eval_mar(
         str, typer.Option(help="Window on the ramp of the image that --image-only corrects.")
     ] = "ram-lak",
     metal_threshold: MetalThreshold = 2500.0,
-    limit: Annotated[int | None, typer.Option(help="Only the first slices.", show_default="all")] = None,
+    limit: SliceLimit = None,
     csv_file: CsvFile = None,
     report: ReportFile = None,
     weights: Weights = None,
@@ -221,7 +221,7 @@ def eval_mar(
     model = text = None
     if "deepgsr" in config.methods:
         resolved, checkpoint = load_model(weights, device, offline=offline, task=TASK, methods=METHODS)
-        model, text = checkpoint.model, describe_weights(resolved)
+        model, text = checkpoint.model, resolved.label
     slices, shapes = eval_slices(data, limit), eval_masks(masks)
     facts = protocol(config, slices, shapes, text)
     scores: list[MarScore] = []

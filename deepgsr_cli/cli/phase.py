@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from deepgsr_cli.cli.evaluation import present, print_facts, write_csv
+from deepgsr_cli.cli.evaluation import CsvFile, Limit, present, print_facts, write_csv
 from deepgsr_cli.cli.options import (
     Device,
     Json,
@@ -310,10 +310,8 @@ def eval_phase(
     size: Annotated[int, typer.Option(help="Side in pixels the pictures are resized to.")] = 128,
     restarts: Restarts = None,
     iterations: Iterations = None,
-    limit: Annotated[int | None, typer.Option(help="Only the first pictures.", show_default="all")] = None,
-    csv_file: Annotated[
-        Path | None, typer.Option("--csv", help="Write each picture's figures here.", show_default=False)
-    ] = None,
+    limit: Limit = None,
+    csv_file: CsvFile = None,
     report: ReportFile = None,
     weights: Weights = None,
     device: Device = "auto",

@@ -10,7 +10,7 @@ import dataclasses
 import itertools
 import math
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, TypeVar
 
 import torch
 import torch.nn.functional as F
@@ -19,6 +19,8 @@ from torch import Tensor, nn
 from deepgsr_cli.patches import aggregate, extract, from_windows, reflect_to, to_windows
 from deepgsr_cli.tiling import TileNeeds
 from deepgsr_cli.wavelets import dwt2, idwt2
+
+T = TypeVar("T")
 
 
 @dataclass(frozen=True)
@@ -305,6 +307,22 @@ def _chain(blocks: nn.Module, x: Tensor, condition: Tensor | None) -> Tensor:
 
 # Features of the condition vector's embedding.
 EMBEDDING = 32
+
+
+def config_with_prior(kind: type[T], fields: dict[str, Any]) -> T:
+    """Configuration of a network that has DeepGSR networks in it, whose shape is its field "prior".
+
+    Args:
+        kind: The dataclass.
+        fields: All its fields as JSON types.
+
+    Raises:
+        ValueError: A field is missing, unknown or out of its range.
+    """
+    known = {field.name for field in dataclasses.fields(kind)}  # type: ignore[arg-type]
+    if set(fields) != known:
+        raise ValueError(f"its fields are {', '.join(sorted(fields))}, not {', '.join(sorted(known))}")
+    return kind(**{**fields, "prior": DeepGSRConfig.from_dict(fields["prior"])})
 
 
 class DeepGSR(nn.Module):

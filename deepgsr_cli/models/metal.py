@@ -16,7 +16,7 @@ import torch
 from torch import Tensor, nn
 
 from deepgsr_cli.mar import interpolated, metal_trace, nmar_of, rebuilt
-from deepgsr_cli.models.deepgsr import DeepGSR, DeepGSRConfig
+from deepgsr_cli.models.deepgsr import DeepGSR, DeepGSRConfig, config_with_prior
 from deepgsr_cli.models.unrolled import ATTENUATION_SCALE_MM
 from deepgsr_cli.physics import Radon
 
@@ -106,10 +106,7 @@ class MetalReduction(nn.Module):
     @classmethod
     def from_config(cls, fields: dict[str, Any]) -> MetalReduction:
         """Network with random weights; fields as `config_dict` returns them, without "model"."""
-        known = {field.name for field in dataclasses.fields(MetalReductionConfig)}
-        if set(fields) != known:
-            raise ValueError(f"its fields are {', '.join(sorted(fields))}, not {', '.join(sorted(known))}")
-        return cls(MetalReductionConfig(**{**fields, "prior": DeepGSRConfig.from_dict(fields["prior"])}))
+        return cls(config_with_prior(MetalReductionConfig, fields))
 
     def config_dict(self) -> dict[str, Any]:
         """Configuration as JSON types, with the model's name under "model"."""

@@ -21,7 +21,7 @@ import torch
 from torch import Tensor, nn
 
 from deepgsr_cli.diffraction import Diffraction
-from deepgsr_cli.models.deepgsr import DeepGSR, DeepGSRConfig
+from deepgsr_cli.models.deepgsr import DeepGSR, DeepGSRConfig, config_with_prior
 
 PRIOR = DeepGSRConfig(
     widths=(20, 28, 40),
@@ -92,10 +92,7 @@ class UnrolledPhase(nn.Module):
     @classmethod
     def from_config(cls, fields: dict[str, Any]) -> UnrolledPhase:
         """Network with random weights; fields as `config_dict` returns them, without "model"."""
-        known = {field.name for field in dataclasses.fields(UnrolledPhaseConfig)}
-        if set(fields) != known:
-            raise ValueError(f"its fields are {', '.join(sorted(fields))}, not {', '.join(sorted(known))}")
-        return cls(UnrolledPhaseConfig(**{**fields, "prior": DeepGSRConfig.from_dict(fields["prior"])}))
+        return cls(config_with_prior(UnrolledPhaseConfig, fields))
 
     def config_dict(self) -> dict[str, Any]:
         """Configuration as JSON types, with the model's name under "model"."""

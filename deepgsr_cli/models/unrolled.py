@@ -16,7 +16,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from deepgsr_cli.models.deepgsr import DeepGSR, DeepGSRConfig
+from deepgsr_cli.models.deepgsr import DeepGSR, DeepGSRConfig, config_with_prior
 from deepgsr_cli.physics import Radon
 
 # Attenuation times this, in mm, is what the networks see: water is about 1.
@@ -104,10 +104,7 @@ class Unrolled(nn.Module):
     @classmethod
     def from_config(cls, fields: dict[str, Any]) -> Unrolled:
         """Network with random weights; fields as `config_dict` returns them, without "model"."""
-        known = {field.name for field in dataclasses.fields(UnrolledConfig)}
-        if set(fields) != known:
-            raise ValueError(f"its fields are {', '.join(sorted(fields))}, not {', '.join(sorted(known))}")
-        return cls(UnrolledConfig(**{**fields, "prior": DeepGSRConfig.from_dict(fields["prior"])}))
+        return cls(config_with_prior(UnrolledConfig, fields))
 
     def config_dict(self) -> dict[str, Any]:
         """Configuration as JSON types, with the model's name under "model"."""
