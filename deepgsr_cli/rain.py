@@ -97,7 +97,7 @@ STYLES = (
         thresholded=True,
     ),
 )
-DRY = 0.1  # probability of no rain at all: a network has to leave such a picture alone
+DRY = 0.15  # probability of no rain at all: a network has to leave such a picture alone
 TILT_DEG = 18.0  # standard deviation of the direction of fall around the vertical
 DEPTH: Range = (0.4, 1.6)  # length and width of a layer's streaks relative to the picture's, log-uniform
 LAYER_OPACITY: Range = (0.4, 1.0)  # relative to the picture's

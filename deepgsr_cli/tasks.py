@@ -99,7 +99,16 @@ def _mse(error: Tensor) -> Tensor:
     return error.square().mean((1, 2, 3))
 
 
-LOSSES: dict[str, Callable[[Tensor], Tensor]] = {"charbonnier": _charbonnier, "mse": _mse}
+def _log_mse(error: Tensor) -> Tensor:
+    """Minus the PSNR, in nepers (Chen et al., HINet, CVPRW 2021): a crop that is easy, or hardly damaged,
+    counts as much as any other."""
+    return 0.5 * (_mse(error) + LOG_FLOOR).log()
+
+
+LOSSES: dict[str, Callable[[Tensor], Tensor]] = {"charbonnier": _charbonnier, "mse": _mse, "psnr": _log_mse}
+
+# Mean squared error below which the logarithm stops rewarding: 50 dB.
+LOG_FLOOR = 1e-5
 
 
 class Task(Protocol):
@@ -176,7 +185,7 @@ class Denoise(_Pictures):
         noisy, level = gaussian_noise(clean, (config.sigma_min, config.sigma_max), device_generator)
         # On natural pictures the error that a good denoiser leaves has a variance proportional to sigma,
         # roughly (PSNR tables of DnCNN, 15 to 50). Levels below 2 would otherwise outweigh all others.
-        power = {"charbonnier": 0.5, "mse": 1.0}[config.loss]
+        power = {"charbonnier": 0.5, "mse": 1.0, "psnr": 0.0}[config.loss]
         weight = (25 / (255 * level[:, 0]).clamp(min=2)) ** power
         return Sample(noisy, clean, level, weight)
 

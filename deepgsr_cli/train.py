@@ -56,7 +56,8 @@ class TrainConfig:
         learning_rate: Highest one, after warm-up; it descends along half a cosine to a hundredth.
         weight_decay: Of AdamW, on matrices and kernels.
         warmup: Steps of linear warm-up.
-        loss: "mse" or "charbonnier"; for pictures either is weighted so that all noise levels count alike.
+        loss: "charbonnier", "mse" or "psnr"; of pictures, the first two are weighted so that all noise levels
+            count alike.
         ema: Decay of the weights' moving average, which is what is validated and saved.
         clip: Largest norm of the gradient.
         validate_every: Steps between validations, each followed by a save.
@@ -102,6 +103,8 @@ class TrainConfig:
             raise UsageError(f"--preset {self.preset}: known are {', '.join(presets)}")
         if self.loss not in LOSSES:
             raise UsageError(f"--loss {self.loss}: known are {', '.join(LOSSES)}")
+        if self.loss == "psnr" and self.task == "mar":
+            raise UsageError("--loss psnr: mar is measured against NMAR; give charbonnier or mse")
         if self.precision not in ("fp32", "bf16"):
             raise UsageError(f"--precision {self.precision}: training knows fp32 and bf16")
         if not 0 <= self.sigma_min <= self.sigma_max <= 255:

@@ -95,7 +95,7 @@ def test_two_runs_with_one_seed_agree_and_another_seed_does_not(config, tmp_path
     assert not all(torch.equal(results[0][name], results[2][name]) for name in results[0])
 
 
-@pytest.mark.parametrize("loss", ["charbonnier", "mse"])
+@pytest.mark.parametrize("loss", ["charbonnier", "mse", "psnr"])
 def test_training_lowers_the_error_on_held_out_pictures(config, loss):
     config = dataclasses.replace(config, steps=100, validate_every=50, batch=4, loss=loss, learning_rate=1e-2)
     train(config)
@@ -160,7 +160,8 @@ def test_a_folder_with_a_run_is_not_overwritten(config):
     ("change", "sentence"),
     [
         ({"preset": "huge"}, "--preset huge: known are small, paper"),
-        ({"loss": "l3"}, "--loss l3: known are charbonnier, mse"),
+        ({"loss": "psnr", "task": "mar", "preset": "small"}, "--loss psnr: mar is measured against NMAR"),
+        ({"loss": "l3"}, "--loss l3: known are charbonnier, mse, psnr"),
         ({"sigma_min": 80.0}, "--sigma-min 80 --sigma-max 75: give 0 <="),
         ({"steps": 0}, "--steps 0: give more than 0"),
         ({"precision": "fp8"}, "--precision fp8"),
