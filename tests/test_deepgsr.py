@@ -4,8 +4,9 @@ import pytest
 import torch
 
 from deepgsr_cli.models import PRESETS, DeepGSR, DeepGSRConfig, build
-from deepgsr_cli.models.deepgsr import GroupBlock, LowRankGroupShrinkage
+from deepgsr_cli.models.deepgsr import GroupBlock, LowRankGroupShrinkage, _analyse, _synthesise
 from deepgsr_cli.patches import reflect_to
+from deepgsr_cli.wavelets import dwt2, idwt2
 
 SMALL = DeepGSRConfig(
     widths=(8, 12),
@@ -145,6 +146,14 @@ def test_fault_6_no_group_is_gathered():
     with torch.no_grad(), Watch():
         layer(random(2, tokens, dim))
     assert largest <= 2 * tokens * tokens * 8  # int64 indices and scores of pairs
+
+
+def test_a_level_down_and_up_is_the_haar_transform_and_a_linear_map_of_its_bands():
+    x = random(2, 3, 6, 10, dtype=torch.float64)
+    down = randomise(torch.nn.Conv2d(12, 5, 1)).double()
+    torch.testing.assert_close(_analyse(down, x), down(dwt2(x).flatten(1, 2)))
+    up = randomise(torch.nn.Conv2d(3, 20, 1)).double()
+    torch.testing.assert_close(_synthesise(up, x), idwt2(up(x).unflatten(1, (-1, 4))))
 
 
 @pytest.mark.parametrize("size", [(1, 1), (1, 40), (2, 3), (37, 53), (64, 16)])

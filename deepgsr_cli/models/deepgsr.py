@@ -268,7 +268,7 @@ class FeedForward(nn.Module):
         y = _conditioned(self.layers[0], x, self.bias, condition)
         for layer in list(self.layers)[1:]:
             y = layer(F.relu_(y))
-        return x + y
+        return y.add_(x)
 
 
 def _conditioned(conv: nn.Module, x: Tensor, linear: nn.Module | None, condition: Tensor | None) -> Tensor:
@@ -280,6 +280,27 @@ def _conditioned(conv: nn.Module, x: Tensor, linear: nn.Module | None, condition
     if len(bias) == 1:  # one condition for the batch: part of the convolution's own bias, at no cost
         return F.conv2d(x, conv.weight, _bias(conv) + bias[0], padding=1)
     return conv(x) + bias[..., None, None]
+
+
+def _analyse(conv: nn.Module, x: Tensor) -> Tensor:
+    """The 1 x 1 convolution of the Haar bands of x, computed as one convolution with stride 2."""
+    assert isinstance(conv, nn.Conv2d)
+    weight = conv.weight.unflatten(1, (-1, 4))[..., 0, 0] @ _haar(conv.weight)  # (out, in, 4)
+    return F.conv2d(x, weight.unflatten(-1, (2, 2)), conv.bias, stride=2)
+
+
+def _synthesise(conv: nn.Module, x: Tensor) -> Tensor:
+    """Maps whose Haar bands are the 1 x 1 convolution of x, computed as one convolution and a shuffle."""
+    assert isinstance(conv, nn.Conv2d)
+    haar = _haar(conv.weight)
+    weight = (haar.mT @ conv.weight.flatten(1).unflatten(0, (-1, 4))).flatten(0, 1)
+    bias = (_bias(conv).unflatten(0, (-1, 4)) @ haar).flatten()
+    return F.pixel_shuffle(F.conv2d(x, weight[..., None, None], bias), 2)
+
+
+def _haar(like: Tensor) -> Tensor:
+    """The Haar transform of 2 x 2 pixels, (bands, pixels), in the type of a tensor."""
+    return dwt2(torch.eye(4, dtype=like.dtype, device=like.device).view(4, 2, 2)).view(4, 4).mT
 
 
 def _bias(conv: nn.Conv2d) -> Tensor:
@@ -452,10 +473,10 @@ class DeepGSR(nn.Module):
         for level in range(len(self.encoder)):
             if level:
                 skips.append(y)
-                y = self.down[level - 1](dwt2(y).flatten(1, 2))
+                y = _analyse(self.down[level - 1], y)
             y = _chain(self.encoder[level], y, code)
         for level in reversed(range(len(skips))):
-            y = skips[level] + idwt2(self.up[level](y).unflatten(1, (-1, 4)))
+            y = _synthesise(self.up[level], y).add_(skips[level])
             y = _chain(self.decoder[level], y, code)
         y = self.tail(y)
         for _ in range(self.config.stem):
