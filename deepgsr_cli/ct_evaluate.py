@@ -15,7 +15,6 @@ import torch
 
 from deepgsr_cli.ct_data import read_hu
 from deepgsr_cli.ct_recon import (
-    BODY_HU,
     PEAK_ATTENUATION,
     Method,
     SimulatedScan,
@@ -169,7 +168,7 @@ def protocol(config: CtEvalConfig, slices: list[EvalSlice], weights: str | None 
         "attenuation": "0.0192 (1 + HU / 1000) per mm, HU of -1000 or more",
         "PSNR, SSIM": f"attenuation clipped to [0, {PEAK_ATTENUATION:g}] per mm, over {PEAK_ATTENUATION:g};"
         " whole slice; mean of slices",
-        "RMSE, bias": f"in HU, where the reference is above {BODY_HU:g} HU, in the largest circle",
+        "RMSE, bias": "in HU, in the body: within the skin, lungs included, and in the largest circle",
         "methods": "; ".join(config.method(name, math.inf).describe() for name in names),
     }
     if any(slice.series is None for slice in slices):

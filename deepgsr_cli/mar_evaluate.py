@@ -17,7 +17,6 @@ from torch import Tensor
 from deepgsr_cli.ct_data import reduced
 from deepgsr_cli.ct_evaluate import EvalSlice, wait
 from deepgsr_cli.ct_recon import (
-    BODY_HU,
     FEWEST_PHOTONS,
     MOST_PHOTONS,
     PEAK_ATTENUATION,
@@ -200,7 +199,8 @@ def protocol(
         "input": "filtered backprojection, ram-lak; the metal is known",
         "PSNR, SSIM": f"attenuation clipped to [0, {PEAK_ATTENUATION:g}] per mm, over {PEAK_ATTENUATION:g};"
         " whole slice; metal pixels do not count (in SSIM they are equal); mean of cases",
-        "RMSE, bias": f"in HU, where the slice is above {BODY_HU:g} HU, in the largest circle, without metal",
+        "RMSE, bias": "in HU, in the body without metal: within the skin, lungs included, and in the largest"
+        " circle",
         "reference": "the slice; and, under metal-free, the reconstruction of the scan without metal, from"
         " which only artifacts differ",
         "methods": "; ".join(config.method(name).describe() for name in config.methods),

@@ -23,7 +23,9 @@ from deepgsr_cli.cli import app
 from deepgsr_cli.ct_recon import (
     Method,
     SimulatedScan,
+    body,
     compare,
+    gaussian_blur,
     noise_variance,
     reconstruct,
     residual,
@@ -162,6 +164,50 @@ def test_figures_are_of_attenuation_in_range_and_of_the_body_alone():
     assert (same.psnr, same.ssim, same.rmse_hu, same.bias_hu) == (math.inf, 1, 0, 0)
     air = torch.zeros_like(reference)
     assert math.isnan(compare(air, air, (PIXEL_MM, PIXEL_MM)).rmse_hu)
+
+
+def test_the_body_has_its_lungs_but_neither_table_nor_small_pieces():
+    rows, columns = np.mgrid[:100, :100] - 49.5
+    trunk = np.hypot(rows / 20, columns / 30) < 1
+    lung = np.hypot(rows, columns - 12) < 8
+    arm = np.hypot(rows, columns - 40.5) < 9
+    hand, table = np.hypot(rows + 30, columns) < 4, (abs(rows - 30) < 1) & (abs(columns) < 35)
+    noise = np.random.default_rng(0).normal(0, 200, lung.shape)
+    hu = np.where(trunk | arm | hand | table, 0.0, -1000.0)
+    hu = np.where(lung, -800 + noise, hu)
+    found = body(to_attenuation(hu, CPU), (1.0, 1.0))
+    expected = trunk | arm
+    assert np.count_nonzero(found != expected) < 0.02 * expected.sum()
+    assert found[lung].all()
+    assert not found[hand | table].any()
+    assert not body(to_attenuation(np.full((9, 9), -1000.0), CPU), (1.0, 1.0)).any()
+
+
+@pytest.mark.parametrize("photons", [None, 1e5])
+def test_a_bias_of_the_network_does_not_reach_the_result(photons):
+    geometry = sparse_view((SIZE, SIZE), (PIXEL_MM, PIXEL_MM), 60)
+    A, x = Radon(geometry), to_attenuation(body_hu(), CPU)
+    y = SimulatedScan(geometry, photons)(x)
+
+    class Low(torch.nn.Module):
+        def forward(self, A, y, condition):
+            return 0.98 * x
+
+    found = reconstruct(A, y, Method("deepgsr", photons), model=Low())
+    figures = compare(found, x, (PIXEL_MM, PIXEL_MM))
+    assert abs(figures.bias_hu) < 2  # of 20
+    assert figures.rmse_hu < compare(0.98 * x, x, (PIXEL_MM, PIXEL_MM)).rmse_hu
+
+
+def test_a_blur_keeps_the_sum_and_has_the_width():
+    x = torch.zeros(1, 1, 61, 61, dtype=torch.float64)
+    x[0, 0, 30, 30] = 1
+    blurred = gaussian_blur(x, 3.0)
+    assert float(blurred.sum()) == pytest.approx(1)
+    squares = (torch.arange(61.0) - 30) ** 2
+    for axis in (2, 3):
+        along = blurred.sum(5 - axis).flatten()
+        assert float((along * squares).sum()) == pytest.approx(9, rel=1e-2)
 
 
 def test_total_variation_trusts_noisy_rays_less():
@@ -538,8 +584,7 @@ def test_a_bad_sinogram_is_one_sentence(run, measured, name):
         (("--format", "npy"), "name two formats"),
         (("--pixel-mm", 0), "--pixel-mm 0"),
         (("--skip-existing", "--overwrite"), "exclude each other"),
-        (("--geometry", "scan.toml"), "--geometry is for measured sinograms"),
-        (("--geometry", "scan.toml", "--views", 60), "--views is for scans simulated"),
+        (("--geometry", "scan.toml", "--views", 60), "--views 60: "),
         (("sinogram.npy",), "DICOM and sinograms do not go together"),
         (("--report", "page.pdf"), "--report page.pdf"),
     ],
