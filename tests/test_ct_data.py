@@ -5,6 +5,7 @@ import numpy as np
 import PIL.Image
 import pytest
 import torch
+from conftest import check_resumed_equals_unbroken
 
 import deepgsr_cli.ct_data
 from deepgsr_cli.ct_data import (
@@ -25,8 +26,7 @@ from deepgsr_cli.geometry import sparse_view
 from deepgsr_cli.models import UNROLLED_PRESETS, DeepGSRConfig, Unrolled, UnrolledConfig
 from deepgsr_cli.physics import Radon, hu_to_attenuation
 from deepgsr_cli.tasks import CTRecon
-from deepgsr_cli.train import TrainConfig, train
-from deepgsr_cli.weights import load_checkpoint
+from deepgsr_cli.train import TrainConfig
 
 CPU = torch.device("cpu")
 
@@ -252,22 +252,8 @@ def test_the_last_files_are_held_out(config):
         CTRecon(dataclasses.replace(config, held_out=3), CPU)
 
 
-def test_a_resumed_run_equals_an_unbroken_one_bit_for_bit(config, tmp_path):
-    train(config)
-    broken = dataclasses.replace(config, output=tmp_path / "broken")
-
-    def stop(progress):
-        if progress.step >= 2:
-            raise KeyboardInterrupt
-
-    with pytest.raises(KeyboardInterrupt):
-        train(broken, report=stop)
-    train(broken, resume=True)
-    whole, resumed = (torch.load(c.output / "state.pt", weights_only=True) for c in (config, broken))
-    for part in ("model", "average"):
-        assert all(torch.equal(value, resumed[part][name]) for name, value in whole[part].items())
-    assert [row[3] for row in whole["rows"]] == [row[3] for row in resumed["rows"]]
-    checkpoint = load_checkpoint(config.output / "model.safetensors")
+def test_a_resumed_run_equals_an_unbroken_one_bit_for_bit(config):
+    checkpoint = check_resumed_equals_unbroken(config, 2)
     assert isinstance(checkpoint.model, Unrolled)
     assert checkpoint.info["task"] == "ct-recon"
 

@@ -5,6 +5,7 @@ import numpy as np
 import PIL.Image
 import pytest
 import torch
+from conftest import check_resumed_equals_unbroken
 from typer.testing import CliRunner
 
 import deepgsr_cli.mar_data
@@ -22,7 +23,7 @@ from deepgsr_cli.mar_data import (
 from deepgsr_cli.models import METAL_PRESETS, DeepGSRConfig, MetalReduction, MetalReductionConfig
 from deepgsr_cli.physics import WATER_ATTENUATION
 from deepgsr_cli.tasks import MAR, MAX_ATTENUATION, TASKS
-from deepgsr_cli.train import TrainConfig, train
+from deepgsr_cli.train import TrainConfig
 from deepgsr_cli.weights import load_checkpoint
 
 CPU = torch.device("cpu")
@@ -238,22 +239,8 @@ def test_validation_is_by_turns_from_the_sinogram_and_from_the_image(config):
         assert task.psnr(model, sample) == pytest.approx(expected, abs=1e-3)
 
 
-def test_a_resumed_run_equals_an_unbroken_one_bit_for_bit(config, tmp_path):
-    train(config)
-    broken = dataclasses.replace(config, output=tmp_path / "broken")
-
-    def stop(progress):
-        if progress.step >= 2:
-            raise KeyboardInterrupt
-
-    with pytest.raises(KeyboardInterrupt):
-        train(broken, report=stop)
-    train(broken, resume=True)
-    whole, resumed = (torch.load(c.output / "state.pt", weights_only=True) for c in (config, broken))
-    for part in ("model", "average"):
-        assert all(torch.equal(value, resumed[part][name]) for name, value in whole[part].items())
-    assert [row[3] for row in whole["rows"]] == [row[3] for row in resumed["rows"]]
-    checkpoint = load_checkpoint(config.output / "model.safetensors")
+def test_a_resumed_run_equals_an_unbroken_one_bit_for_bit(config):
+    checkpoint = check_resumed_equals_unbroken(config, 2)
     assert isinstance(checkpoint.model, MetalReduction)
     assert checkpoint.info["task"] == "mar"
 

@@ -2,8 +2,8 @@ import dataclasses
 
 import pytest
 import torch
+from conftest import check_foreign_configuration_is_refused
 
-from deepgsr_cli.errors import WeightsError
 from deepgsr_cli.geometry import Geometry
 from deepgsr_cli.mar import linear_interpolation, metal_trace, nmar, rebuilt
 from deepgsr_cli.models import METAL_PRESETS, DeepGSRConfig, MetalReduction, MetalReductionConfig
@@ -171,11 +171,7 @@ def test_a_checkpoint_gives_the_same_network_back(scan, tmp_path):
 
 
 def test_a_configuration_of_another_version_is_refused(tmp_path):
-    model = MetalReduction(TINY)
-    model.config_dict = lambda: {"model": "metal-reduction", "stages": 2}
-    save_checkpoint(tmp_path / "mar.safetensors", model, info={})
-    with pytest.raises(WeightsError, match="its fields are stages, not prior, refinements"):
-        load_checkpoint(tmp_path / "mar.safetensors")
+    check_foreign_configuration_is_refused(MetalReduction(TINY), tmp_path / "foreign", "prior, refinements")
 
 
 def test_the_shipped_shape_has_less_than_a_million_parameters():

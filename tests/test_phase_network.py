@@ -6,10 +6,10 @@ import math
 import numpy as np
 import pytest
 import torch
-from conftest import smooth_picture
+from conftest import check_foreign_configuration_is_refused, check_resumed_equals_unbroken, smooth_picture
 
 from deepgsr_cli.diffraction import Diffraction, coded_masks
-from deepgsr_cli.errors import InputError, WeightsError
+from deepgsr_cli.errors import InputError
 from deepgsr_cli.images import Image, write_image
 from deepgsr_cli.models import UNROLLED_PHASE_PRESETS, DeepGSRConfig, UnrolledPhase, UnrolledPhaseConfig
 from deepgsr_cli.models.phase import expected_patterns, phase_condition
@@ -139,11 +139,7 @@ def test_a_checkpoint_gives_the_same_network_back(measured, tmp_path):
 
 
 def test_a_configuration_of_another_version_is_refused(tmp_path):
-    model = UnrolledPhase(TINY)
-    model.config_dict = lambda: {"model": "unrolled-phase", "stages": 2}
-    save_checkpoint(tmp_path / "phase.safetensors", model, info={})
-    with pytest.raises(WeightsError, match="its fields are stages, not prior, stages"):
-        load_checkpoint(tmp_path / "phase.safetensors")
+    check_foreign_configuration_is_refused(UnrolledPhase(TINY), tmp_path / "foreign", "prior, stages")
 
 
 def test_the_shipped_shape_has_less_than_600_000_parameters():
@@ -203,19 +199,10 @@ def config(tmp_path, monkeypatch):
     )  # fmt: skip
 
 
-def test_a_resumed_run_equals_an_unbroken_one_bit_for_bit(config, tmp_path):
-    def stop(progress):
-        if progress.step >= 3:
-            raise KeyboardInterrupt
-
-    train(config)
-    broken = dataclasses.replace(config, output=tmp_path / "broken")
-    with pytest.raises(KeyboardInterrupt):
-        train(broken, report=stop)
-    train(broken, resume=True)
-    whole, resumed = (torch.load(run.output / "state.pt", weights_only=True) for run in (config, broken))
-    assert resumed["step"] == 6
-    assert all(torch.equal(value, resumed["model"][name]) for name, value in whole["model"].items())
+def test_a_resumed_run_equals_an_unbroken_one_bit_for_bit(config):
+    checkpoint = check_resumed_equals_unbroken(config, 3)
+    assert isinstance(checkpoint.model, UnrolledPhase)
+    assert checkpoint.info["task"] == "phase"
 
 
 def test_training_lowers_the_error_on_held_out_pictures(config):

@@ -6,7 +6,7 @@ import math
 import numpy as np
 import pytest
 import torch
-from conftest import smooth_picture
+from conftest import check_resumed_equals_unbroken, smooth_picture
 
 import deepgsr_cli.tasks
 from deepgsr_cli.data import Crops, picture_paths, read_channels, read_pictures, smaller_copies
@@ -51,38 +51,9 @@ def weights_of(config):
     return load_checkpoint(config.output / "model.safetensors").model.state_dict()
 
 
-def state_of(config):
-    return torch.load(config.output / "state.pt", weights_only=True)
-
-
-class Stop(KeyboardInterrupt):
-    pass
-
-
-def stop_at(step):
-    def report(progress):
-        if progress.step >= step:
-            raise Stop
-
-    return report
-
-
 @pytest.mark.parametrize("step", [3, 6])
-def test_a_resumed_run_equals_an_unbroken_one_bit_for_bit(config, tmp_path, step):
-    train(config)
-    broken = dataclasses.replace(config, output=tmp_path / "broken")
-    with pytest.raises(Stop):
-        train(broken, report=stop_at(step))
-    assert state_of(broken)["step"] == step
-    train(broken, resume=True)
-    whole, resumed = state_of(config), state_of(broken)
-    for part in ("model", "average"):
-        assert all(torch.equal(value, resumed[part][name]) for name, value in whole[part].items())
-    moments = [
-        [s[name] for s in x["optimizer"]["state"].values() for name in sorted(s)] for x in (whole, resumed)
-    ]
-    assert all(torch.equal(a, b) for a, b in zip(*moments, strict=True))
-    assert [row[3] for row in whole["rows"]] == [row[3] for row in resumed["rows"]]
+def test_a_resumed_run_equals_an_unbroken_one_bit_for_bit(config, step):
+    check_resumed_equals_unbroken(config, step)
 
 
 def test_two_runs_with_one_seed_agree_and_another_seed_does_not(config, tmp_path):

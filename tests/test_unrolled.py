@@ -5,8 +5,8 @@ import math
 import numpy as np
 import pytest
 import torch
+from conftest import check_foreign_configuration_is_refused
 
-from deepgsr_cli.errors import WeightsError
 from deepgsr_cli.geometry import sparse_view
 from deepgsr_cli.models import DeepGSRConfig, Unrolled, UnrolledConfig
 from deepgsr_cli.models.unrolled import INITIAL_STEP, UNROLLED_PRESETS, ct_condition
@@ -155,11 +155,7 @@ def test_a_checkpoint_gives_the_same_network_back(scan, config, tmp_path):
 
 
 def test_a_configuration_of_another_version_is_refused(tmp_path):
-    model = Unrolled(TINY)
-    model.config_dict = lambda: {"model": "unrolled", "stages": 2}
-    save_checkpoint(tmp_path / "ct.safetensors", model, info={})
-    with pytest.raises(WeightsError, match="its fields are stages, not prior, shared, stages"):
-        load_checkpoint(tmp_path / "ct.safetensors")
+    check_foreign_configuration_is_refused(Unrolled(TINY), tmp_path / "foreign", "prior, shared, stages")
 
 
 def test_the_condition_is_bounded_and_monotone():
