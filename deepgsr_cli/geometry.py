@@ -206,6 +206,42 @@ def sparse_view(shape: tuple[int, int], pixel_mm: tuple[float, float], num_views
     )
 
 
+def scanner_view(
+    shape: tuple[int, int],
+    pixel_mm: tuple[float, float],
+    num_views: int,
+    source_mm: float,
+    source_to_detector_mm: float,
+) -> Geometry:
+    """Fan beam over a full turn with a scanner's own distances, on a detector about the source.
+
+    The bins are one a pixel at the isocentre, and cover the slice's corners.
+
+    Args:
+        shape: Rows and columns of the slice.
+        pixel_mm: Spacing of the rows and of the columns.
+        num_views: Views over a full turn, the first at angle 0.
+        source_mm: Distance from the source to the isocentre, which is the middle of the slice.
+        source_to_detector_mm: Distance from the source to the detector.
+
+    Raises:
+        UserError: The source is within the slice, or the detector before the isocentre.
+    """
+    radius_mm = math.hypot(*(n * d for n, d in zip(shape, pixel_mm))) / 2
+    fan = math.asin(min(1.0, radius_mm / source_mm)) if source_mm > 0 else 0.0
+    step = min(pixel_mm) / source_mm if source_mm > 0 else 1.0
+    return Geometry(
+        kind="fan-arc",
+        shape=shape,
+        pixel_mm=pixel_mm,
+        num_bins=2 * math.ceil(fan / step) + 1,
+        bin_mm=step * source_to_detector_mm,
+        angles_rad=_even_angles(0.0, 360.0, _count("num_views", num_views)),
+        source_mm=source_mm,
+        detector_mm=source_to_detector_mm - source_mm,
+    )
+
+
 def mar_640(pixel_mm: float = 512 / 416 * 0.3, num_views: int = 640) -> Geometry:
     """Fan beam of the metal artifact papers: 416 x 416 pixels, 641 bins, 640 views over a full turn.
 

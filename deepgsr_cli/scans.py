@@ -1,4 +1,4 @@
-"""Reconstruction of files: DICOM slices whose sparse scan is simulated, and measured sinograms."""
+"""Reconstruction of files: DICOM slices whose scan is simulated, measured sinograms and projections."""
 
 from __future__ import annotations
 
@@ -7,12 +7,13 @@ import time
 import zlib
 from collections.abc import Callable, Iterable
 from contextlib import suppress
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
+from pydicom.dataset import Dataset
 from torch import Tensor
 
 from deepgsr_cli.batch import Job, make_folder, refuse_collisions
@@ -26,11 +27,21 @@ from deepgsr_cli.ct_recon import (
     to_attenuation,
     to_hu,
 )
-from deepgsr_cli.dicom import DerivedSeries, Series, Slice, find_series, read_slice, write_new
+from deepgsr_cli.dicom import (
+    AIR_HU,
+    DerivedSeries,
+    Series,
+    Slice,
+    SliceFile,
+    find_series,
+    read_slice,
+    write_new,
+)
 from deepgsr_cli.errors import InputError, UsageError, UserError
 from deepgsr_cli.files import atomic_write
-from deepgsr_cli.geometry import Geometry, sparse_view
-from deepgsr_cli.physics import Radon
+from deepgsr_cli.geometry import Geometry, scanner_view, sparse_view
+from deepgsr_cli.physics import WATER_ATTENUATION, Radon
+from deepgsr_cli.projections import SIZE, Projections, find_projections, holds_projections
 from deepgsr_cli.report import ReportImage
 from deepgsr_cli.sinograms import SUFFIXES, Sinograms
 
@@ -67,20 +78,34 @@ class SinogramJob(Job):
 
 
 @dataclass(frozen=True)
+class ProjectionJob(Job):
+    """A slice of a scan in DICOM-CT-PD files."""
+
+    projections: Projections
+    index: int
+
+    @property
+    def label(self) -> str:
+        return f"{self.source} z={self.projections.z_mm[self.index]:.2f} mm"
+
+
+@dataclass(frozen=True)
 class ScanPlan:
     """What is to be reconstructed.
 
     Attributes:
         jobs: One for each slice, all of one kind.
-        measured: Whether they are sinograms.
+        measured: Whether they are sinograms or projections.
         failures: Files and series that cannot be used.
         notes: What the user should know, one sentence each.
+        projections: The scans, where they are projections.
     """
 
     jobs: list[Job]
     measured: bool
     failures: list[InputError]
     notes: list[str]
+    projections: tuple[Projections, ...] = ()
 
 
 def plan_scans(
@@ -90,6 +115,7 @@ def plan_scans(
     format: str | None = None,
     geometry: Geometry | None = None,
     pixel_mm: float | None = None,
+    simulation: bool = False,
 ) -> ScanPlan:
     """Jobs for DICOM files and folders, or for sinograms.
 
@@ -101,12 +127,13 @@ def plan_scans(
         inputs: DICOM files or folders, or sinogram files.
         output: File or folder.
         format: Of `FORMATS`; None for what the output's suffix says, or DICOM.
-        geometry: Of the sinograms; None for DICOM.
+        geometry: Of the sinograms; of the simulated scan, if there is one, for DICOM.
         pixel_mm: Distance of rows and columns for DICOM files that do not state it.
+        simulation: Whether a scan of DICOM slices is simulated, which a geometry may be for.
 
     Raises:
-        UsageError: Both kinds, a geometry for DICOM, none for sinograms, two results for one path, or a
-            result in place of an input.
+        UsageError: Both kinds, a geometry for DICOM that is not for a simulation, none for sinograms,
+            projections, two results for one path, or a result in place of an input.
         InputError: Nothing that can be used.
     """
     paths = [Path(text) for text in inputs]
@@ -116,16 +143,20 @@ def plan_scans(
     measured = kinds == {True}
     if measured and geometry is None:
         raise UsageError(f"{paths[0]}: a measured sinogram needs --geometry FILE, which says how it was made")
-    if geometry is not None and not measured:
+    if geometry is not None and not measured and not simulation:
         raise UsageError("--geometry is for measured sinograms; leave it out for DICOM slices")
     suffix = _output_suffix(output, format)
     folder = Path(output)
+    for path in () if measured else paths:
+        if holds_projections(path, folder):
+            raise UsageError(f"{path}: holds DICOM-CT-PD projections; reconstruct them first, with ct-recon")
     failures: list[InputError] = []
     notes: list[str] = []
     found: list[tuple[Path, Series | Sinograms, int, Path]] = []  # source, its collection, slice, name
     for path in paths:
         try:
-            if geometry is not None:
+            if measured:
+                assert geometry is not None
                 sinograms = Sinograms(path, geometry)
                 found += [(path, sinograms, i, name) for i, name in enumerate(_stack_names(sinograms))]
             else:
@@ -152,6 +183,60 @@ def plan_scans(
             jobs.append(SinogramJob(source, target, name, collection, i))
     refuse_collisions(jobs, {Path(job.source).resolve() for job in jobs if job.source})
     return ScanPlan(jobs, measured, failures, list(dict.fromkeys(notes)))
+
+
+def plan_projections(
+    inputs: Iterable[str], output: str, *, format: str | None = None, num_views: int | None = None
+) -> ScanPlan | None:
+    """Jobs for folders of DICOM-CT-PD projections, one a slice; None if no input is one.
+
+    Args:
+        inputs: Folders.
+        output: As of `plan_scans`; no folder that the projections are in.
+        format: Of `FORMATS`; None for what the output's suffix says, or DICOM.
+        num_views: Projections a turn to take; None for all.
+
+    Raises:
+        UsageError: Other inputs among them, more views than there are, or results among the projections.
+        InputError: Nothing that can be used.
+    """
+    paths, folder = [Path(text) for text in inputs], Path(output)
+    sinograms = {path for path in paths if path.suffix.lower() in SUFFIXES and not path.is_dir()}
+    kinds = {path not in sinograms and path.exists() and holds_projections(path, folder) for path in paths}
+    if True not in kinds:
+        return None
+    if len(kinds) > 1:
+        raise UsageError(
+            "projections, DICOM slices and sinograms do not go together; reconstruct each in its own run"
+        )
+    suffix = _output_suffix(output, format)
+    failures: list[InputError] = []
+    scans: list[tuple[Path, Projections]] = []
+    for path in paths:
+        if folder.resolve() == path.resolve():
+            raise UsageError(f"-o {output}: is the folder of the projections; give another -o")
+        found, unusable = find_projections(path, folder)
+        failures += unusable
+        for scan in found:
+            try:
+                scans.append((path, scan if num_views is None else scan.thinned(num_views)))
+            except InputError as error:
+                failures.append(error)
+    if not scans:
+        raise failures[0]
+    as_file = _is_file_name(output)
+    count = sum(scan.num_slices for _, scan in scans)
+    if as_file and count > 1:
+        raise UsageError(f"-o {output}: {count} slices do not fit one file; give a folder")
+    jobs: list[Job] = []
+    for number, (path, scan) in enumerate(scans):
+        stem = (path if path.is_dir() else path.parent).resolve().name
+        stem += f"_scan{number + 1}" if len(scans) > 1 else ""
+        for i in range(scan.num_slices):
+            name = Path(f"{stem}_{i + 1:04}")
+            jobs.append(ProjectionJob(path, folder if as_file else folder / f"{name}{suffix}", name, scan, i))
+    notes = [note for _, scan in scans for note in scan.notes]
+    return ScanPlan(jobs, True, failures, notes, tuple(scan for _, scan in scans))
 
 
 def _is_file_name(output: str) -> bool:
@@ -235,7 +320,7 @@ class ResultWriter:
     def __call__(
         self, job: Job, hu: np.ndarray, pixel_mm: tuple[float, float], slice: Slice | None = None
     ) -> None:
-        """Write the result, (H, W), of a `SliceJob`, from `slice`, or of a `SinogramJob`.
+        """Write the result, (H, W), of a `SliceJob`, from `slice`, a `SinogramJob` or a `ProjectionJob`.
 
         Raises:
             OutputError: It cannot be written.
@@ -251,6 +336,9 @@ class ResultWriter:
         elif isinstance(job, SliceJob):
             assert slice is not None
             DerivedSeries(job.series, self.description, self.derivation).write(slice, hu, target)
+        elif isinstance(job, ProjectionJob):
+            new, series = _reconstructed_slice(job.projections, job.index, hu.shape, pixel_mm)
+            DerivedSeries(series, self.description, self.derivation).write(new, hu, target)
         else:
             assert isinstance(job, SinogramJob)
             assert self.geometry is not None
@@ -273,6 +361,35 @@ class ResultWriter:
         return self._measurement[1]
 
 
+def _reconstructed_slice(
+    projections: Projections, i: int, shape: tuple[int, int], pixel_mm: tuple[float, float]
+) -> tuple[Slice, Series]:
+    """A slice with the header of a scan's projections, and the series of it, to write pixels into."""
+    header = Dataset()
+    header.update(projections.header)
+    z_mm = projections.z_mm[i]
+    header.Modality = "CT"
+    header.ImageType = ["DERIVED", "SECONDARY", "AXIAL"]
+    header.PhotometricInterpretation = "MONOCHROME2"
+    header.PixelRepresentation, header.BitsStored = 1, 16
+    header.RescaleSlope, header.RescaleIntercept, header.RescaleType = "1", "0", "HU"
+    header.WindowCenter, header.WindowWidth = "40", "400"
+    header.InstanceNumber = i + 1
+    header.PixelSpacing = [f"{mm:.8g}" for mm in pixel_mm]
+    rows_mm, columns_mm = ((size - 1) * mm for size, mm in zip(shape, pixel_mm))
+    header.ImagePositionPatient = [f"{mm:.8g}" for mm in (-columns_mm / 2, -rows_mm / 2, z_mm)]
+    header.ImageOrientationPatient = ["1", "0", "0", "0", "1", "0"]
+    header.SliceThickness = f"{projections.spacing_mm:.8g}"
+    header.ReconstructionDiameter = f"{shape[1] * pixel_mm[1]:.8g}"
+    header.DistanceSourceToPatient = f"{projections.detector.focus_mm:.8g}"
+    header.DistanceSourceToDetector = f"{projections.detector.reach_mm:.8g}"
+    file = SliceFile(projections.nearest_file(i))
+    nothing = np.zeros(shape, np.int16)
+    new = Slice(nothing.astype(np.float32), nothing > 0, nothing, pixel_mm, (0.0, 0.0, z_mm), header, file)
+    description = str(header.get("SeriesDescription", ""))
+    return new, Series(str(header.SeriesInstanceUID), description, shape, pixel_mm, (file,))
+
+
 @dataclass
 class Reconstruction:
     """Reconstruction of one slice after another, with one operator as long as the geometry stays.
@@ -281,8 +398,10 @@ class Reconstruction:
         method: How.
         device: Where.
         model: For the method "deepgsr".
-        num_views: Of simulated scans.
-        geometry: Of measured scans.
+        num_views: Over a turn.
+        geometry: Of measured sinograms; of simulated scans, but for the slice, if it was given.
+        scanner: Whether simulated scans have the distances of the scanner that each slice states.
+        measured: Whether the scans are.
         seed: Of the simulated noise, which differs from slice to slice.
         derivation: What was done, for DICOM.
         window_hu: Centre and width of the pictures for the report.
@@ -293,6 +412,8 @@ class Reconstruction:
     model: torch.nn.Module | None = None
     num_views: int = 60
     geometry: Geometry | None = None
+    scanner: bool = False
+    measured: bool = False
     seed: int = 0
     derivation: str = ""
     window_hu: tuple[float, float] = (40.0, 400.0)
@@ -301,7 +422,7 @@ class Reconstruction:
     _write: ResultWriter = field(init=False)
 
     def __post_init__(self) -> None:
-        views = f"simulated {self.num_views}" if self.geometry is None else f"{self.geometry.num_views}"
+        views = f"{'' if self.measured else 'simulated '}{self.num_views}"
         self._write = ResultWriter(
             f"deepgsr {self.method.name}, {views} views", self.derivation, self.geometry
         )
@@ -309,7 +430,7 @@ class Reconstruction:
     def __call__(
         self, job: Job, *, for_report: bool = False, progress: Callable[[int, int], None] | None = None
     ) -> ScanResult:
-        """Reconstruct and write the slice of a `SliceJob` or a `SinogramJob`.
+        """Reconstruct and write the slice of a `SliceJob`, a `SinogramJob` or a `ProjectionJob`.
 
         Raises:
             InputError: It cannot be read.
@@ -317,14 +438,14 @@ class Reconstruction:
         """
         if isinstance(job, SliceJob):
             return self._simulated(job, for_report, progress)
-        assert isinstance(job, SinogramJob)
-        return self._measured(job, for_report, progress)
+        assert isinstance(job, SinogramJob | ProjectionJob)
+        return self._of_measurement(job, for_report, progress)
 
     def _simulated(
         self, job: SliceJob, for_report: bool, progress: Callable[[int, int], None] | None
     ) -> ScanResult:
         slice = read_slice(job.series, job.index)
-        A = self._operator(sparse_view(job.series.shape, slice.pixel_mm, self.num_views))
+        A = self._operator(self._simulated_geometry(job, slice))
         if self._scan is None:
             self._scan = SimulatedScan(A.geometry, self.method.photons)
         reference = to_attenuation(slice.hu, self.device)
@@ -347,17 +468,55 @@ class Reconstruction:
             result.note = f"{self._window_text()}; errors: gray 0, white +{ERROR_WINDOW_HU:g} HU"
         return result
 
-    def _measured(
-        self, job: SinogramJob, for_report: bool, progress: Callable[[int, int], None] | None
+    def _simulated_geometry(self, job: SliceJob, slice: Slice) -> Geometry:
+        """Of the scan of a slice.
+
+        Raises:
+            InputError: The slice does not state the scanner's distances, or does not fit into the scan.
+        """
+        shape, pixel_mm = job.series.shape, slice.pixel_mm
+        if self.geometry is None and not self.scanner:
+            return sparse_view(shape, pixel_mm, self.num_views)
+        try:
+            if self.geometry is not None:
+                return replace(self.geometry, shape=shape, pixel_mm=pixel_mm)
+            source_mm, detector_mm = (
+                float(slice.header.get(keyword) or 0)
+                for keyword in ("DistanceSourceToPatient", "DistanceSourceToDetector")
+            )
+            if not (source_mm > 0 and detector_mm > 0):
+                raise UserError(
+                    "does not state DistanceSourceToPatient and DistanceSourceToDetector; leave --geometry"
+                    " scanner out for the fan beam of the sparse-view papers"
+                )
+            return scanner_view(shape, pixel_mm, self.num_views, source_mm, detector_mm)
+        except UserError as error:
+            raise InputError(f"{job.label}: {error}") from error
+
+    def _of_measurement(
+        self, job: SinogramJob | ProjectionJob, for_report: bool, progress: Callable[[int, int], None] | None
     ) -> ScanResult:
-        assert self.geometry is not None
-        A = self._operator(self.geometry)
-        y = torch.from_numpy(job.sinograms.read(job.index)).to(self.device)[None, None]
+        outside: np.ndarray | None = None
+        if isinstance(job, SinogramJob):
+            assert self.geometry is not None
+            geometry, sinogram = self.geometry, job.sinograms.read(job.index)
+        else:
+            # Only filtered backprojection can leave out a part of what was measured.
+            diameter_mm = job.projections.reconstruction_mm if self.method.name == "fbp" else None
+            geometry, sinogram = job.projections.fan_beam(job.index, diameter_mm)
+            # Then water is in the result what it is in all results.
+            sinogram *= WATER_ATTENUATION / (job.projections.water_attenuation or WATER_ATTENUATION)
+            grid_mm = (np.arange(SIZE) - (SIZE - 1) / 2) * geometry.pixel_mm[0]
+            outside = np.hypot(grid_mm[:, None], grid_mm) > job.projections.diameter_mm / 2
+        A = self._operator(geometry)
+        y = torch.from_numpy(sinogram).to(self.device)[None, None]
         x, hu, seconds = self._reconstruct(A, y, progress)
-        self._write(job, hu, self.geometry.pixel_mm)
+        if outside is not None:
+            hu[outside] = AIR_HU
+        self._write(job, hu, geometry.pixel_mm)
         facts: dict[str, Any] = {
             "scan": "measured",
-            "views": self.geometry.num_views,
+            "views": geometry.num_views,
             "photons": self.method.photons,
         }
         facts |= {"method": self.method.name, "residual": residual(A, x, y), "seconds": seconds}

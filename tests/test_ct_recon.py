@@ -624,7 +624,7 @@ def test_an_evaluation_tells_its_protocol_and_means(run, series):
     assert len(scores) == 2 * 2 * 2 * 2
     facts = last["protocol"]
     assert facts["data"].startswith("scan: 2 slices, fingerprint ")
-    for words in ("no inverse crime", "default_rng((5,", "-500 HU", "[0, 0.05] per mm", "600", "hann"):
+    for words in ("no inverse crime", "default_rng((5,", "lungs included", "[0, 0.05] per mm", "600", "hann"):
         assert any(words in text for text in facts.values()), words
     means = {(m["views"], m["photons"], m["method"]): m for m in last["means"]}
     assert len(means) == 8

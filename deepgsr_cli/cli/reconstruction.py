@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 import math
 import shlex
@@ -41,11 +42,14 @@ from deepgsr_cli.errors import UsageError
 
 if TYPE_CHECKING:
     from deepgsr_cli.batch import Job, Outcome
+    from deepgsr_cli.geometry import Geometry
     from deepgsr_cli.scans import ScanPlan, ScanResult
     from deepgsr_cli.weights import ResolvedWeights
 
 NOTICE = "research use only, not for diagnosis: reconstructions can lack or invent structures"
 DEFAULT_VIEWS = 60
+# What --geometry has in place of a file.
+SCANNER = Path("scanner")
 
 Photons = Annotated[
     float | None,
@@ -70,6 +74,15 @@ SliceOutput = Annotated[str, typer.Option("--output", "-o", help="Folder, or fil
 GeometryFile = Annotated[
     Path | None,
     typer.Option(help="Geometry of measured sinograms, .toml or .json.", show_default=False),
+]
+ScanGeometry = Annotated[
+    Path | None,
+    typer.Option(
+        metavar="FILE|scanner",
+        help="Geometry of measured sinograms, .toml or .json. For DICOM slices, of the simulated scan, but"
+        " for the file's shape and pixel_mm; or scanner, for the distances each slice states.",
+        show_default=False,
+    ),
 ]
 Window = Annotated[
     str, typer.Option(help="Centre,width in HU of the pictures in the report; no result depends on it.")
@@ -132,14 +145,23 @@ class _Request(SliceRequest):
 
 
 def ct_recon(
-    inputs: SliceInputs,
+    inputs: Annotated[
+        list[str],
+        typer.Argument(
+            help="CT slices, DICOM files or folders; sinograms: .npy, .npz, .h5 or .tif; or folders of"
+            " DICOM-CT-PD projections."
+        ),
+    ],
     output: SliceOutput,
     views: Annotated[
         int | None,
-        typer.Option(help="Views over a full turn of the scan simulated from DICOM.", show_default="60"),
+        typer.Option(
+            help="Views over a full turn: of the scan simulated from slices, or chosen from projections.",
+            show_default="60, or all projections",
+        ),
     ] = None,
     photons: Photons = None,
-    geometry: GeometryFile = None,
+    geometry: ScanGeometry = None,
     method: Annotated[str, typer.Option(help="deepgsr, fbp, sirt, cgls or tv.")] = "deepgsr",
     filter: Filter = "hann",
     iterations: Iterations = None,
@@ -163,40 +185,60 @@ def ct_recon(
     """Reconstruct CT slices from few views.
 
     From DICOM slices, a sparse fan-beam scan is simulated first, and the result is compared with the slice.
-    A measured sinogram is reconstructed as its geometry file says. Results are in HU; those of DICOM slices
-    are a derived series. A report shows FBP and TV, which are computed for it, beside the method.
+    A measured sinogram is reconstructed as its geometry file says, and projections in DICOM-CT-PD, axial or
+    helical, as they say themselves. Results are in HU; those of DICOM slices and projections are a derived
+    series. A report shows FBP and TV, which are computed for it, beside the method.
     """
     _reconstruct(_Request(**locals()))
 
 
 def _reconstruct(request: _Request) -> None:
     request.check()
-    if request.geometry is not None and request.views is not None:
-        raise UsageError("--views is for scans simulated from DICOM, --geometry for measured ones; give one")
+    scanner = request.geometry == SCANNER
+    if request.geometry is not None and request.views is not None and not scanner:
+        raise UsageError(f"--views {request.views}: {request.geometry} has the views; leave one of them out")
     window_hu = parse_window(request.window)
     precision = parse_precision(request.precision)
 
+    from deepgsr_cli.ct_data import MOST_VIEWS
     from deepgsr_cli.ct_recon import Method, check_seed, check_views, load_model
     from deepgsr_cli.device import select_device
     from deepgsr_cli.geometry import read_geometry
-    from deepgsr_cli.scans import Reconstruction, plan_scans
+    from deepgsr_cli.scans import Reconstruction, plan_projections, plan_scans
 
     num_views = DEFAULT_VIEWS if request.views is None else request.views
     check_views(num_views)
     check_seed(request.seed)
     photons = None if request.photons == math.inf else request.photons
     method = Method(request.method, photons, request.filter, request.iterations, request.strength, precision)
-    geometry = None if request.geometry is None else read_geometry(request.geometry)
-    plan = plan_scans(
-        request.inputs, request.output, format=request.format, geometry=geometry, pixel_mm=request.pixel_mm
-    )
+    plan = plan_projections(request.inputs, request.output, format=request.format, num_views=request.views)
+    if plan is not None and request.geometry is not None:
+        raise UsageError("--geometry: DICOM-CT-PD projections have their geometry; leave it out")
+    geometry = None
+    if request.geometry is not None and not scanner:
+        geometry = read_geometry(request.geometry)
+        num_views = geometry.num_views
+    if plan is None:
+        plan = plan_scans(
+            request.inputs,
+            request.output,
+            format=request.format,
+            geometry=geometry,
+            pixel_mm=request.pixel_mm,
+            simulation=True,
+        )
+    if plan.projections:
+        num_views = plan.projections[0].views_per_turn
     tell_plan(plan, request)
     if request.dry_run:
         return
-    scan = _describe_scan(plan, num_views, photons)
+    scan = _describe_scan(plan, num_views, photons, geometry, scanner)
     request.tell(f"{scan}; method {method.describe()}")
     derivation = f"ct-recon: {scan}; method {method.describe()}"
     facts = {"scan": scan, "method": method.describe()}
+    if geometry is not None and request.geometry is not None:
+        facts["geometry"] = f"sha256 {hashlib.sha256(request.geometry.read_bytes()).hexdigest()}"
+        derivation += f"; geometry {facts['geometry']}"
     if not plan.measured and photons is not None:
         derivation += f"; seed {request.seed}"
         facts["seed"] = str(request.seed)
@@ -206,13 +248,29 @@ def _reconstruct(request: _Request) -> None:
         model = checkpoint.model
         derivation += f"; weights sha256 {resolved.sha256}"
         facts["weights"] = describe_weights(resolved)
+        if num_views > MOST_VIEWS:
+            request.tell(
+                f"{num_views} views are more than the {MOST_VIEWS} the network was trained on; compare with"
+                " --method fbp or tv"
+            )
     reconstruction = Reconstruction(
-        method, select_device(request.device), model, num_views, geometry, request.seed, derivation, window_hu
+        method,
+        select_device(request.device),
+        model,
+        num_views,
+        geometry,
+        scanner,
+        plan.measured,
+        request.seed,
+        derivation,
+        window_hu,
     )
     outcomes = run_plan(plan, request, "ct-recon", reconstruction, _figures_text)
     tell_counts(outcomes, plan, request, "reconstructed")
     if request.report is not None:
-        title = "CT from a measured sinogram" if plan.measured else "CT from a simulated sparse-view scan"
+        title = "CT from a simulated sparse-view scan"
+        if plan.measured:
+            title = f"CT from {'measured projections' if plan.projections else 'a measured sinogram'}"
         labels = _MEASURED_FIGURES if plan.measured else _FIGURES
         write_slice_report(title, "ct-recon", outcomes, plan, request, facts, labels)
     raise_exit(outcomes, plan)
@@ -229,11 +287,24 @@ def parse_window(text: str) -> tuple[float, float]:
     return centre, width
 
 
-def _describe_scan(plan: ScanPlan, num_views: int, photons: float | None) -> str:
+def _describe_scan(
+    plan: ScanPlan, num_views: int, photons: float | None, geometry: Geometry | None, scanner: bool
+) -> str:
+    from deepgsr_cli.physics import WATER_ATTENUATION
+
     dose = "" if photons is None else f", {photons:g} photons a ray"
+    if plan.projections:
+        stated = {projections.water_attenuation for projections in plan.projections} - {None}
+        water = f"attenuation of water is not in the files, {WATER_ATTENUATION} /mm taken"
+        if stated:
+            water = f"water {', '.join(f'{value:g}' for value in stated)} /mm by the files"
+        scans = "; ".join(dict.fromkeys(projections.describe() for projections in plan.projections))
+        return f"measured DICOM-CT-PD projections, {scans}; {water}{dose}"
     if plan.measured:
         return f"measured sinogram{dose}"
-    return f"simulated {num_views}-view fan-beam scan{dose or ' without noise'}, no measurement"
+    kind = "parallel-beam" if geometry is not None and geometry.kind == "parallel" else "fan-beam"
+    of = " of the geometry file" if geometry is not None else " at the scanner's distances" if scanner else ""
+    return f"simulated {num_views}-view {kind} scan{of}{dose or ' without noise'}, no measurement"
 
 
 def describe_weights(resolved: ResolvedWeights) -> str:
