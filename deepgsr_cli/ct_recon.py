@@ -39,6 +39,7 @@ _FINENESS = 2
 # Standard deviations of `_settled` in pixels of 512: for 60 views without noise, for the noise of 60 views of
 # 1e5 photons a ray, and the least. From training slices, at 20 to 360 views and 1e4 photons and more.
 _WIDTH_OF_VIEWS, _WIDTH_OF_NOISE, _SHARPEST = 2.0, 5.0, 1.5
+_CHI_SQUARED_MEDIAN = 0.4549
 # Contrast, in 1/mm, that makes the primal and the dual steps of total variation equally fast.
 _EDGE_ATTENUATION = 0.005
 # Of `total_variation`: the error of line integrals that is no noise, and the weight, in mm; tuned by
@@ -263,6 +264,33 @@ def _start(A: Radon, y: Tensor) -> Tensor | None:
 def noise_variance(y: Tensor, photons: float) -> Tensor:
     """Variance of line integrals measured by counting photons, of the shape of y; at most that of one."""
     return (y.exp() / photons).clamp(max=1)
+
+
+def estimated_photons(y: Tensor) -> float | None:
+    """Photons a ray that a sinogram, (1, 1, V, N), must have been measured with, None if it has no noise.
+
+    Differences of sixth order along the detector leave little but noise. Divided by its variance but for the
+    photons, exp(y), their squares have the median of a chi-squared variable. On scans simulated from training
+    slices the estimate is up to 7 % low at 1e5 photons and 25 % at 1e6; without noise it is above 3e6.
+
+    Source:
+        Gasser, Sroka, Jennen-Steinmetz, Residual variance and residual pattern in nonlinear regression,
+        Biometrika 73(3), 1986, for differences; Donoho, Johnstone, Ideal spatial adaptation by wavelet
+        shrinkage, Biometrika 81(3), 1994, for the median.
+    """
+    order = 6
+    taps = [(-1.0) ** k * math.comb(order, k) for k in range(order + 1)]
+    if y.shape[-1] < len(taps):
+        return None
+    kernel = torch.tensor(taps, dtype=torch.float64, device=y.device)
+    wide = y.double()
+    differences = F.conv2d(wide, kernel.view(1, 1, 1, -1))
+    squares = differences.square() * torch.exp(-wide[..., order // 2 : -(order // 2)])
+    squares = squares[squares > 0]  # dead bins, and air that was set to zero
+    if not len(squares):
+        return None
+    photons = float(kernel.square().sum() * _CHI_SQUARED_MEDIAN / squares.median())
+    return min(max(photons, FEWEST_PHOTONS), MOST_PHOTONS)
 
 
 def _by_network(A: Radon, y: Tensor, method: Method, model: torch.nn.Module) -> Tensor:

@@ -22,6 +22,7 @@ from deepgsr_cli.ct_recon import (
     Method,
     SimulatedScan,
     compare,
+    estimated_photons,
     reconstruct,
     residual,
     to_attenuation,
@@ -402,6 +403,7 @@ class Reconstruction:
         geometry: Of measured sinograms; of simulated scans, but for the slice, if it was given.
         scanner: Whether simulated scans have the distances of the scanner that each slice states.
         measured: Whether the scans are.
+        estimating: Whether the photons of measured scans, for want of better, are estimated from each.
         seed: Of the simulated noise, which differs from slice to slice.
         derivation: What was done, for DICOM.
         window_hu: Centre and width of the pictures for the report.
@@ -414,6 +416,7 @@ class Reconstruction:
     geometry: Geometry | None = None
     scanner: bool = False
     measured: bool = False
+    estimating: bool = False
     seed: int = 0
     derivation: str = ""
     window_hu: tuple[float, float] = (40.0, 400.0)
@@ -451,7 +454,7 @@ class Reconstruction:
         reference = to_attenuation(slice.hu, self.device)
         # By the slice and not by its number: it does not matter which others are done with it.
         y = self._scan(reference, (self.seed, zlib.crc32(slice.stored.tobytes())))
-        x, hu, seconds = self._reconstruct(A, y, progress)
+        x, hu, seconds = self._reconstruct(A, y, self.method, progress)
         figures = compare(x, reference, slice.pixel_mm)
         self._write(job, hu, slice.pixel_mm, slice)
         facts: dict[str, Any] = {"scan": "simulated", "views": self.num_views, "photons": self.method.photons}
@@ -459,7 +462,7 @@ class Reconstruction:
         facts["seconds"] = seconds  # without the pictures
         result = ScanResult(facts)
         if for_report:
-            shown = self._for_report(A, y, x)
+            shown = self._for_report(A, y, x, self.method)
             others = {name: image for name, image in shown.items() if image is not x}
             for name, image in others.items():
                 facts[f"psnr_{name.lower()}"] = compare(image, reference, slice.pixel_mm).psnr
@@ -510,46 +513,47 @@ class Reconstruction:
             outside = np.hypot(grid_mm[:, None], grid_mm) > job.projections.diameter_mm / 2
         A = self._operator(geometry)
         y = torch.from_numpy(sinogram).to(self.device)[None, None]
-        x, hu, seconds = self._reconstruct(A, y, progress)
+        method = replace(self.method, photons=estimated_photons(y)) if self.estimating else self.method
+        x, hu, seconds = self._reconstruct(A, y, method, progress)
         if outside is not None:
             hu[outside] = AIR_HU
         self._write(job, hu, geometry.pixel_mm)
         facts: dict[str, Any] = {
             "scan": "measured",
             "views": geometry.num_views,
-            "photons": self.method.photons,
+            "photons": method.photons,
         }
         facts |= {"method": self.method.name, "residual": residual(A, x, y), "seconds": seconds}
         result = ScanResult(facts)
         if for_report:
             result.images = [
                 ReportImage(name, windowed(to_hu(image), self.window_hu))
-                for name, image in self._for_report(A, y, x).items()
+                for name, image in self._for_report(A, y, x, method).items()
             ]
             result.note = self._window_text()
         return result
 
     def _reconstruct(
-        self, A: Radon, y: Tensor, progress: Callable[[int, int], None] | None
+        self, A: Radon, y: Tensor, method: Method, progress: Callable[[int, int], None] | None
     ) -> tuple[Tensor, np.ndarray, float]:
         """Attenuation in 1/mm, (1, 1, H, W), the same in HU, (H, W), and the seconds it took."""
         started = time.perf_counter()
-        x = reconstruct(A, y, self.method, model=self.model, progress=progress)
+        x = reconstruct(A, y, method, model=self.model, progress=progress)
         return x, to_hu(x), round(time.perf_counter() - started, 3)
 
     def _window_text(self) -> str:
         centre, width = self.window_hu
         return f"window {centre - width / 2:g} to {centre + width / 2:g} HU"
 
-    def _for_report(self, A: Radon, y: Tensor, x: Tensor) -> dict[str, Tensor]:
+    def _for_report(self, A: Radon, y: Tensor, x: Tensor, method: Method) -> dict[str, Tensor]:
         """Reconstructions to show by name, (1, 1, H, W) each: FBP, x itself, TV."""
         shown = {}
-        for name in dict.fromkeys(("fbp", self.method.name, "tv")):
-            if name == self.method.name:
+        for name in dict.fromkeys(("fbp", method.name, "tv")):
+            if name == method.name:
                 shown[NAMES[name]] = x
                 continue
             with suppress(UserError):  # views that do not suffice for FBP
-                beside = Method(name, self.method.photons, self.method.filter)
+                beside = Method(name, method.photons, method.filter)
                 shown[NAMES[name]] = reconstruct(A, y, beside)
         return shown
 

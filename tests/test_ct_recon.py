@@ -25,6 +25,7 @@ from deepgsr_cli.ct_recon import (
     SimulatedScan,
     body,
     compare,
+    estimated_photons,
     gaussian_blur,
     noise_variance,
     reconstruct,
@@ -34,7 +35,7 @@ from deepgsr_cli.ct_recon import (
     total_variation,
 )
 from deepgsr_cli.errors import UsageError, WeightsError
-from deepgsr_cli.geometry import Geometry, sparse_view, write_geometry
+from deepgsr_cli.geometry import Geometry, read_geometry, sparse_view, write_geometry
 from deepgsr_cli.physics import WATER_ATTENUATION, Radon
 from deepgsr_cli.sinograms import Sinograms
 
@@ -197,6 +198,17 @@ def test_a_bias_of_the_network_does_not_reach_the_result(photons):
     figures = compare(found, x, (PIXEL_MM, PIXEL_MM))
     assert abs(figures.bias_hu) < 2  # of 20
     assert figures.rmse_hu < compare(0.98 * x, x, (PIXEL_MM, PIXEL_MM)).rmse_hu
+
+
+@pytest.mark.parametrize("photons", [1e3, 1e4, 1e5])
+def test_photons_are_estimated_from_the_noise(photons):
+    geometry = sparse_view((SIZE, SIZE), (PIXEL_MM, PIXEL_MM), 60)
+    x = to_attenuation(body_hu(), CPU)
+    assert estimated_photons(SimulatedScan(geometry, photons)(x, 1)) == pytest.approx(photons, rel=0.15)
+    y = SimulatedScan(geometry)(x)
+    assert estimated_photons(y) > 1e6
+    assert estimated_photons(torch.zeros_like(y)) is None
+    assert estimated_photons(y[..., :6]) is None
 
 
 def test_a_blur_keeps_the_sum_and_has_the_width():
@@ -469,6 +481,20 @@ def test_a_report_of_a_measured_sinogram_has_no_reference(run, measured):
 # Sinograms
 
 
+def test_photons_of_a_measured_scan_are_estimated_unless_they_are_given(run, measured, tmp_path):
+    _, geometry, hu = measured
+    y = SimulatedScan(read_geometry(geometry), 1e4)(to_attenuation(hu, CPU), 1)
+    np.save(tmp_path / "noisy.npy", y[0, 0].numpy())
+    options = ("ct-recon", tmp_path / "noisy.npy", "--geometry", geometry, "--method", "fbp", "--json")
+    result = run(*options, "-o", "a.npy")
+    assert json.loads(result.stdout)["photons"] == pytest.approx(1e4, rel=0.15)
+    assert "estimated from the noise of each slice" in result.stderr
+    for given, photons in (("inf", None), ("2e4", 2e4)):
+        result = run(*options, "-o", f"{given}.npy", "--photons", given)
+        assert json.loads(result.stdout)["photons"] == photons
+        assert "estimated" not in result.stderr
+
+
 def test_a_measured_sinogram_becomes_hu(run, measured):
     path, geometry, hu = measured
     result = run(
@@ -527,7 +553,6 @@ def test_every_container_of_a_stack_gives_the_same_slices(run, measured):
 
 def test_a_stack_is_read_slice_by_slice(measured):
     path, geometry, _ = measured
-    from deepgsr_cli.geometry import read_geometry
 
     stack = np.stack([np.load(path)] * 2)
     stack[1, 3, 4] = np.nan

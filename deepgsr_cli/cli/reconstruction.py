@@ -53,7 +53,10 @@ SCANNER = Path("scanner")
 
 Photons = Annotated[
     float | None,
-    typer.Option(help="Photons a ray that leave the source, as 1e5, or inf.", show_default="inf, no noise"),
+    typer.Option(
+        help="Photons a ray that leave the source, as 1e5, or inf.",
+        show_default="inf, no noise; estimated from measured scans",
+    ),
 ]
 Filter = Annotated[
     str, typer.Option(help="Window on the ramp for fbp: ram-lak, shepp-logan, cosine or hann.")
@@ -232,7 +235,9 @@ def _reconstruct(request: _Request) -> None:
     tell_plan(plan, request)
     if request.dry_run:
         return
+    estimating = plan.measured and request.photons is None
     scan = _describe_scan(plan, num_views, photons, geometry, scanner)
+    scan += ", photons a ray estimated from the noise of each slice" if estimating else ""
     request.tell(f"{scan}; method {method.describe()}")
     derivation = f"ct-recon: {scan}; method {method.describe()}"
     facts = {"scan": scan, "method": method.describe()}
@@ -261,6 +266,7 @@ def _reconstruct(request: _Request) -> None:
         geometry,
         scanner,
         plan.measured,
+        estimating,
         request.seed,
         derivation,
         window_hu,
@@ -390,7 +396,8 @@ def _print_outcome(outcome: Outcome, json_lines: bool, describe: Callable[[dict[
 
 def _figures_text(facts: dict[str, Any]) -> str:
     if "psnr" not in facts:
-        return f"residual {facts['residual']:.4f}"
+        photons = "" if facts["photons"] is None else f", {facts['photons']:.2g} photons a ray"
+        return f"residual {facts['residual']:.4f}{photons}"
     quality = f"PSNR {facts['psnr']:.2f} dB, SSIM {facts['ssim']:.4f}"
     return f"{quality}, body: RMSE {facts['rmse_hu']:.1f} HU, bias {facts['bias_hu']:+.1f} HU"
 
