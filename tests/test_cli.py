@@ -422,6 +422,14 @@ def test_help_imports_neither_torch_nor_numpy():
     subprocess.run([sys.executable, "-c", code], check=True, capture_output=True)
 
 
+def test_help_is_broken_where_the_terminal_ends():
+    env = {**os.environ, "COLUMNS": "500"}
+    for command in (["ct-recon"], ["train", "denoise"]):
+        lines = process(*command, "--help", check=True, env=env).stdout.decode().splitlines()
+        prose = [line for line in lines if line.strip() and not {"│", "─"} & set(line)]
+        assert len(prose) == 4  # usage, title, one paragraph, an example
+
+
 def test_version_and_unknown_commands():
     assert process("--version").stdout.decode().strip() == f"deepgsr {__version__}"
     assert process("sharpen").returncode == 2

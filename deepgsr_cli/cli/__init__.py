@@ -17,6 +17,10 @@ from deepgsr_cli.errors import UserError
 class Commands(typer.core.TyperGroup):
     """The commands, with what a user can cause told in one sentence."""
 
+    def __init__(self, **settings: Any) -> None:
+        super().__init__(**settings)
+        _flow(self)
+
     def invoke(self, ctx: Any) -> Any:
         try:
             return super().invoke(ctx)
@@ -26,6 +30,14 @@ class Commands(typer.core.TyperGroup):
         except KeyboardInterrupt:
             say("interrupted; what was finished is kept", style="yellow")
             ctx.exit(130)
+
+
+def _flow(command: Any) -> None:
+    """Have the paragraphs of a command's help, and of those below it, broken where the terminal ends."""
+    if command.help:
+        command.help = "\n\n".join(" ".join(part.split()) for part in command.help.split("\n\n"))
+    for inner in getattr(command, "commands", {}).values():
+        _flow(inner)
 
 
 app = typer.Typer(
