@@ -112,7 +112,10 @@ def protocol(config: EvalConfig, restorers: Mapping[str, Restorer]) -> dict[str,
     for method in config.methods:
         if method in restorers:
             resolved, _ = restorers[method].load(channels)
-            facts["weights" if method == "deepgsr" else f"weights of {method}"] = resolved.label
+            label = resolved.label
+            if restorers[method].options.ensemble:
+                label += "; mean of eight orientations"
+            facts["weights" if method == "deepgsr" else f"weights of {method}"] = label
     return facts
 
 

@@ -76,6 +76,27 @@ def test_in_place_gives_the_same_and_uses_the_array(denoiser):
     assert np.shares_memory(result, picture)
 
 
+def test_an_ensemble_is_the_mean_of_eight_orientations_and_so_turns_with_the_picture(denoiser, tiny_weights):
+    picture = noisy(3, 25, (37, 53))
+    single = denoiser(3)
+    turns = [(flip, quarters) for flip in (1, -1) for quarters in range(4)]
+    mean = np.mean(
+        [
+            np.rot90(single(np.rot90(picture[..., ::flip], k, (1, 2)), 25), -k, (1, 2))[..., ::flip]
+            for flip, k in turns
+        ],
+        axis=0,
+    )
+    ensemble = Restorer(str(tiny_weights[3]), RunOptions(device="cpu", ensemble=True))
+    restored = ensemble(picture, 25)
+    np.testing.assert_allclose(restored, mean, atol=1e-6)
+    assert np.abs(restored - single(picture, 25)).max() > 1e-3
+    for flip, k in turns[1:]:
+        turned = np.ascontiguousarray(np.rot90(picture[..., ::flip], k, (1, 2)))
+        expected = np.rot90(restored[..., ::flip], k, (1, 2))
+        np.testing.assert_allclose(ensemble(turned, 25), expected, atol=1e-6)
+
+
 def test_level_zero_gives_the_picture_itself(denoiser):
     picture = noisy(1, 25, (37, 53))
     assert np.array_equal(denoiser(1)(picture, 0), picture)

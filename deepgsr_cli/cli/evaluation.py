@@ -15,6 +15,7 @@ from deepgsr_cli.cli.options import (
     Arithmetic,
     Batch,
     Device,
+    Ensemble,
     Json,
     Offline,
     Overlap,
@@ -70,6 +71,7 @@ def eval_denoise(
     tile: Tile = "auto",
     overlap: Overlap = None,
     batch: Batch = None,
+    ensemble: Ensemble = False,
     seed: Seed = 0,
     json_lines: Json = False,
     offline: Offline = False,
@@ -80,7 +82,8 @@ def eval_denoise(
     from deepgsr_cli.restore import RunOptions
 
     config = EvalConfig(data, tuple(sigma), tuple(method or ["deepgsr"]), gray, seed, limit)
-    options = RunOptions(device, parse_precision(precision), parse_tile(tile), overlap, batch, offline)
+    arithmetic, side = parse_precision(precision), parse_tile(tile)
+    options = RunOptions(device, arithmetic, side, overlap, batch, offline, ensemble)
     _evaluate(config, weights, options, csv_file, report, json_lines, quiet)
 
 
@@ -100,6 +103,7 @@ def eval_derain(
     tile: Tile = "auto",
     overlap: Overlap = None,
     batch: Batch = None,
+    ensemble: Ensemble = False,
     json_lines: Json = False,
     offline: Offline = False,
     quiet: Quiet = False,
@@ -109,7 +113,8 @@ def eval_derain(
     from deepgsr_cli.restore import RunOptions
 
     config = EvalConfig(data, methods=tuple(method or ["deepgsr"]), limit=limit, task="derain")
-    options = RunOptions(device, parse_precision(precision), parse_tile(tile), overlap, batch, offline)
+    arithmetic, side = parse_precision(precision), parse_tile(tile)
+    options = RunOptions(device, arithmetic, side, overlap, batch, offline, ensemble)
     _evaluate(config, weights, options, csv_file, report, json_lines, quiet)
 
 

@@ -27,6 +27,12 @@ Overlap = Annotated[
     typer.Option(help="Pixels that neighbouring tiles share.", show_default="what the model needs"),
 ]
 Batch = Annotated[int | None, typer.Option(help="Tiles at once.", show_default="by free memory")]
+Ensemble = Annotated[
+    bool,
+    typer.Option(
+        "--ensemble", help="Average over eight orientations: a little better, and eight times the time."
+    ),
+]
 Offline = Annotated[bool, typer.Option("--offline", help="Do not use the network for weights.")]
 Quiet = Annotated[bool, typer.Option("--quiet", "-q", help="Print errors only on stderr.")]
 Verbose = Annotated[bool, typer.Option("--verbose", "-v", help="Show tracebacks of unexpected errors.")]

@@ -20,6 +20,7 @@ from deepgsr_cli.cli.options import (
     Arithmetic,
     Batch,
     Device,
+    Ensemble,
     Json,
     Offline,
     Overlap,
@@ -89,6 +90,7 @@ class _Request:
     tile: str
     overlap: int | None
     batch: int | None
+    ensemble: bool
     format: str | None
     white: float
     max_pixels: int
@@ -117,6 +119,7 @@ def denoise(
     tile: Tile = "auto",
     overlap: Overlap = None,
     batch: Batch = None,
+    ensemble: Ensemble = False,
     format: Format = None,
     white: White = 1.0,
     max_pixels: MaxPixels = 2**29,
@@ -148,6 +151,7 @@ def derain(
     tile: Tile = "auto",
     overlap: Overlap = None,
     batch: Batch = None,
+    ensemble: Ensemble = False,
     format: Format = None,
     white: White = 1.0,
     max_pixels: MaxPixels = 2**29,
@@ -179,6 +183,7 @@ def restore(
     tile: Tile = "auto",
     overlap: Overlap = None,
     batch: Batch = None,
+    ensemble: Ensemble = False,
     format: Format = None,
     white: White = 1.0,
     max_pixels: MaxPixels = 2**29,
@@ -246,6 +251,7 @@ def _restore_pictures(request: _Request) -> None:
         request.overlap,
         request.batch,
         request.offline,
+        request.ensemble,
     )
     restorer = Restorer(request.weights, options, tell, request.task)
     todo_options = PictureOptions(
@@ -395,6 +401,7 @@ def run_facts(restorer: Restorer) -> dict[str, str]:
         "device": options.device,
         "precision": options.precision,
         "tile": "auto" if options.tile is None else str(options.tile),
+        **({"ensemble": "mean of eight orientations"} if options.ensemble else {}),
     }
 
 
