@@ -282,8 +282,8 @@ def estimated_photons(y: Tensor) -> float | None:
     taps = [(-1.0) ** k * math.comb(order, k) for k in range(order + 1)]
     if y.shape[-1] < len(taps):
         return None
-    kernel = torch.tensor(taps, dtype=torch.float64, device=y.device)
-    wide = y.double()
+    kernel = torch.tensor(taps, dtype=torch.float64)
+    wide = y.cpu().double()  # which not every device has
     differences = F.conv2d(wide, kernel.view(1, 1, 1, -1))
     squares = differences.square() * torch.exp(-wide[..., order // 2 : -(order // 2)])
     squares = squares[squares > 0]  # dead bins, and air that was set to zero
