@@ -33,7 +33,6 @@ import numpy as np
 import pydicom
 from pydicom import uid as uids
 from pydicom.dataset import Dataset, FileDataset
-from pydicom.errors import InvalidDicomError
 from pydicom.uid import generate_uid
 
 from deepgsr_cli.errors import InputError, UsageError
@@ -567,17 +566,12 @@ def _files(path: Path, without: Path | None) -> Iterator[Path]:
     if not path.is_dir():
         yield path
         return
+    pruned = None if without is None else without.resolve()
     for root, folders, names in os.walk(path):
         folders[:] = sorted(
-            name
-            for name in folders
-            if not name.startswith(".") and (without is None or not _same(Path(root, name), without))
+            name for name in folders if not name.startswith(".") and Path(root, name).resolve() != pruned
         )
         yield from (Path(root, name) for name in sorted(names) if not name.startswith("."))
-
-
-def _same(one: Path, other: Path) -> bool:
-    return one.resolve() == other.resolve()
 
 
 def _header(path: Path) -> tuple[FileDataset, int] | None:
@@ -587,8 +581,6 @@ def _header(path: Path) -> tuple[FileDataset, int] | None:
             warnings.simplefilter("ignore")
             header = pydicom.dcmread(stream, stop_before_pixels=True)
             return header, path.stat().st_size - stream.tell()
-    except (InvalidDicomError, OSError):
-        return None
     except Exception:  # anything, on hostile bytes: told where it is read as an image
         return None
 

@@ -130,7 +130,8 @@ def plan_scans(
         format: Of `FORMATS`; None for what the output's suffix says, or DICOM.
         geometry: Of the sinograms; of the simulated scan, if there is one, for DICOM.
         pixel_mm: Distance of rows and columns for DICOM files that do not state it.
-        simulation: Whether a scan of DICOM slices is simulated, which a geometry may be for.
+        simulation: Whether a scan of DICOM slices is simulated, which a geometry may be for; inputs that are
+            projections have then gone to `plan_projections`.
 
     Raises:
         UsageError: Both kinds, a geometry for DICOM that is not for a simulation, none for sinograms,
@@ -148,7 +149,8 @@ def plan_scans(
         raise UsageError("--geometry is for measured sinograms; leave it out for DICOM slices")
     suffix = _output_suffix(output, format)
     folder = Path(output)
-    for path in () if measured else paths:
+    # Before a simulation, `plan_projections` has looked.
+    for path in () if measured or simulation else paths:
         if holds_projections(path, folder):
             raise UsageError(f"{path}: holds DICOM-CT-PD projections; reconstruct them first, with ct-recon")
     failures: list[InputError] = []
@@ -172,9 +174,7 @@ def plan_scans(
                 f"{paths[0]}: all its CT slices are in {output}, where results go; give another -o"
             )
         )
-    as_file = _is_file_name(output)
-    if as_file and len(found) > 1:
-        raise UsageError(f"-o {output}: {len(found)} slices do not fit one file; give a folder")
+    as_file = _is_one_file(output, len(found))
     jobs: list[Job] = []
     for source, collection, i, name in found:
         target = folder if as_file else folder / f"{name}{suffix}"
@@ -225,10 +225,7 @@ def plan_projections(
                 failures.append(error)
     if not scans:
         raise failures[0]
-    as_file = _is_file_name(output)
-    count = sum(scan.num_slices for _, scan in scans)
-    if as_file and count > 1:
-        raise UsageError(f"-o {output}: {count} slices do not fit one file; give a folder")
+    as_file = _is_one_file(output, sum(scan.num_slices for _, scan in scans))
     jobs: list[Job] = []
     for number, (path, scan) in enumerate(scans):
         stem = (path if path.is_dir() else path.parent).resolve().name
@@ -242,6 +239,13 @@ def plan_projections(
 
 def _is_file_name(output: str) -> bool:
     return Path(output).suffix.lower() in (*FORMATS.values(), ".tiff") and not Path(output).is_dir()
+
+
+def _is_one_file(output: str, num_slices: int) -> bool:
+    """Whether the output is a file and no folder; a UsageError if it is and the slices do not fit."""
+    if _is_file_name(output) and num_slices > 1:
+        raise UsageError(f"-o {output}: {num_slices} slices do not fit one file; give a folder")
+    return _is_file_name(output)
 
 
 def _output_suffix(output: str, format: str | None) -> str:
