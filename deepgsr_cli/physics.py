@@ -13,11 +13,9 @@ beam hardening. Three engines compute the same sums:
 
 from __future__ import annotations
 
-import functools
 import math
 import warnings
 from collections.abc import Callable, Iterator
-from concurrent.futures import ThreadPoolExecutor
 from typing import Any, Protocol, TypeVar
 
 import numpy as np
@@ -27,6 +25,7 @@ from torch import Tensor
 
 from deepgsr_cli.errors import DeviceError, ShapeError, UserError
 from deepgsr_cli.geometry import KINDS, Geometry, Rays
+from deepgsr_cli.kernels import compiled, in_threads
 
 ENGINES = ("auto", "numba", "csr", "torch")
 FILTERS = ("ram-lak", "shepp-logan", "cosine", "hann")
@@ -436,7 +435,7 @@ class _WalkKernel:
         return torch.from_numpy(padded[..., 1:-2]).to(values.dtype)
 
     def _run(self, padded: Array, values: Array, *, adjoint: bool) -> None:
-        walk, rays = _compiled(_walk), self.samples.rays
+        walk, rays = compiled(_walk), self.samples.rays
 
         def work(first: int, last: int) -> None:
             blocks, lines = (0, len(self.first)), (0, self.samples.num_lines)
@@ -444,7 +443,7 @@ class _WalkKernel:
             blocks, lines = (blocks, (first, last)) if adjoint else ((first, last), lines)
             walk(padded, rays.start, rays.slope, self.first, self.last, values, *blocks, *lines, adjoint)
 
-        _share(work, self.samples.num_lines if adjoint else len(self.first))
+        in_threads(work, self.samples.num_lines if adjoint else len(self.first))
 
 
 class _SmearKernel:
@@ -470,7 +469,7 @@ class _SmearKernel:
 
     def _run(self, padded: Array, image: Array, *, adjoint: bool) -> None:
         g = self.geometry
-        smear, kind = _compiled(_smear), KINDS.index(g.kind)
+        smear, kind = compiled(_smear), KINDS.index(g.kind)
         bins = (g.source_mm + g.detector_mm or 1.0) / g.bin_mm
 
         def work(first: int, last: int) -> None:
@@ -481,35 +480,7 @@ class _SmearKernel:
                 *views, *rows, adjoint,
             )  # fmt: skip
 
-        _share(work, g.num_views if adjoint else g.shape[0])
-
-
-def _share(work: Callable[[int, int], None], count: int) -> None:
-    """Do `work(first, last)` over ranges of 0 ... count, in as many threads as torch uses.
-
-    Threads of our own, started for each call: numba's are unsafe after a fork, which data loaders do, and in
-    one of its layers from two threads at once.
-    """
-    threads = min(torch.get_num_threads(), count)
-    if threads <= 1:
-        work(0, count)
-        return
-    bounds = [count * i // (4 * threads) for i in range(4 * threads + 1)]
-    with ThreadPoolExecutor(threads) as pool:
-        list(pool.map(work, bounds[:-1], bounds[1:]))
-
-
-@functools.cache
-def _compiled(function: Callable[..., None]) -> Callable[..., None]:
-    """The function compiled for the CPU; kept on disk where some folder can be written."""
-    import numba
-
-    # Multiply and add may be fused; nothing that would change what NaN does.
-    compiler = functools.partial(numba.njit, nogil=True, fastmath={"contract"})
-    try:
-        return compiler(cache=True)(function)
-    except RuntimeError:
-        return compiler()(function)
+        in_threads(work, g.num_views if adjoint else g.shape[0])
 
 
 # The kernels index with unsigned numbers, which spares numba the test for negative ones, and calculate in

@@ -101,6 +101,11 @@ class TrainConfig:
             raise UsageError("nothing to train on; give --data FOLDER")
         if self.preset not in (presets := TASKS[self.task].presets):
             raise UsageError(f"--preset {self.preset}: known are {', '.join(presets)}")
+        if getattr(presets[self.preset], "search", 0) and self.task != "denoise":
+            raise UsageError(
+                f"--preset {self.preset}: its filter has to know the level of the noise, which only denoise"
+                " is told; give small or paper"
+            )
         if self.loss not in LOSSES:
             raise UsageError(f"--loss {self.loss}: known are {', '.join(LOSSES)}")
         if self.loss == "psnr" and self.task == "mar":

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 import torch
 
-from deepgsr_cli import physics
+from deepgsr_cli import kernels, physics
 from deepgsr_cli.errors import InputError, ShapeError, UserError
 from deepgsr_cli.geometry import KINDS, Geometry, mar_640, read_geometry, sparse_view, write_geometry
 from deepgsr_cli.physics import FILTERS, Radon, attenuation_to_hu, hu_to_attenuation
@@ -403,12 +403,12 @@ def test_the_kernels_compile_where_no_folder_can_be_written(monkeypatch):
         raise OSError
 
     monkeypatch.setattr(caching._CacheLocator, "ensure_cache_path", refuse)
-    physics._compiled.cache_clear()
+    kernels.compiled.cache_clear()
     A = Radon(small("parallel"), engine="numba")
     try:
         assert A(torch.ones(1, 1, 37, 53)).sum() > 0
     finally:
-        physics._compiled.cache_clear()
+        kernels.compiled.cache_clear()
 
 
 @pytest.mark.gpu

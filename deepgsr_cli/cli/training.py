@@ -71,7 +71,12 @@ def train_pictures(
         int | None,
         typer.Option(help="1 for gray weights, 3 for colour.", show_default="1 for denoise, else 3"),
     ] = None,
-    preset: Annotated[str, typer.Option(help="Size of the network: small or paper.")] = "small",
+    preset: Annotated[
+        str,
+        typer.Option(
+            help="Shape of the network: small, paper, or, for denoise, collaborative (with a filter)."
+        ),
+    ] = "small",
     without_groups: WithoutGroups = False,
     validation: Validation = None,
     held_out: Annotated[int, typer.Option(help="Pictures of the data to validate on.")] = 12,

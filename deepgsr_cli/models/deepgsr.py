@@ -50,6 +50,8 @@ class DeepGSRConfig:
         embedding: Dimension in which patches are compared.
         rank: Rank of the shrinkage.
         prompts: Entries of the low-rank prompt, more than one.
+        search: Radius in pixels of the collaborative filter (`deepgsr_cli.collaborative`) whose estimate the
+            network is shown beside the image, 0 for none.
     """
 
     channels: int = 1
@@ -71,6 +73,7 @@ class DeepGSRConfig:
     rank: int = 8
     prompts: int = 16
     outputs: int = 0
+    search: int = 0
 
     @classmethod
     def from_dict(cls, fields: dict[str, Any]) -> DeepGSRConfig:
@@ -97,12 +100,18 @@ class DeepGSRConfig:
             raise ValueError(f"prompts is {self.prompts}; a softmax over fewer than 2 passes no gradient")
         if self.convolutions < 2 or not 1 <= self.stride <= self.patch:
             raise ValueError("a feed-forward has 2 convolutions or more, and 1 <= stride <= patch")
+        if self.search and (not 2 <= self.search <= 100 or not self.conditions or self.outputs):
+            raise ValueError(
+                "a search has a radius of 2 to 100 pixels, and needs the noise level as a condition"
+            )
 
 
 # `paper`: sized as the published network (its feed-forward has 5 convolutions, windows of 14 x 14 patches,
-# 100 matches). `small`: what is shipped, for a laptop's CPU.
+# 100 matches). `small`: for a laptop's CPU. `collaborative`: small, with a filter that finds groups to the
+# pixel, where those in feature maps lie on a grid of 16 pixels and miss fine patterns.
 PRESETS = {
     "small": DeepGSRConfig(),
+    "collaborative": DeepGSRConfig(encoder_groups=(0, 0, 0), search=16),
     "paper": DeepGSRConfig(
         stem=0,
         widths=(12,),
@@ -378,6 +387,13 @@ class DeepGSR(nn.Module):
         )
         self.head = nn.Conv2d(stem_channels, widths[0], 3, padding=1)
         self.head_bias = nn.Linear(EMBEDDING, widths[0]) if config.conditions else None
+        self.filtered_head = self.blend = None
+        if config.search:
+            self.filtered_head = nn.Conv2d(2 * stem_channels, widths[0], 3, padding=1, bias=False)
+            self.blend = nn.Conv2d(widths[0], stem_channels, 3, padding=1)
+            nn.init.zeros_(self.filtered_head.weight)
+            nn.init.zeros_(self.blend.weight)
+            nn.init.constant_(_bias(self.blend), -3.0)
         self.encoder = nn.ModuleList(
             stage(width, [i >= blocks - group for i in range(blocks)])
             for width, blocks, group in zip(widths, config.encoder, config.encoder_groups)
@@ -442,33 +458,43 @@ class DeepGSR(nn.Module):
                 is the noise standard deviation on the scale of x.
         """
         # Centred, as the Haar transform doubles a constant at each level.
-        y = self.residual(x - 0.5, condition)
         if condition is None:
-            return x - y
+            return x - self.residual(x - 0.5)
         sigma = condition[:, :1, None, None]
+        y = self.residual(x - 0.5, condition, self._filtered(x, condition))
         return x - sigma / (sigma + 1 / 255) * y
 
-    def residual(self, x: Tensor, condition: Tensor | None = None) -> Tensor:
+    def _filtered(self, x: Tensor, condition: Tensor) -> Tensor | None:
+        """The collaborative filter's estimate, centred, and the share of noise in it, (B, 2C, H, W)."""
+        if not self.config.search:
+            return None
+        # Loops are compiled, which a network without the filter need not wait for.
+        from deepgsr_cli.collaborative import collaborative_filter
+
+        estimate, share = collaborative_filter(x, condition[:, 0], self.config.search)
+        return torch.cat((estimate, share), dim=1) - 0.5
+
+    def residual(self, x: Tensor, condition: Tensor | None = None, filtered: Tensor | None = None) -> Tensor:
         """What the network alone makes of x, (B, outputs, H, W): zero while its last layer is.
 
         Args:
             x: (B, C, H, W), any H and W.
             condition: (B, conditions) or (1, conditions) for all, 0 or more; None for a model without.
+            filtered: For a model with a search, another estimate of x, and the share of noise in it,
+                (B, 2C, H, W). The result is then, pixel by pixel, a learned mean of the network's own and of
+                x less the estimate.
         """
         height, width = x.shape[-2:]
-        multiple = self.multiple
-        padded = reflect_to(x, -(-height // multiple) * multiple, -(-width // multiple) * multiple)
         code = None
         if self.embed is not None:
             assert condition is not None
             features = torch.cat((4 * condition, torch.log1p(255 * condition) / 4), dim=-1)
             code = self.embed(features)
 
-        y = padded
-        for _ in range(self.config.stem):
-            y = dwt2(y).flatten(1, 2)
-        y = y.contiguous(memory_format=torch.channels_last)
-        y = _conditioned(self.head, y, self.head_bias, code)
+        y = _conditioned(self.head, self._stem(x), self.head_bias, code)
+        if filtered is not None:
+            assert self.filtered_head is not None
+            y = y + self.filtered_head(self._stem(filtered))
         skips = []
         for level in range(len(self.encoder)):
             if level:
@@ -478,7 +504,20 @@ class DeepGSR(nn.Module):
         for level in reversed(range(len(skips))):
             y = _synthesise(self.up[level], y).add_(skips[level])
             y = _chain(self.decoder[level], y, code)
-        y = self.tail(y)
+        residual = self.tail(y)
         for _ in range(self.config.stem):
-            y = idwt2(y.unflatten(1, (-1, 4)))
-        return y[..., :height, :width].to(x.dtype)
+            residual = idwt2(residual.unflatten(1, (-1, 4)))
+        residual = residual[..., :height, :width]
+        if filtered is not None:
+            assert self.blend is not None
+            share = F.pixel_shuffle(self.blend(y).sigmoid(), 2**self.config.stem)[..., :height, :width]
+            residual = residual + share * (x - filtered[:, : x.shape[1]] - residual)
+        return residual.to(x.dtype)
+
+    def _stem(self, x: Tensor) -> Tensor:
+        """Maps of the first level, (B, C * 4**stem, h, w), of images that are padded for all levels."""
+        height, width = (-(-size // self.multiple) * self.multiple for size in x.shape[-2:])
+        y = reflect_to(x, height, width)
+        for _ in range(self.config.stem):
+            y = dwt2(y).flatten(1, 2)
+        return y.contiguous(memory_format=torch.channels_last)

@@ -1,0 +1,40 @@
+"""Loops compiled for the CPU, and threads to run them in."""
+
+from __future__ import annotations
+
+import functools
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
+from typing import Any, TypeVar, cast
+
+import torch
+
+T = TypeVar("T", bound=Callable[..., Any])
+
+
+def in_threads(work: Callable[[int, int], None], count: int) -> None:
+    """Do `work(first, last)` over ranges of 0 ... count, in as many threads as torch uses.
+
+    Threads of our own, started for each call: numba's are unsafe after a fork, which data loaders do, and in
+    one of its layers from two threads at once.
+    """
+    threads = min(torch.get_num_threads(), count)
+    if threads <= 1:
+        work(0, count)
+        return
+    bounds = [count * i // (4 * threads) for i in range(4 * threads + 1)]
+    with ThreadPoolExecutor(threads) as pool:
+        list(pool.map(work, bounds[:-1], bounds[1:]))
+
+
+@functools.cache
+def compiled(function: T) -> T:
+    """The function compiled on first use; kept on disk where some folder can be written."""
+    import numba
+
+    # Multiply and add may be fused; nothing that would change what NaN does.
+    compiler = functools.partial(numba.njit, nogil=True, fastmath={"contract"})
+    try:
+        return cast(T, compiler(cache=True)(function))
+    except RuntimeError:
+        return cast(T, compiler()(function))
