@@ -273,7 +273,7 @@ def find_series(path: Path, *, pixel_mm: tuple[float, float] | None = None) -> F
         raise InputError(f"{path}: there is no such file or folder; check the path")
     failures: list[InputError] = []
     skipped: list[NotCTError] = []
-    files = _files_below(path, failures) if path.is_dir() else [path]
+    files = files_below(path, failures)
     candidates: dict[tuple[Any, ...], list[_Candidate]] = {}
     num_ignored = 0
     for file in files:
@@ -362,15 +362,26 @@ def _source_header(series: Series, i: int) -> Dataset:
     return source
 
 
-def _files_below(folder: Path, failures: list[InputError]) -> list[Path]:
-    """Files that are not hidden, in order; folders that cannot be listed go to `failures`."""
+def files_below(path: Path, failures: list[InputError], without: Path | None = None) -> list[Path]:
+    """The file that a path is, or files at any depth that are not hidden, in order.
+
+    Args:
+        path: A file or a folder.
+        failures: Folders that cannot be listed are added to these.
+        without: A folder that does not count.
+    """
+    if not path.is_dir():
+        return [path]
+    pruned = None if without is None else without.resolve()
 
     def refuse(error: OSError) -> None:
         failures.append(InputError(f"{error.filename}: cannot be listed, {error.strerror}; change its mode"))
 
     files = []
-    for root, folders, names in os.walk(folder, onerror=refuse):
-        folders[:] = sorted(name for name in folders if not name.startswith("."))
+    for root, folders, names in os.walk(path, onerror=refuse):
+        folders[:] = sorted(
+            name for name in folders if not name.startswith(".") and Path(root, name).resolve() != pruned
+        )
         files += [Path(root, name) for name in sorted(names) if not name.startswith(".")]
     return [file for file in files if file.is_file()]
 

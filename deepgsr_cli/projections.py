@@ -20,10 +20,8 @@ Sources:
 from __future__ import annotations
 
 import math
-import os
 import warnings
 from collections import OrderedDict
-from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from itertools import pairwise
 from pathlib import Path
@@ -35,6 +33,7 @@ from pydicom import uid as uids
 from pydicom.dataset import Dataset, FileDataset
 from pydicom.uid import generate_uid
 
+from deepgsr_cli.dicom import files_below
 from deepgsr_cli.errors import InputError, UsageError
 from deepgsr_cli.geometry import Geometry
 
@@ -507,7 +506,7 @@ def holds_projections(path: Path, without: Path | None = None) -> bool:
     """
     kinds: dict[bool, Path] = {}
     seen: set[Path] = set()
-    for file in _files(path, without):
+    for file in files_below(path, [], without):  # what cannot be listed is told where the files are read
         if file.parent in seen:
             continue
         found = _header(file)
@@ -522,7 +521,7 @@ def holds_projections(path: Path, without: Path | None = None) -> bool:
 
 
 def find_projections(path: Path, without: Path | None = None) -> tuple[list[Projections], list[InputError]]:
-    """Scans in a folder of DICOM-CT-PD files, and what cannot be used, one error a file or scan.
+    """Scans in a folder of DICOM-CT-PD files, and what cannot be used, one error a file, folder or scan.
 
     Reads headers only. A scan is what shares SeriesInstanceUID, spectrum and detector.
 
@@ -533,7 +532,7 @@ def find_projections(path: Path, without: Path | None = None) -> tuple[list[Proj
     views: dict[tuple[str, Detector, str], list[_View]] = {}
     failures: list[InputError] = []
     headers: dict[tuple[str, Detector, str], tuple[Dataset, float | None]] = {}
-    for file in _files(path, without):
+    for file in files_below(path, failures, without):
         found = _header(file)
         if found is None or _ANGLE not in found[0]:
             continue
@@ -559,19 +558,6 @@ def find_projections(path: Path, without: Path | None = None) -> tuple[list[Proj
         except InputError as error:
             failures.append(error)
     return scans, failures
-
-
-def _files(path: Path, without: Path | None) -> Iterator[Path]:
-    """Files that are not hidden, in order."""
-    if not path.is_dir():
-        yield path
-        return
-    pruned = None if without is None else without.resolve()
-    for root, folders, names in os.walk(path):
-        folders[:] = sorted(
-            name for name in folders if not name.startswith(".") and Path(root, name).resolve() != pruned
-        )
-        yield from (Path(root, name) for name in sorted(names) if not name.startswith("."))
 
 
 def _header(path: Path) -> tuple[FileDataset, int] | None:

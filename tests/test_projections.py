@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import json
 import math
+import os
 import struct
 from collections.abc import Callable
 from dataclasses import replace
@@ -361,6 +362,23 @@ def test_a_missing_element_is_named(tmp_path):
     _, failures = find_projections(write_scan(tmp_path / "scan", [WATER], views=3, change=without))
     assert len(failures) == 3
     assert "lacks ConstantRadialDistance (7031,1031)" in str(failures[0])
+
+
+def test_a_folder_that_cannot_be_listed_is_told(tmp_path, monkeypatch):
+    locked, listed = tmp_path / "locked", os.scandir
+    locked.mkdir()
+
+    def refusing(path):
+        if Path(path) == locked:
+            raise PermissionError(13, "Permission denied", str(path))
+        return listed(path)
+
+    monkeypatch.setattr(os, "scandir", refusing)
+    scans, failures = find_projections(tmp_path)
+    assert scans == []
+    assert [str(failure) for failure in failures] == [
+        f"{locked}: cannot be listed, Permission denied; change its mode"
+    ]
 
 
 def test_missing_and_broken_projections_are_told_and_the_rest_is_used(tmp_path):
