@@ -1,6 +1,6 @@
-"""Speed of the shipped network beside BM3D and DnCNN-S, all on the same picture in one run.
+"""Speed of the shipped denoisers beside BM3D and DnCNN-S, all on the same picture in one run.
 
-    python benchmarks/speed.py --threads 2 [--picture FILE] [--repeat 5] [--channels 3]
+    python benchmarks/speed.py --threads 2 [--picture FILE] [--repeat 5] [--channels 3] [--weights FILE]
 
 In colour the deraining network is timed as well.
 DnCNN-S (Zhang et al., 2017: 17 layers of 64 channels, batch normalisation merged) has random weights, which
@@ -11,6 +11,7 @@ counts, and the methods take turns, so that a busy moment does not fall on one o
 from __future__ import annotations
 
 import argparse
+import functools
 import statistics
 import time
 from collections.abc import Callable
@@ -25,6 +26,7 @@ def main() -> None:
     parser.add_argument("--threads", type=int, default=2)
     parser.add_argument("--repeat", type=int, default=5)
     parser.add_argument("--without-bm3d", action="store_true")
+    parser.add_argument("--weights", nargs="+", help="Denoisers; else all that the manifest lists.")
     options = parser.parse_args()
 
     import numpy as np
@@ -33,6 +35,7 @@ def main() -> None:
 
     from deepgsr_cli.data import read_channels
     from deepgsr_cli.restore import Restorer, RunOptions
+    from deepgsr_cli.weights import load_manifest
 
     torch.set_num_threads(options.threads)
     channels = options.channels
@@ -47,7 +50,12 @@ def main() -> None:
         layers += [nn.Conv2d(64, 64, 3, padding=1), nn.ReLU(inplace=True)]
     layers += [nn.Conv2d(64, channels, 3, padding=1)]
     dncnn = nn.Sequential(*layers).to(memory_format=torch.channels_last)
-    denoiser = Restorer(options=RunOptions(device="cpu"))
+    names = options.weights or [
+        entry.name
+        for entry in load_manifest().values()
+        if entry.task == "denoise" and entry.channels == channels
+    ]
+    denoisers = {name: Restorer(name, RunOptions(device="cpu")) for name in names}
 
     @torch.inference_mode()
     def by_dncnn() -> None:
@@ -55,12 +63,12 @@ def main() -> None:
         x - dncnn(x)
 
     methods: dict[str, Callable[[], object]] = {
-        "deepgsr small": lambda: denoiser(pixels, 25),
-        "DnCNN-S": by_dncnn,
+        name: functools.partial(denoiser, pixels, 25) for name, denoiser in denoisers.items()
     }
+    methods["DnCNN-S"] = by_dncnn
     if channels == 3:
         derainer = Restorer(options=RunOptions(device="cpu"), task="derain")
-        methods["deepgsr derain"] = lambda: derainer(pixels)
+        methods["derain"] = lambda: derainer(pixels)
     if not options.without_bm3d:
         import bm3d
 
@@ -80,15 +88,17 @@ def main() -> None:
             seconds[name].append(time.perf_counter() - started)
 
     height, width = pixels.shape[1:]
-    model = denoiser.load(channels)[1].model
-    parameters = sum(p.numel() for p in model.parameters())
     print(f"{width} x {height} x {channels} pixels, {options.threads} threads, {options.repeat} repeats")
-    print(f"torch {torch.__version__}; deepgsr: {parameters:,} parameters\n")
-    print("method         median s     Mpx/s   x slower")
+    print(f"torch {torch.__version__}")
+    for name, denoiser in denoisers.items():
+        parameters = sum(p.numel() for p in denoiser.load(channels)[1].model.parameters())
+        print(f"{name}: {parameters:,} parameters")
+    column = max(map(len, methods))
+    print(f"\n{'method':<{column}}  median s     Mpx/s   x slower than {names[0]}")
     medians = {name: statistics.median(values) for name, values in seconds.items()}
     for name, median in medians.items():
-        ratio = median / medians["deepgsr small"]
-        print(f"{name:<14} {median:8.3f}  {count / median / 1e6:8.3f}  {ratio:9.1f}")
+        ratio = median / medians[names[0]]
+        print(f"{name:<{column}}  {median:8.3f}  {count / median / 1e6:8.3f}  {ratio:9.1f}")
 
 
 if __name__ == "__main__":
