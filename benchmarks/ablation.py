@@ -1,8 +1,8 @@
-"""The group blocks' worth: the same training with and without them, judged on test pictures.
+"""The groups' worth: the same training with and without group blocks, and with the collaborative filter.
 
     python benchmarks/ablation.py --data TRAIN --test BSD68 --test Urban100 --steps 1500
 
-Both runs have the same seed, data, batches and steps; their time is reported. The test pictures are only
+All runs have the same seed, data, batches and steps; their time is reported. The test pictures are only
 measured on, not chosen on.
 """
 
@@ -34,12 +34,13 @@ def main() -> None:
     print(f"{options.steps} steps of 16 crops of 64 x 64, gray, sigma 0 to 75, seed 0, {options.precision};")
     print("PSNR in dB: noise not clipped, output clipped and rounded to 8 bits, mean of each picture's\n")
     columns = [f"{folder.name} {sigma:g}" for folder in options.test for sigma in options.sigma]
-    print("group blocks  parameters  seconds  " + "  ".join(columns))
-    for without in (False, True):
+    print(f"{'network':<20}  parameters  seconds  " + "  ".join(columns))
+    for preset, without in (("small", False), ("small", True), ("collaborative", False)):
         with tempfile.TemporaryDirectory() as folder:
             config = TrainConfig(
                 data=(options.data,),
                 output=Path(folder),
+                preset=preset,
                 without_groups=without,
                 steps=options.steps,
                 precision=options.precision,
@@ -55,10 +56,8 @@ def main() -> None:
                 found = means(scores, dict.fromkeys([s.picture for s in scores], 1))
                 cells += [f"{mean.psnr:.2f}" for mean in found]
             text = "  ".join(cell.rjust(len(column)) for cell, column in zip(cells, columns))
-            print(
-                f"{'without' if without else 'with':<12}  {parameters:10,}  {end.seconds:7.0f}  {text}",
-                flush=True,
-            )
+            name = f"{preset} without groups" if without else preset
+            print(f"{name:<20}  {parameters:10,}  {end.seconds:7.0f}  {text}", flush=True)
 
 
 if __name__ == "__main__":

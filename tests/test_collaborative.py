@@ -9,7 +9,7 @@ import scipy.fft
 import torch
 
 from deepgsr_cli import collaborative
-from deepgsr_cli.collaborative import PATCH, STRIDE, THRESHOLD, collaborative_filter
+from deepgsr_cli.collaborative import PATCH, STRIDE, collaborative_filter
 from deepgsr_cli.models import PRESETS, DeepGSR
 from deepgsr_cli.models.deepgsr import DeepGSRConfig
 
@@ -70,7 +70,7 @@ def _by_definition(image, threshold, radius):
 def test_the_filter_is_bm3ds_first_step(engine, shape):
     image = _noisy(1, 1, *shape)
     estimate, share = collaborative_filter(image, torch.tensor([SIGMA]), 5)
-    expected, expected_share = _by_definition(image[0, 0].numpy(), THRESHOLD * SIGMA, 5)
+    expected, expected_share = _by_definition(image[0, 0].numpy(), 2.7 * SIGMA, 5)
     assert estimate.shape == share.shape == image.shape
     np.testing.assert_allclose(estimate[0, 0], expected, atol=2e-6)
     np.testing.assert_allclose(share[0, 0], expected_share, atol=2e-6)
