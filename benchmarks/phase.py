@@ -42,10 +42,10 @@ def print_table(name: str, options: argparse.Namespace) -> None:
     from deepgsr_cli.metrics import psnr, rounded8, ssim
     from deepgsr_cli.phase import PEAK
     from deepgsr_cli.phase_evaluate import PhaseEvalConfig, PhaseScore, evaluate, protocol
-    from deepgsr_cli.phase_priors import load_unrolled, weighted_denoiser
+    from deepgsr_cli.phase_priors import DENOISER, load_unrolled, weighted_denoiser
     from deepgsr_cli.restore import Restorer, RunOptions
 
-    restorer = Restorer(None, RunOptions("cpu"))
+    restorer = Restorer(DENOISER, RunOptions("cpu"))
     priors = ("tv", "bm3d") if options.bm3d else ("tv",)
     denoisers = {prior: weighted_denoiser(prior, restorer)[1] for prior in priors}
     levels, methods, classical = TABLES[name]

@@ -1,4 +1,4 @@
-"""Priors of phase retrieval: the shipped denoiser, those of the literature to compare with it, and the
+"""Priors of phase retrieval: a shipped denoiser, those of the literature to compare with it, and the
 network that is trained end to end.
 """
 
@@ -13,6 +13,8 @@ from deepgsr_cli.phase import PEAK, Denoiser
 from deepgsr_cli.restore import Restorer
 
 TASK = "phase"
+# Weights of the denoiser: hundreds of its passes make a picture.
+DENOISER = "deepgsr-gray-fast"
 # Of total variation in units of sigma, where the denoiser is called within an iteration: the best of 0.3,
 # 0.5, 0.85 and 1.2 on training pictures, four masks.
 TV_WEIGHT = 0.5

@@ -437,7 +437,7 @@ def test_eval_draws_noise_and_starts_from_the_seed(run):
 
 
 def test_eval_tells_the_weights_of_each_method(run, tiny_weights, unrolled_weights, monkeypatch):
-    monkeypatch.setattr("deepgsr_cli.weights.default_name", lambda task, channels: str(tiny_weights[1]))
+    monkeypatch.setattr("deepgsr_cli.phase_priors.DENOISER", str(tiny_weights[1]))
     Path("data").mkdir()
     Path("in.png").rename("data/in.png")
     result = run(

@@ -359,6 +359,6 @@ def test_the_chosen_tile_fits_the_memory_and_the_model(needs, device_type, heigh
         blend_spans(max(height, width), tile or max(height, width), overlap, needs.halo, needs.grid)
         if device_type == "cpu":
             assert batch == 1
-            assert max(side) <= 1024
+            assert max(side) <= 512
         elif free == 1e12:
             assert (tile, batch) == (0, 1)

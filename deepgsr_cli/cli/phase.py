@@ -175,10 +175,13 @@ def phase(
     from deepgsr_cli.phase import Settings
     from deepgsr_cli.phase_evaluate import read_gray
     from deepgsr_cli.phase_files import Simulation, reconstruct, write_picture
+    from deepgsr_cli.phase_priors import DENOISER
     from deepgsr_cli.restore import Restorer, RunOptions
 
     settings = Settings(method, prior, restarts, iterations)
     tell = silent if quiet else say
+    if method != "unrolled":
+        weights = weights or DENOISER
     restorer = Restorer(weights, RunOptions(device, offline=offline), tell)
     truth: np.ndarray | None
     if simulate is not None:
@@ -328,7 +331,7 @@ def eval_phase(
     from deepgsr_cli.data import picture_paths
     from deepgsr_cli.phase import Settings
     from deepgsr_cli.phase_evaluate import PhaseEvalConfig, evaluate, means, protocol
-    from deepgsr_cli.phase_priors import load_unrolled
+    from deepgsr_cli.phase_priors import DENOISER, load_unrolled
     from deepgsr_cli.restore import Restorer, RunOptions
 
     check_report(report)
@@ -347,7 +350,7 @@ def eval_phase(
     if "unrolled" in config.methods:
         label, network = load_unrolled(weights, device, offline=offline)
         weights = None
-    restorer = Restorer(weights, RunOptions(device, offline=offline), say)
+    restorer = Restorer(weights or DENOISER, RunOptions(device, offline=offline), say)
     facts = protocol(config, restorer, label)
     levels = len(config.alphas) + len(config.snrs_db)
     total = len(picture_paths(data)[:limit]) * levels * len(config.methods)
