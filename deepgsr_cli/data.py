@@ -126,17 +126,30 @@ def pair_paths(folder: Path, degraded: str) -> list[tuple[Path, Path]]:
 class Crops:
     """Random square crops of pictures, a function of the generator alone.
 
+    All pictures lie in one tensor, from which a batch is gathered in one operation on the device.
+
     Args:
-        pictures: (C, H, W), uint8, each at least as large as a crop.
+        pictures: (C, H, W), uint8, each at least as large as a crop, all with the same C.
         size: Side of a crop in pixels.
         device: Where the pictures are kept and the crops are made.
     """
 
     def __init__(self, pictures: Sequence[np.ndarray], size: int, device: torch.device) -> None:
         self.size = size
-        self.pictures = [torch.from_numpy(picture).to(device) for picture in pictures]
-        areas = torch.tensor([p.shape[1] * p.shape[2] for p in self.pictures], dtype=torch.float64)
-        self.shares = areas / areas.sum()
+        self.device = device
+        self.heights, self.widths = torch.tensor([p.shape[1:] for p in pictures]).unbind(1)
+        areas = self.heights * self.widths
+        self.starts = areas.cumsum(0) - areas
+        self.pixels = torch.empty(int(areas.sum()), len(pictures[0]), dtype=torch.uint8, device=device)
+        for start, area, picture in zip(self.starts.tolist(), areas.tolist(), pictures):
+            self.pixels[start : start + area] = torch.from_numpy(picture).flatten(1).mT.to(device)
+        self.shares = areas.double() / areas.sum()
+
+    @property
+    def pictures(self) -> list[Tensor]:
+        """The pictures, (C, H, W), uint8, on the device."""
+        sizes = zip(self.starts.tolist(), self.heights.tolist(), self.widths.tolist())
+        return [self.pixels[s : s + h * w].unflatten(0, (h, w)).permute(2, 0, 1) for s, h, w in sizes]
 
     def __call__(self, batch: int, generator: torch.Generator) -> Tensor:
         """Crops, (batch, C, size, size), float32 in [0, 1]; every pixel of the set is as likely, in any of
@@ -147,13 +160,22 @@ class Crops:
             generator: On the CPU.
         """
         chosen = torch.multinomial(self.shares, batch, replacement=True, generator=generator)
-        draws = torch.rand(batch, 3, generator=generator)
-        crops = []
-        for picture, (u, v, w) in zip((self.pictures[i] for i in chosen), draws.tolist()):
-            top = int(u * (picture.shape[1] - self.size + 1))
-            left = int(v * (picture.shape[2] - self.size + 1))
-            crop = picture[:, top : top + self.size, left : left + self.size]
-            turn = int(w * 8)
-            crop = crop.mT if turn & 1 else crop
-            crops.append(crop.flip([d for d, bit in ((1, 2), (2, 4)) if turn & bit]))
-        return torch.stack(crops).float() / 255
+        draws = torch.rand(batch, 3, generator=generator).double()
+        rooms = torch.stack((self.heights[chosen], self.widths[chosen]), 1) - self.size + 1
+        top, left = (draws[:, :2] * rooms).long().unbind(1)
+        turn, width = (draws[:, 2] * 8).long(), self.widths[chosen]
+        corner = self.starts[chosen] + top * width + left
+        # A crop's first axis goes along the picture's rows or columns, forwards or backwards; so the other.
+        turned, last = turn & 1 == 1, self.size - 1
+        down, across = torch.where(turned, 1, width), torch.where(turned, width, 1)
+        for bit, step in ((2, down), (4, across)):
+            backwards = turn & bit != 0
+            corner += torch.where(backwards, last * step, 0)
+            step[backwards] *= -1
+        plan = torch.stack((corner, down, across))
+        if self.device.type == "cuda":
+            plan = plan.pin_memory().to(self.device, non_blocking=True)
+        corner, down, across = plan.to(self.device)[..., None, None].unbind(0)
+        line = torch.arange(self.size, device=self.device)
+        crops = self.pixels[corner + down * line[:, None] + across * line]  # (batch, size, size, C)
+        return crops.permute(0, 3, 1, 2).contiguous().float() / 255

@@ -275,3 +275,22 @@ def test_gray_training_data_is_the_luma_rounded_to_8_bits(pictures):
     path = picture_paths(pictures)[0]
     colour = read_channels(path, 3)
     assert np.array_equal(read_channels(path, 1), np.rint(gray(colour) * 255) / np.float32(255))
+
+
+@pytest.mark.parametrize("channels", [1, 3])
+def test_gathered_crops_equal_cut_and_turned_ones(channels):
+    pictures = [
+        np.rint(smooth_picture(channels, h, w) * 255).astype(np.uint8) for h, w in ((40, 51), (33, 32))
+    ]
+    crops = Crops(pictures, 32, torch.device("cpu"))
+    found = crops(50, torch.Generator().manual_seed(1))
+
+    generator = torch.Generator().manual_seed(1)
+    chosen = torch.multinomial(crops.shares, 50, replacement=True, generator=generator)
+    for crop, i, (u, v, w) in zip(found, chosen, torch.rand(50, 3, generator=generator).tolist()):
+        picture = torch.from_numpy(pictures[i])
+        top, left = int(u * (picture.shape[1] - 31)), int(v * (picture.shape[2] - 31))
+        cut = picture[:, top : top + 32, left : left + 32]
+        turn = int(w * 8)
+        cut = (cut.mT if turn & 1 else cut).flip([d for d, bit in ((1, 2), (2, 4)) if turn & bit])
+        assert torch.equal(crop, cut.float() / 255)
