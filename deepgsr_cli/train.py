@@ -15,13 +15,13 @@ from typing import Any
 
 import numpy as np
 import torch
-from torch import nn
+from torch import Tensor, nn
 
 import deepgsr_cli
 from deepgsr_cli.device import select_device
 from deepgsr_cli.errors import UsageError
 from deepgsr_cli.files import atomic_write
-from deepgsr_cli.tasks import LOSSES, TASKS, Sample, Task
+from deepgsr_cli.tasks import LOSSES, TASKS, Sample, Task, joined
 from deepgsr_cli.weights import load_checkpoint, save_checkpoint
 
 
@@ -205,8 +205,8 @@ class _Run:
         self.step, self.seconds, self.best = state["step"], state["seconds"], state["best"]
         self.rows = [tuple(row) for row in state["rows"]]
 
-    def advance(self) -> float:
-        """Loss of one step, made."""
+    def advance(self) -> Tensor:
+        """Loss of one step, made; reading it waits for the device."""
         config = self.config
         streams = np.random.SeedSequence([config.seed, self.step]).generate_state(2, np.uint64)
         sample = self.task.sample(
@@ -227,13 +227,22 @@ class _Run:
         with torch.no_grad():
             torch._foreach_lerp_(list(self.average.parameters()), list(self.model.parameters()), 1 - decay)
         self.step += 1
-        return float(loss.detach())
+        return loss.detach()
 
     def validate(self, samples: list[Sample]) -> float:
         """Mean PSNR in dB of the averaged weights."""
         with torch.inference_mode():
-            return float(np.mean([self.task.psnr(self.average, sample) for sample in samples]))
+            values = [self.task.psnr(self.average, sample) for sample in samples]
+        return float(np.average(values, weights=[len(sample.clean) for sample in samples]))
 
+    def wait(self) -> None:
+        """Until the device has done what it was given: until then clocks tell nothing."""
+        if self.device.type == "cuda":
+            torch.cuda.synchronize(self.device)
+
+
+# Steps that the device may lag behind, so that a run bounded by time ends in time.
+_AHEAD = 16
 
 # What may differ between a run and its continuation without making it another run.
 _CHANGEABLE = {"steps", "max_minutes", "output", "device", "validate_every"}
@@ -286,7 +295,7 @@ def train(
             f"{config.output}: holds a run already; add --resume to go on, or give another --output"
         )
     task = TASKS[config.task](config, device)
-    validation = task.validation()
+    validation = joined(task.validation(), 1 if device.type == "cpu" else 16)
     run = _Run(config, task, device)
     config.output.mkdir(parents=True, exist_ok=True)
     if state_path.exists():
@@ -300,14 +309,14 @@ def train(
     with atomic_write(config.output / "config.json") as path:
         path.write_text(json.dumps(_plain(config), indent=2) + "\n", encoding="utf-8")
 
-    losses: list[float] = []
+    losses: list[Tensor] = []
     last_psnr = run.rows[-1][3] if run.rows else math.nan
 
     def tell() -> Progress:
         progress = Progress(
             run.step,
             min(1.0, run.share()),
-            float(np.mean(losses or [math.nan])),
+            _mean(losses),
             last_psnr,
             run.best,
             run.seconds,
@@ -324,11 +333,13 @@ def train(
     try:
         while run.share() < 1:
             losses.append(run.advance())
+            if run.step % _AHEAD == 0:
+                run.wait()
             now = time.monotonic()
             run.seconds, since = run.seconds + now - since, now
             if run.step % config.validate_every == 0 or run.share() >= 1:
                 last_psnr = run.validate(validation)
-                run.rows.append((run.step, round(run.seconds, 1), float(np.mean(losses)), last_psnr))
+                run.rows.append((run.step, round(run.seconds, 1), _mean(losses), last_psnr))
                 if last_psnr > run.best:
                     run.best = last_psnr
                     steps = {"steps": str(run.step), "validation_psnr": f"{last_psnr:.3f}"}
@@ -345,6 +356,10 @@ def train(
         save()
         raise
     return tell()
+
+
+def _mean(losses: list[Tensor]) -> float:
+    return float(torch.stack(losses).double().mean()) if losses else math.nan
 
 
 def _write_log(folder: Path, rows: list[tuple[int, float, float, float]]) -> None:

@@ -294,3 +294,16 @@ def test_gathered_crops_equal_cut_and_turned_ones(channels):
         turn = int(w * 8)
         cut = (cut.mT if turn & 1 else cut).flip([d for d, bit in ((1, 2), (2, 4)) if turn & bit])
         assert torch.equal(crop, cut.float() / 255)
+
+
+def test_samples_of_one_size_are_validated_together(config):
+    task = Denoise(dataclasses.replace(config, held_out=2), torch.device("cpu"))
+    model = task.network().eval()
+    torch.nn.init.normal_(model.tail.weight, std=0.01)
+    samples = task.validation()
+    batches = deepgsr_cli.tasks.joined(samples, 4)
+    assert [len(batch.clean) for batch in batches] == [4, 2]
+    with torch.inference_mode():
+        alone = [task.psnr(model, sample) for sample in samples]
+        together = [task.psnr(model, batch) for batch in batches]
+    assert np.average(together, weights=[4, 2]) == pytest.approx(np.mean(alone), abs=1e-3)
