@@ -21,6 +21,7 @@ import deepgsr_cli
 from deepgsr_cli.device import select_device
 from deepgsr_cli.errors import UsageError
 from deepgsr_cli.files import atomic_write
+from deepgsr_cli.optim import OPTIMIZERS, optimizer
 from deepgsr_cli.tasks import LOSSES, TASKS, Sample, Task, joined
 from deepgsr_cli.weights import load_checkpoint, save_checkpoint
 
@@ -54,7 +55,8 @@ class TrainConfig:
         batch: Crops a step.
         patch: Side of a crop in pixels.
         learning_rate: Highest one, after warm-up; it descends along half a cosine to a hundredth.
-        weight_decay: Of AdamW, on matrices and kernels.
+        optimizer: "adamw", or "muon" for the kernels between hidden layers.
+        weight_decay: On matrices and kernels.
         warmup: Steps of linear warm-up.
         loss: "charbonnier", "mse" or "psnr"; of pictures, the first two are weighted so that all noise levels
             count alike.
@@ -86,6 +88,7 @@ class TrainConfig:
     batch: int = 16
     patch: int = 64
     learning_rate: float = 1e-3
+    optimizer: str = "adamw"
     weight_decay: float = 1e-4
     warmup: int = 200
     loss: str = "charbonnier"
@@ -110,6 +113,8 @@ class TrainConfig:
             raise UsageError(f"--loss {self.loss}: known are {', '.join(LOSSES)}")
         if self.loss == "psnr" and self.task == "mar":
             raise UsageError("--loss psnr: mar is measured against NMAR; give charbonnier or mse")
+        if self.optimizer not in OPTIMIZERS:
+            raise UsageError(f"--optimizer {self.optimizer}: known are {', '.join(OPTIMIZERS)}")
         if self.precision not in ("fp32", "bf16"):
             raise UsageError(f"--precision {self.precision}: training knows fp32 and bf16")
         if not 0 <= self.sigma_min <= self.sigma_max <= 255:
@@ -158,15 +163,9 @@ class _Run:
             self.model.load_state_dict(own | fitting)
         self.model.to(device, memory_format=torch.channels_last)  # type: ignore[call-overload]
         self.average = copy.deepcopy(self.model).eval().requires_grad_(False)
-        decayed = [p for p in self.model.parameters() if p.ndim > 1]
-        plain = [p for p in self.model.parameters() if p.ndim <= 1]
-        self.optimizer = torch.optim.AdamW(
-            [
-                {"params": decayed, "weight_decay": config.weight_decay},
-                {"params": plain, "weight_decay": 0.0},
-            ],
-            lr=config.learning_rate,
-            betas=(0.9, 0.99),
+        fused = device.type in ("cpu", "cuda")
+        self.optimizers = optimizer(
+            config.optimizer, self.model, config.learning_rate, config.weight_decay, fused
         )
         self.step = 0
         self.seconds = 0.0
@@ -182,7 +181,7 @@ class _Run:
             "config": _plain(self.config),
             "model": self.model.state_dict(),
             "average": self.average.state_dict(),
-            "optimizer": self.optimizer.state_dict(),
+            "optimizers": [part.state_dict() for part in self.optimizers],
             "step": self.step,
             "seconds": self.seconds,
             "best": self.best,
@@ -201,7 +200,8 @@ class _Run:
                 )
         self.model.load_state_dict(state["model"])
         self.average.load_state_dict(state["average"])
-        self.optimizer.load_state_dict(state["optimizer"])
+        for part, values in zip(self.optimizers, state["optimizers"], strict=True):
+            part.load_state_dict(values)
         self.step, self.seconds, self.best = state["step"], state["seconds"], state["best"]
         self.rows = [tuple(row) for row in state["rows"]]
 
@@ -215,14 +215,16 @@ class _Run:
         )
         warm = min(1.0, (self.step + 1) / max(config.warmup, 1))
         descent = 0.01 + 0.99 * 0.5 * (1 + math.cos(math.pi * min(1.0, self.share())))
-        for group in self.optimizer.param_groups:
-            group["lr"] = config.learning_rate * warm * descent
+        for part in self.optimizers:
+            for group in part.param_groups:
+                group["lr"] = config.learning_rate * warm * descent
 
         loss = self.task.loss(self.model, sample)
-        self.optimizer.zero_grad(set_to_none=True)
+        self.model.zero_grad(set_to_none=True)
         loss.backward()
         nn.utils.clip_grad_norm_(self.model.parameters(), config.clip)
-        self.optimizer.step()
+        for part in self.optimizers:
+            part.step()
         decay = min(config.ema, (1 + self.step) / (10 + self.step))
         with torch.no_grad():
             torch._foreach_lerp_(list(self.average.parameters()), list(self.model.parameters()), 1 - decay)

@@ -95,7 +95,8 @@ def check_resumed_equals_unbroken(config: TrainConfig, step: int) -> Checkpoint:
     for part in ("model", "average"):
         assert all(torch.equal(value, resumed[part][name]) for name, value in whole[part].items())
     moments = [
-        [s[name] for s in x["optimizer"]["state"].values() for name in sorted(s)] for x in (whole, resumed)
+        [s[name] for part in x["optimizers"] for s in part["state"].values() for name in sorted(s)]
+        for x in (whole, resumed)
     ]
     assert all(torch.equal(a, b) for a, b in zip(*moments, strict=True))
     assert [row[3] for row in whole["rows"]] == [row[3] for row in resumed["rows"]]

@@ -47,7 +47,8 @@ Scales = Annotated[
 CropsAStep = Annotated[int, typer.Option(help="Crops a step.")]
 Patch = Annotated[int, typer.Option(help="Side of a crop in pixels.")]
 LearningRate = Annotated[float, typer.Option(help="Highest learning rate.")]
-WeightDecay = Annotated[float, typer.Option(help="Weight decay of AdamW.")]
+WeightDecay = Annotated[float, typer.Option(help="Weight decay.")]
+Optimizer = Annotated[str, typer.Option(help="Optimiser: adamw, or muon for kernels of hidden layers.")]
 Warmup = Annotated[int, typer.Option(help="Steps of warm-up.")]
 Loss = Annotated[str, typer.Option(help="Loss: charbonnier, mse, or psnr (not mar).")]
 Average = Annotated[float, typer.Option(help="Decay of the weights' moving average.")]
@@ -90,6 +91,7 @@ def train_pictures(
     batch: CropsAStep = 16,
     patch: Patch = 64,
     learning_rate: LearningRate = 1e-3,
+    optimizer: Optimizer = "adamw",
     weight_decay: WeightDecay = 1e-4,
     warmup: Warmup = 200,
     loss: Loss = "charbonnier",
@@ -127,6 +129,7 @@ def train_ct_recon(
     batch: CropsAStep = 4,
     patch: Patch = 128,
     learning_rate: LearningRate = 1e-3,
+    optimizer: Optimizer = "adamw",
     weight_decay: WeightDecay = 1e-4,
     warmup: Warmup = 200,
     loss: Loss = "charbonnier",
@@ -168,6 +171,7 @@ def train_mar(
     batch: Annotated[int, typer.Option(help="Cases a step.")] = 1,
     patch: Annotated[int, typer.Option(help="Side of a case in pixels.")] = 256,
     learning_rate: LearningRate = 1e-3,
+    optimizer: Optimizer = "adamw",
     weight_decay: WeightDecay = 1e-4,
     warmup: Warmup = 200,
     loss: Loss = "charbonnier",
@@ -197,6 +201,7 @@ def train_phase(
     batch: CropsAStep = 8,
     patch: Patch = 64,
     learning_rate: LearningRate = 1e-3,
+    optimizer: Optimizer = "adamw",
     weight_decay: WeightDecay = 1e-4,
     warmup: Warmup = 200,
     loss: Loss = "charbonnier",
