@@ -22,6 +22,7 @@ from deepgsr_cli.device import select_device
 from deepgsr_cli.errors import UsageError
 from deepgsr_cli.files import atomic_write
 from deepgsr_cli.optim import OPTIMIZERS, optimizer
+from deepgsr_cli.parallel import Processes
 from deepgsr_cli.tasks import LOSSES, TASKS, Sample, Task, joined
 from deepgsr_cli.weights import load_checkpoint, save_checkpoint
 
@@ -52,7 +53,7 @@ class TrainConfig:
             counting.
         scales: Factors below 1 in which the pictures are trained on beside their full size.
         scenes: Generated scenes of repeated structure (`synthetic.structures`) to train on as well.
-        batch: Crops a step.
+        batch: Crops a step, in each process where torchrun starts several.
         patch: Side of a crop in pixels.
         learning_rate: Highest one, after warm-up; it descends along half a cosine to a hundredth.
         optimizer: "adamw", or "muon" for the kernels between hidden layers.
@@ -147,8 +148,9 @@ class Progress:
 class _Run:
     """Everything that a checkpoint of a run holds."""
 
-    def __init__(self, config: TrainConfig, task: Task, device: torch.device) -> None:
+    def __init__(self, config: TrainConfig, task: Task, device: torch.device, processes: Processes) -> None:
         self.config = config
+        self.processes = processes
         self.task = task
         self.device = device
         torch.manual_seed(config.seed)
@@ -208,7 +210,8 @@ class _Run:
     def advance(self) -> Tensor:
         """Loss of one step, made; reading it waits for the device."""
         config = self.config
-        streams = np.random.SeedSequence([config.seed, self.step]).generate_state(2, np.uint64)
+        seeds = [config.seed, self.step, self.processes.rank]
+        streams = np.random.SeedSequence(seeds[: 3 if seeds[2] else 2]).generate_state(2, np.uint64)
         sample = self.task.sample(
             torch.Generator().manual_seed(int(streams[0] >> 1)),
             torch.Generator(self.device).manual_seed(int(streams[1] >> 1)),
@@ -222,6 +225,7 @@ class _Run:
         loss = self.task.loss(self.model, sample)
         self.model.zero_grad(set_to_none=True)
         loss.backward()
+        self.processes.average(self.model.parameters())
         nn.utils.clip_grad_norm_(self.model.parameters(), config.clip)
         for part in self.optimizers:
             part.step()
@@ -277,6 +281,8 @@ def train(
 ) -> Progress:
     """Where the run stood when it ended; its files are in `config.output`.
 
+    Started by torchrun, the processes train together, and the first one writes.
+
     The batch of a step is a function of the seed and the step, and so is the learning rate (or one of the
     time, with `max_minutes`): a run that was interrupted and resumed equals an unbroken one, bit for bit on
     the CPU when bounded by steps.
@@ -290,7 +296,8 @@ def train(
         UsageError: The folder holds another run.
         InputError: No data.
     """
-    device = select_device(config.device)
+    processes = Processes()
+    device = processes.device(select_device(config.device))
     state_path = config.output / "state.pt"
     if state_path.exists() and not resume:
         raise UsageError(
@@ -298,8 +305,8 @@ def train(
         )
     task = TASKS[config.task](config, device)
     validation = joined(task.validation(), 1 if device.type == "cpu" else 16)
-    run = _Run(config, task, device)
-    config.output.mkdir(parents=True, exist_ok=True)
+    run = _Run(config, task, device, processes)
+    first = processes.rank == 0
     if state_path.exists():
         run.load(state_path)
     facts = {
@@ -308,8 +315,10 @@ def train(
         "training_data": task.summary,
         "train_config": json.dumps(_public(config)),
     }
-    with atomic_write(config.output / "config.json") as path:
-        path.write_text(json.dumps(_plain(config), indent=2) + "\n", encoding="utf-8")
+    if first:
+        config.output.mkdir(parents=True, exist_ok=True)
+        with atomic_write(config.output / "config.json") as path:
+            path.write_text(json.dumps(_plain(config), indent=2) + "\n", encoding="utf-8")
 
     losses: list[Tensor] = []
     last_psnr = run.rows[-1][3] if run.rows else math.nan
@@ -323,13 +332,14 @@ def train(
             run.best,
             run.seconds,
         )
-        if report is not None:
+        if report is not None and first:
             report(progress)
         return progress
 
     def save() -> None:
-        with atomic_write(state_path) as path:
-            torch.save(run.state(), path)
+        if first:
+            with atomic_write(state_path) as path:
+                torch.save(run.state(), path)
 
     since = reported = time.monotonic()
     try:
@@ -338,8 +348,8 @@ def train(
             if run.step % _AHEAD == 0:
                 run.wait()
             now = time.monotonic()
-            run.seconds, since = run.seconds + now - since, now
-            if run.step % config.validate_every == 0 or run.share() >= 1:
+            run.seconds, since = processes.agreed(run.seconds + now - since), now
+            if first and (run.step % config.validate_every == 0 or run.share() >= 1):
                 last_psnr = run.validate(validation)
                 run.rows.append((run.step, round(run.seconds, 1), _mean(losses), last_psnr))
                 if last_psnr > run.best:

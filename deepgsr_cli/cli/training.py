@@ -220,6 +220,7 @@ def train_phase(
 
 def _train(task: str, options: dict[str, Any]) -> None:
     """Train with the options of a command, with a progress bar, and print where the weights are."""
+    from deepgsr_cli.parallel import Processes
     from deepgsr_cli.train import Progress, TrainConfig, train
 
     resume, json_lines, quiet = (options.pop(name) for name in ("resume", "json_lines", "quiet"))
@@ -243,7 +244,8 @@ def _train(task: str, options: dict[str, Any]) -> None:
         "seconds": round(end.seconds, 1),
         "validation_psnr": round(end.best, 3),
     }
-    typer.echo(json.dumps(facts) if json_lines else facts["weights"])
+    if Processes().rank == 0:
+        typer.echo(json.dumps(facts) if json_lines else facts["weights"])
 
 
 for _task, _text in HELP.items():
