@@ -8,6 +8,7 @@ import dataclasses
 import json
 import math
 import time
+import warnings
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
@@ -23,6 +24,7 @@ from deepgsr_cli.errors import UsageError
 from deepgsr_cli.files import atomic_write
 from deepgsr_cli.optim import OPTIMIZERS, optimizer
 from deepgsr_cli.parallel import Processes
+from deepgsr_cli.stepping import Gradients
 from deepgsr_cli.tasks import LOSSES, TASKS, Sample, Task, joined
 from deepgsr_cli.weights import load_checkpoint, save_checkpoint
 
@@ -65,6 +67,7 @@ class TrainConfig:
         clip: Largest norm of the gradient.
         validate_every: Steps between validations, each followed by a save.
         precision: "fp32" or "bf16" (autocast; weights stay float32).
+        compile: Compile the network first and, on CUDA, record a step as a graph; `max_minutes` start then.
         device: "auto", "cpu", "cuda", ...
         seed: Of everything.
     """
@@ -97,6 +100,7 @@ class TrainConfig:
     clip: float = 1.0
     validate_every: int = 1000
     precision: str = "fp32"
+    compile: bool = False
     device: str = "auto"
     seed: int = 0
 
@@ -169,6 +173,7 @@ class _Run:
         self.optimizers = optimizer(
             config.optimizer, self.model, config.learning_rate, config.weight_decay, fused
         )
+        self.gradients = Gradients(task, self.model)
         self.step = 0
         self.seconds = 0.0
         self.best = -math.inf
@@ -207,24 +212,27 @@ class _Run:
         self.step, self.seconds, self.best = state["step"], state["seconds"], state["best"]
         self.rows = [tuple(row) for row in state["rows"]]
 
-    def advance(self) -> Tensor:
-        """Loss of one step, made; reading it waits for the device."""
+    def sample(self) -> Sample:
+        """The batch of this step."""
         config = self.config
         seeds = [config.seed, self.step, self.processes.rank]
         streams = np.random.SeedSequence(seeds[: 3 if seeds[2] else 2]).generate_state(2, np.uint64)
-        sample = self.task.sample(
+        return self.task.sample(
             torch.Generator().manual_seed(int(streams[0] >> 1)),
             torch.Generator(self.device).manual_seed(int(streams[1] >> 1)),
         )
+
+    def advance(self) -> Tensor:
+        """Loss of one step, made; reading it waits for the device."""
+        config = self.config
+        sample = self.sample()
         warm = min(1.0, (self.step + 1) / max(config.warmup, 1))
         descent = 0.01 + 0.99 * 0.5 * (1 + math.cos(math.pi * min(1.0, self.share())))
         for part in self.optimizers:
             for group in part.param_groups:
                 group["lr"] = config.learning_rate * warm * descent
 
-        loss = self.task.loss(self.model, sample)
-        self.model.zero_grad(set_to_none=True)
-        loss.backward()
+        loss = self.gradients(sample)
         self.processes.average(self.model.parameters())
         nn.utils.clip_grad_norm_(self.model.parameters(), config.clip)
         for part in self.optimizers:
@@ -233,7 +241,7 @@ class _Run:
         with torch.no_grad():
             torch._foreach_lerp_(list(self.average.parameters()), list(self.model.parameters()), 1 - decay)
         self.step += 1
-        return loss.detach()
+        return loss
 
     def validate(self, samples: list[Sample]) -> float:
         """Mean PSNR in dB of the averaged weights."""
@@ -251,7 +259,7 @@ class _Run:
 _AHEAD = 16
 
 # What may differ between a run and its continuation without making it another run.
-_CHANGEABLE = {"steps", "max_minutes", "output", "device", "validate_every"}
+_CHANGEABLE = {"steps", "max_minutes", "output", "device", "validate_every", "compile"}
 
 
 def _plain(config: TrainConfig) -> dict[str, Any]:
@@ -341,6 +349,8 @@ def train(
             with atomic_write(state_path) as path:
                 torch.save(run.state(), path)
 
+    if config.compile:
+        run.gradients.prepare(run.sample(), warnings.warn)
     since = reported = time.monotonic()
     try:
         while run.share() < 1:

@@ -55,6 +55,12 @@ Average = Annotated[float, typer.Option(help="Decay of the weights' moving avera
 Clip = Annotated[float, typer.Option(help="Largest norm of the gradient.")]
 ValidateEvery = Annotated[int, typer.Option(help="Steps between validations and saves.")]
 Arithmetic = Annotated[str, typer.Option(help="Arithmetic: fp32 or bf16.")]
+Compile = Annotated[
+    bool,
+    typer.Option(
+        "--compile", help="Compile first, which takes a minute that does not count, and pays off on a GPU."
+    ),
+]
 Resume = Annotated[bool, typer.Option("--resume", help="Go on with the run in the folder.")]
 
 
@@ -99,6 +105,7 @@ def train_pictures(
     clip: Clip = 1.0,
     validate_every: ValidateEvery = 1000,
     precision: Arithmetic = "fp32",
+    compile: Compile = False,
     device: Device = "auto",
     seed: Seed = 0,
     resume: Resume = False,
@@ -137,6 +144,7 @@ def train_ct_recon(
     clip: Clip = 1.0,
     validate_every: ValidateEvery = 500,
     precision: Arithmetic = "fp32",
+    compile: Compile = False,
     device: Device = "auto",
     seed: Seed = 0,
     resume: Resume = False,
@@ -179,6 +187,7 @@ def train_mar(
     clip: Clip = 1.0,
     validate_every: ValidateEvery = 500,
     precision: Arithmetic = "fp32",
+    compile: Compile = False,
     device: Device = "auto",
     seed: Seed = 0,
     resume: Resume = False,
@@ -209,6 +218,7 @@ def train_phase(
     clip: Clip = 1.0,
     validate_every: ValidateEvery = 500,
     precision: Arithmetic = "fp32",
+    compile: Compile = False,
     device: Device = "auto",
     seed: Seed = 0,
     resume: Resume = False,

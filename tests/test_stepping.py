@@ -1,0 +1,62 @@
+import dataclasses
+
+import pytest
+import torch
+from test_train import config, pictures, weights_of  # noqa: F401
+
+import deepgsr_cli.stepping
+from deepgsr_cli.stepping import Gradients
+from deepgsr_cli.tasks import Denoise
+from deepgsr_cli.train import train
+
+
+@pytest.fixture
+def plain(config, tmp_path):  # noqa: F811
+    """Weights of a run that is not compiled, and the same run yet to be made, compiled."""
+    train(config)
+    return weights_of(config), dataclasses.replace(config, output=tmp_path / "compiled", compile=True)
+
+
+def test_a_compiled_run_equals_a_plain_one(plain, monkeypatch):
+    weights, config = plain  # noqa: F811
+    monkeypatch.setattr(deepgsr_cli.stepping, "_BACKEND", "aot_eager")
+    train(config)
+    for name, value in weights_of(config).items():
+        torch.testing.assert_close(value, weights[name], rtol=1e-4, atol=1e-5)
+
+
+def test_what_does_not_compile_is_trained_as_before(plain, monkeypatch):
+    weights, config = plain  # noqa: F811
+
+    def broken(graph, inputs):
+        raise RuntimeError("no such kernel")
+
+    monkeypatch.setattr(deepgsr_cli.stepping, "_BACKEND", broken)
+    with pytest.warns(UserWarning, match="goes on without a compiled network"):
+        train(config)
+    for name, value in weights_of(config).items():
+        assert torch.equal(value, weights[name])
+
+
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs CUDA")
+def test_a_recorded_step_equals_a_plain_one(config):  # noqa: F811
+    device = torch.device("cuda")
+    task = Denoise(config, device)
+    model = task.network().to(device)
+    torch.nn.init.normal_(model.tail.weight, std=0.01)
+    gradients, recorded = Gradients(task, model), Gradients(task, model)
+    samples = [
+        task.sample(torch.Generator().manual_seed(i), torch.Generator(device).manual_seed(i))
+        for i in range(3)
+    ]
+    recorded._record(samples[0])
+    for sample in samples[1:]:
+        loss = recorded(sample)
+        found = [p.grad.clone() for p in model.parameters() if p.grad is not None]
+        kept = [p.grad for p in model.parameters()]
+        torch.testing.assert_close(gradients(sample), loss)
+        expected = [p.grad for p in model.parameters() if p.grad is not None]
+        for a, b in zip(found, expected, strict=True):
+            torch.testing.assert_close(a, b, rtol=1e-3, atol=1e-5)
+        for p, grad in zip(model.parameters(), kept):  # the graph writes where it wrote before
+            p.grad = grad
