@@ -33,8 +33,9 @@ THRESHOLD = 2.7
 # Side, in references, of the blocks that the compiled loops work on: what these hold then fits into a core's
 # cache. Fixed, so that sums do not depend on the number of threads.
 _BLOCK = 24
-# References whose groups the tensor engine holds at once.
+# References whose groups, and distances, that the tensor engine holds at once.
 _MAX_GROUPS = 2**14
+_MAX_DISTANCES = 2**27
 
 Array = np.ndarray
 
@@ -67,9 +68,15 @@ def _filtered(x: Tensor, thresholds: Tensor, radius: int) -> tuple[Tensor, Tenso
     for dim, size in ((-2, height), (-1, width)):
         references = max(0, math.ceil((size - PATCH) / STRIDE)) + 1
         maps = _mirrored(maps, dim, radius, radius + (references - 1) * STRIDE + PATCH - size)
-    engine = _compiled_engine if x.device.type == "cpu" else _tensor_engine
-    levels = thresholds.expand(batch).tolist()
-    sums = torch.stack([engine(image, radius, threshold) for image, threshold in zip(maps, levels)])
+    thresholds = thresholds.expand(batch)
+    if x.device.type == "cpu":
+        pairs = zip(maps, thresholds.tolist())
+        sums = torch.stack([_compiled_engine(image, radius, threshold) for image, threshold in pairs])
+    else:
+        # As many images at once as the distances of a row of displacements have room for.
+        most = max(1, _MAX_DISTANCES // ((2 * radius + 1) * maps.shape[-2] * maps.shape[-1]))
+        parts = zip(maps.split(most), thresholds.split(most))
+        sums = torch.cat([_tensor_engine(images, radius, levels) for images, levels in parts])
     # Every patch has the same window, so that weights are added at its corner only and spread here.
     spread = sums[:, channels:]
     for dim in (-2, -1):
@@ -102,35 +109,40 @@ def _window() -> Array:
     return np.kaiser(PATCH, 2.0).astype(np.float32)
 
 
-def _tensor_engine(maps: Tensor, radius: int, threshold: float) -> Tensor:
-    """Sums of weighted estimates, (C, H, W), and, each at the upper left corner of a patch, of weights,
-    (C, H, W), and of patches, (1, H, W): together (2C + 1, H, W).
+def _tensor_engine(maps: Tensor, radius: int, thresholds: Tensor) -> Tensor:
+    """Sums of weighted estimates, (B, C, H, W), and, each at the upper left corner of a patch, of weights,
+    (B, C, H, W), and of patches, (B, 1, H, W): together (B, 2C + 1, H, W).
 
     Args:
-        maps: (C, H, W), continued by the radius on all sides, the first of which is matched.
+        maps: (B, C, H, W), continued by the radius on all sides, the first of which is matched.
         radius: Of the search, in pixels.
-        threshold: Of the coefficients.
+        thresholds: Of the coefficients, (B,).
     """
-    channels, height, width = maps.shape
-    corners = _matches(maps[0], radius).flatten(0, 1)  # (N, 16)
+    batch, channels, height, width = maps.shape
+    # Images are filtered as one long map, in which no group leaves its image.
+    corners = _matches(maps[:, 0], radius).flatten(1, 2)  # (B, N, 16)
+    images = torch.arange(batch, device=maps.device)[:, None, None]
+    levels = thresholds[:, None].expand(-1, corners.shape[1]).flatten()
+    corners = (corners + images * (height * width)).flatten(0, 1)  # (B * N, 16)
     pixels = torch.arange(PATCH, device=maps.device)
     pixels = (pixels[:, None] * width + pixels).flatten()  # (64,)
     dct = torch.tensor(np.kron(_dct(PATCH), _dct(PATCH)), dtype=maps.dtype, device=maps.device)
     haar = torch.tensor(_haar_matrix(), dtype=maps.dtype, device=maps.device)
     window = torch.from_numpy(np.outer(_window(), _window())).to(maps.device).flatten()
-    sums = maps.new_zeros(2 * channels + 1, height * width)
-    for corner in corners.split(_MAX_GROUPS):
+    flat_maps = maps.transpose(0, 1).flatten(1)
+    sums = maps.new_zeros(2 * channels + 1, flat_maps.shape[1])
+    for corner, level in zip(corners.split(_MAX_GROUPS), levels.split(_MAX_GROUPS)):
         places = corner[..., None] + pixels  # (n, 16, 64)
-        for c, flat in enumerate(maps.flatten(1)):
+        for c, flat in enumerate(flat_maps):
             coefficients = haar @ flat[places] @ dct.mT
-            keep = coefficients.abs() >= threshold
+            keep = coefficients.abs() >= level[:, None, None]
             keep[:, 0, 0] = True
             weights = 1 / keep.sum((1, 2), dtype=maps.dtype)[:, None]  # (n, 1)
             groups = haar.mT @ (coefficients * keep) @ dct * window * weights[..., None]
             sums[c].index_add_(0, places.flatten(), groups.flatten())
             sums[channels + c].index_add_(0, corner.flatten(), weights.expand_as(corner).flatten())
         sums[-1].index_add_(0, corner.flatten(), torch.ones_like(corner, dtype=maps.dtype).flatten())
-    return sums.unflatten(-1, (height, width))
+    return sums.view(2 * channels + 1, batch, height, width).transpose(0, 1)
 
 
 def _haar_matrix() -> Array:
@@ -141,29 +153,30 @@ def _haar_matrix() -> Array:
     return haar
 
 
-def _matches(map_: Tensor, radius: int) -> Tensor:
-    """Place of the upper left pixel of each group's members in the flattened map, (rows, columns, 16)."""
-    width = map_.shape[1]
-    inner = map_[radius:-radius, radius:-radius]
-    offsets = torch.arange(2 * radius + 1, device=map_.device)
-    rows, columns = ((size - PATCH) // STRIDE + 1 for size in inner.shape)
-    best = map_.new_full((rows, columns, MEMBERS), math.inf)
+def _matches(maps: Tensor, radius: int) -> Tensor:
+    """Place of the upper left pixel of each group's members in the flattened map, (B, rows, columns, 16)."""
+    width = maps.shape[2]
+    inner = maps[:, radius:-radius, radius:-radius]
+    offsets = torch.arange(2 * radius + 1, device=maps.device)
+    rows, columns = ((size - PATCH) // STRIDE + 1 for size in inner.shape[1:])
+    best = maps.new_full((len(maps), rows, columns, MEMBERS), math.inf)
     places = torch.zeros_like(best, dtype=torch.long)
     for dy in range(2 * radius + 1):
-        moved = map_[dy : dy + len(inner)].unfold(1, inner.shape[1], 1).transpose(0, 1)  # (offsets, h, w)
-        distances = F.avg_pool2d((inner - moved)[:, None].square(), PATCH, STRIDE)[:, 0].permute(1, 2, 0)
+        moved = maps[:, dy : dy + inner.shape[1]].unfold(2, inner.shape[2], 1).transpose(1, 2)
+        differences = (inner[:, None] - moved).square()  # (B, offsets, h, w)
+        distances = F.avg_pool2d(differences, PATCH, STRIDE).permute(0, 2, 3, 1)
         if dy == radius:
             distances[..., radius] = -1  # the reference itself comes first
         candidates = torch.cat((best, distances), dim=-1)
         index = torch.cat((places, (dy * width + offsets).expand_as(distances)), dim=-1)
         best, chosen = candidates.topk(MEMBERS, largest=False)
         places = index.gather(-1, chosen)
-    own = torch.arange(rows, device=map_.device)[:, None] * width + torch.arange(columns, device=map_.device)
+    own = torch.arange(rows, device=maps.device)[:, None] * width + torch.arange(columns, device=maps.device)
     return places + STRIDE * own[..., None]
 
 
 def _compiled_engine(maps: Tensor, radius: int, threshold: float) -> Tensor:
-    """What `_tensor_engine` returns."""
+    """What `_tensor_engine` returns of one image, (2C + 1, H, W)."""
     pixels = np.ascontiguousarray(maps.numpy())
     channels, height, width = pixels.shape
     ranges = []
@@ -212,7 +225,7 @@ def _filter(
         threshold: Of the coefficients.
         forward: DCT, (8, 8).
         backward: Inverse DCT times the window, (8, 8).
-        sums: As `_tensor_engine` returns them.
+        sums: As `_compiled_engine` returns them.
     """
     channels, height, width = maps.shape
     radius = displacements[-1].max()

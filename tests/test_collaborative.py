@@ -24,10 +24,15 @@ def _noisy(*shape, seed=0):
     return torch.from_numpy((squares + rng.normal(0, SIGMA, shape)).astype(np.float32))
 
 
+def _tensor_engine(image, radius, threshold):
+    """The tensor engine in the place of the compiled one."""
+    return collaborative._tensor_engine(image[None], radius, torch.tensor([threshold]))[0]
+
+
 @pytest.fixture(params=["compiled", "tensor"])
 def engine(request, monkeypatch):
     if request.param == "tensor":
-        monkeypatch.setattr(collaborative, "_compiled_engine", collaborative._tensor_engine)
+        monkeypatch.setattr(collaborative, "_compiled_engine", _tensor_engine)
 
 
 def _by_definition(image, threshold, radius):
@@ -80,7 +85,7 @@ def test_engines_agree_in_colour(monkeypatch):
     image = _noisy(2, 3, 45, 70)
     sigma = torch.tensor([SIGMA, 2 * SIGMA])
     expected = collaborative_filter(image, sigma, 7)
-    monkeypatch.setattr(collaborative, "_compiled_engine", collaborative._tensor_engine)
+    monkeypatch.setattr(collaborative, "_compiled_engine", _tensor_engine)
     for a, b in zip(collaborative_filter(image, sigma, 7), expected):
         torch.testing.assert_close(a, b, atol=2e-6, rtol=0)
 
@@ -219,3 +224,12 @@ def test_a_gpu_computes_the_same():
     expected = collaborative_filter(image, sigma, 16)
     for a, b in zip(collaborative_filter(image.cuda(), sigma.cuda(), 16), expected):
         torch.testing.assert_close(a.cpu(), b, atol=1e-5, rtol=0)
+
+
+@pytest.mark.parametrize("channels", [1, 3])
+def test_the_tensor_engine_filters_a_batch_as_its_images_one_by_one(channels):
+    maps = _noisy(3, channels, 37 + 8 - 1, 41 + 8 - 1)
+    thresholds = torch.tensor([0.1, 0.2, 0.3])
+    together = collaborative._tensor_engine(maps, 4, thresholds)
+    for image, threshold, sums in zip(maps, thresholds.tolist(), together):
+        torch.testing.assert_close(sums, _tensor_engine(image, 4, threshold), rtol=1e-4, atol=1e-4)
