@@ -60,6 +60,7 @@ from deepgsr_cli.models import (
     Unrolled,
     UnrolledPhase,
 )
+from deepgsr_cli.models.deepgsr import filter_of
 from deepgsr_cli.models.unrolled import ATTENUATION_SCALE_MM, NOMINAL_SIZE, ct_condition
 from deepgsr_cli.phase_data import PhaseNoise, measure, random_noise, random_operator
 from deepgsr_cli.physics import Radon, hu_to_attenuation
@@ -75,7 +76,8 @@ T = TypeVar("T")
 @dataclass(frozen=True)
 class Sample:
     """A batch: degraded and clean images, (B, C, H, W) in [0, 1] where clean, the condition vectors of the
-    network, (B, conditions), if it has any, and what each image's error counts, (B,).
+    network, (B, conditions), if it has any, and what each image's error counts, (B,). For a network with a
+    collaborative filter, `filtered` has what the filter makes of `degraded`.
 
     Of a CT scan, `degraded` is the sinogram, (B, 1, V, N), `clean` the attenuation in 1/mm, and `operator`
     leads from one to the other. Of a scan of metal, `case` has the rest. Of diffraction patterns, `degraded`
@@ -89,6 +91,7 @@ class Sample:
     operator: Radon | None = None
     case: MetalCase | None = None
     diffraction: Diffraction | None = None
+    filtered: Tensor | None = None
 
 
 def _charbonnier(error: Tensor) -> Tensor:
@@ -159,7 +162,8 @@ class _Pictures:
 
     def loss(self, model: nn.Module, sample: Sample) -> Tensor:
         with _autocast(self.config, self.device):
-            output = model(sample.degraded, sample.condition)
+            known = {} if sample.filtered is None else {"filtered": sample.filtered}
+            output = model(sample.degraded, sample.condition, **known)
         return (LOSSES[self.config.loss](output.float() - sample.clean) * sample.weight).mean()
 
     def psnr(self, model: nn.Module, sample: Sample) -> float:
@@ -187,7 +191,10 @@ class Denoise(_Pictures):
         # roughly (PSNR tables of DnCNN, 15 to 50). Levels below 2 would otherwise outweigh all others.
         power = {"charbonnier": 0.5, "mse": 1.0, "psnr": 0.0}[config.loss]
         weight = (25 / (255 * level[:, 0]).clamp(min=2)) ** power
-        return Sample(noisy, clean, level, weight)
+        # Here rather than in the network, which is then free of what cannot be compiled or recorded.
+        search = self.presets[config.preset].search
+        filtered = filter_of(noisy, level[:, 0], search) if search else None
+        return Sample(noisy, clean, level, weight, filtered=filtered)
 
     def validation(self) -> list[Sample]:
         config = self.config

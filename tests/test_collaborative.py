@@ -11,7 +11,7 @@ import torch
 from deepgsr_cli import collaborative
 from deepgsr_cli.collaborative import PATCH, STRIDE, collaborative_filter
 from deepgsr_cli.models import PRESETS, DeepGSR
-from deepgsr_cli.models.deepgsr import DeepGSRConfig
+from deepgsr_cli.models.deepgsr import DeepGSRConfig, filter_of
 
 SIGMA = 0.1
 
@@ -233,3 +233,16 @@ def test_the_tensor_engine_filters_a_batch_as_its_images_one_by_one(channels):
     together = collaborative._tensor_engine(maps, 4, thresholds)
     for image, threshold, sums in zip(maps, thresholds.tolist(), together):
         torch.testing.assert_close(sums, _tensor_engine(image, 4, threshold), rtol=1e-4, atol=1e-4)
+
+
+def test_a_known_estimate_gives_what_the_network_finds_itself():
+    torch.manual_seed(0)
+    shape = dataclasses.replace(PRESETS["collaborative"], widths=(8, 8), encoder=(1, 1), decoder=(1,),
+                                encoder_groups=(0, 0), decoder_groups=(0,))  # fmt: skip
+    model = DeepGSR(shape).eval()
+    torch.nn.init.normal_(model.filtered_head.weight, std=0.02)
+    torch.nn.init.normal_(model.tail.weight, std=0.02)
+    x, condition = _noisy(2, 1, 33, 40), torch.tensor([[SIGMA], [SIGMA / 2]])
+    with torch.inference_mode():
+        filtered = filter_of(x, condition[:, 0], shape.search)
+        torch.testing.assert_close(model(x, condition, filtered), model(x, condition), rtol=0, atol=0)

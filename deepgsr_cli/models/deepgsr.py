@@ -355,6 +355,21 @@ def config_with_prior(kind: type[T], fields: dict[str, Any]) -> T:
     return kind(**{**fields, "prior": DeepGSRConfig.from_dict(fields["prior"])})
 
 
+def filter_of(x: Tensor, sigma: Tensor, search: int) -> Tensor:
+    """The collaborative filter's estimate, centred, and the share of noise in it, (B, 2C, H, W).
+
+    Args:
+        x: Images, (B, C, H, W).
+        sigma: Standard deviation of their noise, (B,) or (1,).
+        search: Radius in pixels.
+    """
+    # Loops are compiled, which a network without the filter need not wait for.
+    from deepgsr_cli.collaborative import collaborative_filter
+
+    estimate, share = collaborative_filter(x, sigma, search)
+    return torch.cat((estimate, share), dim=1) - 0.5
+
+
 class DeepGSR(nn.Module):
     """Restoration network of group blocks.
 
@@ -449,30 +464,24 @@ class DeepGSR(nn.Module):
         first = max(self.config.widths[0], self.config.hidden) / 4**self.config.stem
         return 12 * 4 * (first + self.config.channels)
 
-    def forward(self, x: Tensor, condition: Tensor | None = None) -> Tensor:
+    def forward(self, x: Tensor, condition: Tensor | None = None, filtered: Tensor | None = None) -> Tensor:
         """Restored images of the shape of x.
 
         Args:
             x: Images, (B, C, H, W), in [0, 1] where clean; any H and W.
             condition: (B, conditions) or (1, conditions) for all; None for a model without. The first entry
                 is the noise standard deviation on the scale of x.
+            filtered: What `filter_of` makes of x, if that is known; a model with a search calls
+                it otherwise.
         """
         # Centred, as the Haar transform doubles a constant at each level.
         if condition is None:
             return x - self.residual(x - 0.5)
         sigma = condition[:, :1, None, None]
-        y = self.residual(x - 0.5, condition, self._filtered(x, condition))
+        if self.config.search and filtered is None:
+            filtered = filter_of(x, condition[:, 0], self.config.search)
+        y = self.residual(x - 0.5, condition, filtered)
         return x - sigma / (sigma + 1 / 255) * y
-
-    def _filtered(self, x: Tensor, condition: Tensor) -> Tensor | None:
-        """The collaborative filter's estimate, centred, and the share of noise in it, (B, 2C, H, W)."""
-        if not self.config.search:
-            return None
-        # Loops are compiled, which a network without the filter need not wait for.
-        from deepgsr_cli.collaborative import collaborative_filter
-
-        estimate, share = collaborative_filter(x, condition[:, 0], self.config.search)
-        return torch.cat((estimate, share), dim=1) - 0.5
 
     def residual(self, x: Tensor, condition: Tensor | None = None, filtered: Tensor | None = None) -> Tensor:
         """What the network alone makes of x, (B, outputs, H, W): zero while its last layer is.
