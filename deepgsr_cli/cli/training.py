@@ -81,7 +81,7 @@ def train_pictures(
     preset: Annotated[
         str,
         typer.Option(
-            help="Shape of the network: small, paper, or, for denoise, collaborative (with a filter)."
+            help="Shape of the network: small, large, paper, or, for denoise, collaborative (with a filter)."
         ),
     ] = "small",
     without_groups: WithoutGroups = False,

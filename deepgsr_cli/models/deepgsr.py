@@ -108,9 +108,17 @@ class DeepGSRConfig:
 
 # `paper`: sized as the published network (its feed-forward has 5 convolutions, windows of 14 x 14 patches,
 # 100 matches). `small`: for a laptop's CPU. `collaborative`: small, with a filter that finds groups to the
-# pixel, where those in feature maps lie on a grid of 16 pixels and miss fine patterns.
+# pixel, where those in feature maps lie on a grid of 16 pixels and miss fine patterns. `large`: convolutions
+# alone, four times the work of small, for training and use on a GPU.
 PRESETS = {
     "small": DeepGSRConfig(),
+    "large": DeepGSRConfig(
+        widths=(64, 128, 192),
+        encoder=(2, 2, 4),
+        decoder=(2, 2),
+        encoder_groups=(0, 0, 0),
+        decoder_groups=(0, 0),
+    ),
     "collaborative": DeepGSRConfig(encoder_groups=(0, 0, 0), search=16),
     "paper": DeepGSRConfig(
         stem=0,
