@@ -31,6 +31,7 @@ class EvalConfig:
         sigmas: Noise levels, on the 0-255 scale; empty for "derain".
         methods: Of `METHODS`; "restore" is the network that is told nothing about the degradation.
         gray: Convert colour to luma, for "denoise".
+        clipped: Clip the noisy pictures and round them to 8 bits, as files hold them, and tell the network.
         seed: Of the noise, the same for each picture.
         limit: Only the first so many pictures, None for all.
         task: "denoise" or "derain".
@@ -40,6 +41,7 @@ class EvalConfig:
     sigmas: tuple[float, ...] = ()
     methods: tuple[str, ...] = ("deepgsr",)
     gray: bool = False
+    clipped: bool = False
     seed: int = 0
     limit: int | None = None
     task: str = "denoise"
@@ -104,7 +106,8 @@ def protocol(config: EvalConfig, restorers: Mapping[str, Restorer]) -> dict[str,
             "colour": "gray (colour to BT.601 luma, rounded to 8 bits)"
             if config.gray
             else "as stored (gray or RGB)",
-            "noise": f"Gaussian, numpy RandomState({config.seed}) for each picture, not clipped or rounded",
+            "noise": f"Gaussian, numpy RandomState({config.seed}) for each picture, "
+            + ("clipped, rounded to 8 bits" if config.clipped else "not clipped or rounded"),
             "figures": "mean of each picture's PSNR (all channels) and SSIM (Wang 2004, mean of channels)",
         }
     facts = {"data": f"{config.data.name}: {data}", **facts}
@@ -136,7 +139,9 @@ def evaluate(
         InputError: No pictures, or one that cannot be read.
         UsageError: A method's package is not installed.
     """
-    methods: dict[str, Method] = {name: _method(name, restorers) for name in config.methods}
+    methods: dict[str, Method] = {
+        name: _method(name, restorers, clipped=config.clipped) for name in config.methods
+    }
     given = "rainy" if config.task == "derain" else "noisy"
     for name, sigma, degraded, clean in _cases(config):
         if keep is not None:
@@ -166,6 +171,8 @@ def _cases(config: EvalConfig) -> Iterator[tuple[str, float, np.ndarray, np.ndar
         clean = read_image(path).pixels if not config.gray else read_channels(path, 1)
         for sigma in config.sigmas:
             noisy = clean + protocol_noise(clean.shape, sigma, config.seed)
+            if config.clipped:
+                noisy = rounded8(noisy)
             yield str(path.relative_to(config.data)), sigma, noisy, clean
 
 
@@ -210,10 +217,12 @@ def _nothing(noisy: np.ndarray, sigma: float) -> np.ndarray:
     return noisy
 
 
-def _method(name: str, restorers: Mapping[str, Restorer]) -> Method:
+def _method(name: str, restorers: Mapping[str, Restorer], *, clipped: bool) -> Method:
     if name in restorers:
         restorer = restorers[name]
-        return lambda degraded, sigma: restorer(degraded, sigma if restorer.task == "denoise" else None)
+        if restorer.task == "denoise":
+            return lambda noisy, sigma: restorer(noisy, sigma, clipped=clipped)
+        return lambda degraded, sigma: restorer(degraded)
     try:
         if name == "bm3d":
             import bm3d

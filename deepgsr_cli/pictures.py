@@ -89,7 +89,14 @@ def restore_file(
         _compare(result, "_in", image, reference)
     if options.for_report:
         shown.append(("Input", to_uint8(image.pixels)))
-    image.pixels = restorer(image.pixels, sigma, strength=options.strength, in_place=True, progress=progress)
+    image.pixels = restorer(
+        image.pixels,
+        sigma,
+        clipped=_is_clipped(image),
+        strength=options.strength,
+        in_place=True,
+        progress=progress,
+    )
     if reference is not None:
         _compare(result, "", image, reference)
     if options.for_report:
@@ -106,6 +113,11 @@ def restore_file(
         make_folder(job.target.parent)
         write_image(job.target, image, format=options.format)
     return result
+
+
+def _is_clipped(image: Image) -> bool:
+    """Whether noise beyond black and white was cut off: always in integers, and in floats that end there."""
+    return image.depth.startswith("uint") or {float(image.pixels.min()), float(image.pixels.max())} <= {0, 1}
 
 
 def _level(image: Image, restorer: Restorer, options: PictureOptions, result: PictureResult) -> float:

@@ -152,6 +152,7 @@ class Restorer:
         pixels: np.ndarray,
         sigma: float | None = None,
         *,
+        clipped: bool = False,
         strength: float = 1.0,
         in_place: bool = False,
         progress: Callable[[int, int], None] | None = None,
@@ -162,6 +163,8 @@ class Restorer:
             pixels: (C, H, W), float32 on the [0, 1] scale, C 1 or 3.
             sigma: Standard deviation of the noise, on the 0-255 scale, for "denoise" alone; 0 returns the
                 picture as it is.
+            clipped: Whether a file has clipped the noise to black and white, which makes blacks brighter
+                and whites darker.
             strength: Share of the correction that is applied, 0 to 1.
             in_place: Overwrite `pixels`, which saves its memory.
             progress: Called with finished and total pixels.
@@ -207,7 +210,8 @@ class Restorer:
         )
         condition = None
         if sigma is not None:
-            condition = torch.tensor([[sigma / 255]], dtype=torch.float32, device=device)
+            told = [sigma / 255, float(clipped)][: model.config.conditions]
+            condition = torch.tensor([told], dtype=torch.float32, device=device)
 
         def restore(tiles: torch.Tensor) -> torch.Tensor:
             x = tiles.expand(-1, 3, -1, -1) if tripled else tiles

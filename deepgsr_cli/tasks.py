@@ -36,7 +36,7 @@ from deepgsr_cli.data import (
     read_pictures,
     smaller_copies,
 )
-from deepgsr_cli.degrade import gaussian_noise, protocol_noise
+from deepgsr_cli.degrade import as_8_bits, gaussian_noise, protocol_noise
 from deepgsr_cli.diffraction import Diffraction, coded_masks
 from deepgsr_cli.errors import InputError, UsageError
 from deepgsr_cli.geometry import sparse_view
@@ -173,9 +173,9 @@ class _Pictures:
 
 
 class Denoise(_Pictures):
-    """White Gaussian noise of a level that the network is told."""
+    """White Gaussian noise; the network is told its level, and whether a file has clipped it."""
 
-    conditions = 1
+    conditions = 2
 
     def __init__(self, config: TrainConfig, device: torch.device) -> None:
         super().__init__(config, device)
@@ -186,15 +186,17 @@ class Denoise(_Pictures):
     def sample(self, generator: torch.Generator, device_generator: torch.Generator) -> Sample:
         config = self.config
         clean = self.crops(config.batch, generator)
-        noisy, level = gaussian_noise(clean, (config.sigma_min, config.sigma_max), device_generator)
+        noisy, told = gaussian_noise(
+            clean, (config.sigma_min, config.sigma_max), device_generator, clipped=config.clipped
+        )
         # On natural pictures the error that a good denoiser leaves has a variance proportional to sigma,
         # roughly (PSNR tables of DnCNN, 15 to 50). Levels below 2 would otherwise outweigh all others.
         power = {"charbonnier": 0.5, "mse": 1.0, "psnr": 0.0}[config.loss]
-        weight = (25 / (255 * level[:, 0]).clamp(min=2)) ** power
+        weight = (25 / (255 * told[:, 0]).clamp(min=2)) ** power
         # Here rather than in the network, which is then free of what cannot be compiled or recorded.
         search = self.presets[config.preset].search
-        filtered = filter_of(noisy, level[:, 0], search) if search else None
-        return Sample(noisy, clean, level, weight, filtered=filtered)
+        filtered = filter_of(noisy, told[:, 0], search) if search else None
+        return Sample(noisy, clean, told, weight, filtered=filtered)
 
     def validation(self) -> list[Sample]:
         config = self.config
@@ -204,7 +206,11 @@ class Denoise(_Pictures):
             for part in (0.2, 1 / 3, 2 / 3):
                 sigma = config.sigma_min + part * (config.sigma_max - config.sigma_min)
                 noisy = clean + protocol_noise(clean.shape, sigma, config.seed)
-                samples.append(_single(noisy, clean, torch.tensor([[sigma / 255]])))
+                if config.clipped < 1:
+                    samples.append(_single(noisy, clean, torch.tensor([[sigma / 255, 0]])))
+                if config.clipped > 0:
+                    noisy = as_8_bits(torch.from_numpy(noisy)).numpy()
+                    samples.append(_single(noisy, clean, torch.tensor([[sigma / 255, 1]])))
         return samples
 
 

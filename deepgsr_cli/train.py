@@ -22,6 +22,7 @@ import deepgsr_cli
 from deepgsr_cli.device import select_device
 from deepgsr_cli.errors import UsageError
 from deepgsr_cli.files import atomic_write
+from deepgsr_cli.models.deepgsr import told_more
 from deepgsr_cli.optim import OPTIMIZERS, optimizer
 from deepgsr_cli.parallel import Processes
 from deepgsr_cli.stepping import Gradients
@@ -50,6 +51,7 @@ class TrainConfig:
             are missing, start at random.
         sigma_min: Lowest noise level, on the 0-255 scale.
         sigma_max: Highest noise level, on the 0-255 scale.
+        clipped: Share of the pictures to denoise that are clipped and rounded to 8 bits, as a file does.
         steps: Bound of the run, and end of the learning rate's descent.
         max_minutes: The same in minutes, validation included; whichever comes first. A resumed run goes on
             counting.
@@ -85,6 +87,7 @@ class TrainConfig:
     start: Path | None = None
     sigma_min: float = 0.0
     sigma_max: float = 75.0
+    clipped: float = 0.5
     steps: int = 100_000
     max_minutes: float = math.inf
     scales: tuple[float, ...] = ()
@@ -127,6 +130,8 @@ class TrainConfig:
                 f"--sigma-min {self.sigma_min:g} --sigma-max {self.sigma_max:g}: "
                 "give 0 <= minimum <= maximum <= 255"
             )
+        if not 0 <= self.clipped <= 1:
+            raise UsageError(f"--clipped {self.clipped:g}: give a share from 0 to 1")
         if not all(0 < scale < 1 for scale in self.scales):
             raise UsageError(f"--scale {max(self.scales):g}: give factors between 0 and 1")
         if self.scenes < 0:
@@ -161,6 +166,10 @@ class _Run:
         self.model = task.network()
         if config.start is not None:
             own, other = self.model.state_dict(), load_checkpoint(config.start).model.state_dict()
+            # Weights that are told less than this network say the same when it is told more.
+            name = "embed.0.weight"
+            if name in own and name in other and other[name].shape[1] < own[name].shape[1]:
+                other[name] = told_more(other[name], own[name].shape[1] // 2)
             fitting = {k: v for k, v in other.items() if k in own and own[k].shape == v.shape}
             if not fitting:
                 raise UsageError(

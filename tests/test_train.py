@@ -130,7 +130,7 @@ def test_a_folder_with_a_run_is_not_overwritten(config):
 @pytest.mark.parametrize(
     ("change", "sentence"),
     [
-        ({"preset": "huge"}, "--preset huge: known are small, large, collaborative, paper"),
+        ({"preset": "huge"}, "--preset huge: known are small, base, collaborative, paper"),
         ({"loss": "psnr", "task": "mar", "preset": "small"}, "--loss psnr: mar is measured against NMAR"),
         ({"task": "derain", "preset": "collaborative"}, "--preset collaborative: its filter has to know"),
         ({"loss": "l3"}, "--loss l3: known are charbonnier, mse, psnr"),
@@ -301,9 +301,9 @@ def test_samples_of_one_size_are_validated_together(config):
     model = task.network().eval()
     torch.nn.init.normal_(model.tail.weight, std=0.01)
     samples = task.validation()
-    batches = deepgsr_cli.tasks.joined(samples, 4)
-    assert [len(batch.clean) for batch in batches] == [4, 2]
+    batches = deepgsr_cli.tasks.joined(samples, 8)
+    assert [len(batch.clean) for batch in batches] == [8, 4]
     with torch.inference_mode():
         alone = [task.psnr(model, sample) for sample in samples]
         together = [task.psnr(model, batch) for batch in batches]
-    assert np.average(together, weights=[4, 2]) == pytest.approx(np.mean(alone), abs=1e-3)
+    assert np.average(together, weights=[8, 4]) == pytest.approx(np.mean(alone), abs=1e-3)

@@ -62,6 +62,9 @@ def eval_denoise(
         ),
     ] = None,
     gray: Annotated[bool, typer.Option("--gray", help="Convert colour to luma.")] = False,
+    clipped: Annotated[
+        bool, typer.Option("--clipped", help="Clip the noisy pictures and round them, as 8-bit files do.")
+    ] = False,
     limit: Limit = None,
     csv_file: CsvFile = None,
     report: ReportFile = None,
@@ -81,7 +84,7 @@ def eval_denoise(
     from deepgsr_cli.evaluate import EvalConfig
     from deepgsr_cli.restore import RunOptions
 
-    config = EvalConfig(data, tuple(sigma), tuple(method or ["deepgsr"]), gray, seed, limit)
+    config = EvalConfig(data, tuple(sigma), tuple(method or ["deepgsr"]), gray, clipped, seed, limit)
     arithmetic, side = parse_precision(precision), parse_tile(tile)
     options = RunOptions(device, arithmetic, side, overlap, batch, offline, ensemble)
     _evaluate(config, weights, options, csv_file, report, json_lines, quiet)

@@ -81,7 +81,7 @@ def train_pictures(
     preset: Annotated[
         str,
         typer.Option(
-            help="Shape of the network: small, large, paper, or, for denoise, collaborative (with a filter)."
+            help="Shape of the network: small, paper, or, with a filter, for denoise, collaborative and base."
         ),
     ] = "small",
     without_groups: WithoutGroups = False,
@@ -90,6 +90,10 @@ def train_pictures(
     start: Start = None,
     sigma_min: Annotated[float, typer.Option(help="Lowest noise level on the 0-255 scale.")] = 0.0,
     sigma_max: Annotated[float, typer.Option(help="Highest noise level on the 0-255 scale.")] = 75.0,
+    clipped: Annotated[
+        float,
+        typer.Option(help="Share of pictures whose noise is clipped and rounded as in a file (denoise)."),
+    ] = 0.5,
     steps: Steps = 100_000,
     max_minutes: MaxMinutes = None,
     scales: Scales = None,
