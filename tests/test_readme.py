@@ -48,6 +48,11 @@ def test_it_is_short():
     assert len(README.read_text(encoding="utf-8").splitlines()) <= 150
 
 
+def test_every_page_is_linked():
+    text = README.read_text(encoding="utf-8")
+    assert [page.name for page in (ROOT / "docs").glob("*.md") if f"](docs/{page.name}" not in text] == []
+
+
 def psnr(pixels: np.ndarray, reference: np.ndarray) -> float:
     error = pixels.astype(float) - reference
     return float(10 * np.log10(255**2 / np.mean(error**2)))
