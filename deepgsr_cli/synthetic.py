@@ -63,7 +63,7 @@ def _facade(pictures: Sequence[np.ndarray], side: int, generator: np.random.Gene
     rows, columns = -(-side // height), -(-side // width)
     tiled = np.tile(samples, (rows, columns, *[1] * (samples.ndim - 2)))[:side, :side]
     light: np.ndarray = generator.normal(1, generator.uniform(0, 0.1), (rows, columns))
-    light = np.kron(light, np.ones((height, width)))[:side, :side]
+    light = light.repeat(height, 0).repeat(width, 1)[:side, :side]
     lit = tiled * light.reshape(side, side, *[1] * (samples.ndim - 2))
     return Image.fromarray(lit.clip(0, 255).astype(np.uint8))
 

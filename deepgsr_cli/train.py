@@ -37,7 +37,7 @@ class TrainConfig:
     Attributes:
         data: Folders of clean pictures, or of CT slices (`ct_data.slice_paths`).
         output: Folder of the run: `model.safetensors` (the best by validation), `state.pt` (to resume from),
-            `log.csv`, `curve.png`, `config.json`.
+            `log.csv`, `curve.png` (drawn at most once a minute, and at the end), `config.json`.
         task: Name in `TASKS`.
         pairs: Folders with the sub-folders "rain" and "clean", for the tasks that know rain.
         masks: Folders of metal shapes (`mar_data.read_shapes`), for mar.
@@ -264,6 +264,9 @@ class _Run:
             torch.cuda.synchronize(self.device)
 
 
+# Drawing the curve takes a tenth of a second, as much as many steps of a small network.
+_SECONDS_BETWEEN_CURVES = 60.0
+
 # Steps that the device may lag behind, so that a run bounded by time ends in time.
 _AHEAD = 16
 
@@ -362,7 +365,7 @@ def train(
 
     if config.compile:
         run.gradients.prepare(run.sample(), warnings.warn)
-    since = reported = time.monotonic()
+    since = reported = drawn = time.monotonic()
     try:
         while run.share() < 1:
             losses.append(run.advance())
@@ -378,7 +381,10 @@ def train(
                     steps = {"steps": str(run.step), "validation_psnr": f"{last_psnr:.3f}"}
                     save_checkpoint(config.output / "model.safetensors", run.average, info=facts | steps)
                 save()
-                _write_log(config.output, run.rows)
+                _write_log(config.output / "log.csv", run.rows)
+                if run.share() >= 1 or now - drawn > _SECONDS_BETWEEN_CURVES:
+                    _draw_curve(config.output / "curve.png", run.rows)
+                    drawn = now
                 tell()
                 losses.clear()
                 reported = time.monotonic()
@@ -395,12 +401,16 @@ def _mean(losses: list[Tensor]) -> float:
     return float(torch.stack(losses).double().mean()) if losses else math.nan
 
 
-def _write_log(folder: Path, rows: list[tuple[int, float, float, float]]) -> None:
-    """`log.csv` and `curve.png` of a run."""
-    with atomic_write(folder / "log.csv") as path, path.open("w", newline="", encoding="utf-8") as file:
+def _write_log(target: Path, rows: list[tuple[int, float, float, float]]) -> None:
+    """Write the rows of a run, `_Run.rows`, as a table."""
+    with atomic_write(target) as path, path.open("w", newline="", encoding="utf-8") as file:
         writer = csv.writer(file)
         writer.writerow(("step", "seconds", "loss", "validation_psnr_db"))
         writer.writerows(rows)
+
+
+def _draw_curve(target: Path, rows: list[tuple[int, float, float, float]]) -> None:
+    """Draw validation PSNR and training loss over the steps of a run, `_Run.rows`."""
     # The object interface: no window system, no global state.
     from matplotlib.backends.backend_agg import FigureCanvasAgg
     from matplotlib.figure import Figure
@@ -416,5 +426,5 @@ def _write_log(folder: Path, rows: list[tuple[int, float, float, float]]) -> Non
     right = axes.twinx()
     right.plot(steps, [row[2] for row in rows], color="tab:orange", linewidth=1)
     right.set_ylabel("training loss", color="tab:orange")
-    with atomic_write(folder / "curve.png") as path:
+    with atomic_write(target) as path:
         figure.savefig(path, format="png", dpi=120)

@@ -3,7 +3,6 @@ import dataclasses
 import pytest
 import torch
 from conftest import check_resumed_equals_unbroken
-from test_train import config, pictures  # noqa: F401
 from torch import nn
 
 from deepgsr_cli.errors import UsageError
@@ -39,15 +38,15 @@ def test_a_step_has_the_size_that_the_learning_rate_says():
     assert float(kernel.detach().square().mean().sqrt()) == pytest.approx(2e-3, rel=0.3)
 
 
-def test_a_run_with_muon_resumes_bit_for_bit(config):  # noqa: F811
+def test_a_run_with_muon_resumes_bit_for_bit(config):
     check_resumed_equals_unbroken(dataclasses.replace(config, optimizer="muon"), 3)
 
 
-def test_muon_lowers_the_error(config):  # noqa: F811
+def test_muon_lowers_the_error(config):
     end = train(dataclasses.replace(config, optimizer="muon", steps=60, validate_every=30, batch=4))
     assert end.best > 20
 
 
-def test_an_unknown_optimiser_is_named(config):  # noqa: F811
+def test_an_unknown_optimiser_is_named(config):
     with pytest.raises(UsageError, match="--optimizer lion: known are adamw, muon"):
         dataclasses.replace(config, optimizer="lion")

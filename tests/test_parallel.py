@@ -4,14 +4,13 @@ import socket
 
 import torch
 from conftest import state_of
-from test_train import config, pictures  # noqa: F401
 
 from deepgsr_cli.models import PRESETS
 from deepgsr_cli.tasks import Denoise, Sample
 from deepgsr_cli.train import train
 
 
-def work(rank, port, config, tiny, results):  # noqa: F811
+def work(rank, port, config, tiny, results):
     """One process of two, as torchrun starts it."""
     os.environ |= {"RANK": str(rank), "LOCAL_RANK": str(rank), "WORLD_SIZE": "2", "MASTER_ADDR": "127.0.0.1"}
     os.environ["MASTER_PORT"] = str(port)
@@ -22,7 +21,7 @@ def work(rank, port, config, tiny, results):  # noqa: F811
     results.put((rank, end.step))
 
 
-def test_two_processes_equal_one_with_both_batches(config, tmp_path, monkeypatch):  # noqa: F811
+def test_two_processes_equal_one_with_both_batches(config, tmp_path, monkeypatch):
     config = dataclasses.replace(config, steps=4)
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))

@@ -7,7 +7,7 @@ from pathlib import Path
 import imageio.v3 as iio
 import numpy as np
 import pytest
-from test_docs import ROOT, blocks, commands, enter_project, run
+from tests.test_docs import ROOT, blocks, commands, enter_project, run
 
 README = ROOT / "README.md"
 

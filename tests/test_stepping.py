@@ -2,7 +2,6 @@ import dataclasses
 
 import pytest
 import torch
-from test_train import config, pictures, weights_of  # noqa: F401
 
 import deepgsr_cli.stepping
 from deepgsr_cli.stepping import Gradients
@@ -11,14 +10,13 @@ from deepgsr_cli.train import train
 
 
 @pytest.fixture
-def plain(config, tmp_path):  # noqa: F811
+def plain(config, trained):
     """Weights of a run that is not compiled, and the same run yet to be made, compiled."""
-    train(config)
-    return weights_of(config), dataclasses.replace(config, output=tmp_path / "compiled", compile=True)
+    return weights_of(trained), dataclasses.replace(config, compile=True)
 
 
 def test_a_compiled_run_equals_a_plain_one(plain, monkeypatch):
-    weights, config = plain  # noqa: F811
+    weights, config = plain
     monkeypatch.setattr(deepgsr_cli.stepping, "_BACKEND", "aot_eager")
     train(config)
     for name, value in weights_of(config).items():
@@ -26,7 +24,7 @@ def test_a_compiled_run_equals_a_plain_one(plain, monkeypatch):
 
 
 def test_what_does_not_compile_is_trained_as_before(plain, monkeypatch):
-    weights, config = plain  # noqa: F811
+    weights, config = plain
 
     def broken(graph, inputs):
         raise RuntimeError("no such kernel")
@@ -39,7 +37,7 @@ def test_what_does_not_compile_is_trained_as_before(plain, monkeypatch):
 
 
 @pytest.mark.skipif(not torch.cuda.is_available(), reason="needs CUDA")
-def test_a_recorded_step_equals_a_plain_one(config):  # noqa: F811
+def test_a_recorded_step_equals_a_plain_one(config):
     device = torch.device("cuda")
     task = Denoise(config, device)
     model = task.network().to(device)
