@@ -26,9 +26,10 @@ def main() -> None:
 
     import torch
 
-    from deepgsr_cli.evaluate import EvalConfig, evaluate, means
-    from deepgsr_cli.restore import Restorer, RunOptions
-    from deepgsr_cli.train import TrainConfig, train
+    from deepgsr_cli.pictures.evaluation import EvalConfig, evaluate, means
+    from deepgsr_cli.pictures.restorer import Restorer, RunOptions
+    from deepgsr_cli.training.config import TrainConfig
+    from deepgsr_cli.training.loop import train
 
     torch.set_num_threads(options.threads)
     print(f"{options.steps} steps of 16 crops of 64 x 64, gray, sigma 0 to 75, seed 0, {options.precision};")

@@ -23,13 +23,15 @@ def main() -> None:
     import numpy as np
     import torch
 
-    from deepgsr_cli.ct_recon import compare, load_model
-    from deepgsr_cli.geometry import mar_640
-    from deepgsr_cli.images import read_image
-    from deepgsr_cli.mar import ImageOnly, metal_mask
-    from deepgsr_cli.metal import fit_shape
-    from deepgsr_cli.metal_scans import METHODS, MetalMethod
-    from deepgsr_cli.physics import Radon
+    from deepgsr_cli.ct.figures import compare
+    from deepgsr_cli.ct.methods import load_model
+    from deepgsr_cli.formats.image import read_image
+    from deepgsr_cli.mar.implants import fit_shape
+    from deepgsr_cli.mar.methods import METHODS, MetalMethod
+    from deepgsr_cli.mar.nmar import ImageOnly
+    from deepgsr_cli.mar.trace import metal_mask
+    from deepgsr_cli.tomography.geometry import mar_640
+    from deepgsr_cli.tomography.radon import Radon
 
     geometry = mar_640()
     A, image_only = Radon(geometry), ImageOnly(geometry.shape, geometry.pixel_mm)

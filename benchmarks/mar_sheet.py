@@ -26,10 +26,12 @@ def main() -> None:
     import PIL.Image
     import torch
 
-    from deepgsr_cli.ct_recon import load_model, to_attenuation, to_hu
-    from deepgsr_cli.mar import ImageOnly, metal_mask
-    from deepgsr_cli.metal_scans import METHODS, MetalMethod
-    from deepgsr_cli.scans import windowed
+    from deepgsr_cli.ct.display import windowed
+    from deepgsr_cli.ct.methods import load_model
+    from deepgsr_cli.mar.methods import METHODS, MetalMethod
+    from deepgsr_cli.mar.nmar import ImageOnly
+    from deepgsr_cli.mar.trace import metal_mask
+    from deepgsr_cli.tomography.attenuation import to_attenuation, to_hu
 
     _, checkpoint = load_model(options.weights, "cpu", offline=False, task="mar", methods=METHODS)
     rows = []

@@ -39,11 +39,11 @@ def print_table(name: str, options: argparse.Namespace) -> None:
     import numpy as np
     import torch
 
-    from deepgsr_cli.metrics import psnr, rounded8, ssim
-    from deepgsr_cli.phase import PEAK
-    from deepgsr_cli.phase_evaluate import PhaseEvalConfig, PhaseScore, evaluate, protocol
-    from deepgsr_cli.phase_priors import DENOISER, load_unrolled, weighted_denoiser
-    from deepgsr_cli.restore import Restorer, RunOptions
+    from deepgsr_cli.evaluation.metrics import psnr, rounded8, ssim
+    from deepgsr_cli.phase.evaluation import PhaseEvalConfig, PhaseScore, evaluate, protocol
+    from deepgsr_cli.phase.priors import DENOISER, load_unrolled, weighted_denoiser
+    from deepgsr_cli.phase.projections import PEAK
+    from deepgsr_cli.pictures.restorer import Restorer, RunOptions
 
     restorer = Restorer(DENOISER, RunOptions("cpu"))
     priors = ("tv", "bm3d") if options.bm3d else ("tv",)

@@ -24,8 +24,8 @@ from typing import TYPE_CHECKING, Protocol
 import numpy as np
 
 if TYPE_CHECKING:
-    from deepgsr_cli.geometry import Geometry
-    from deepgsr_cli.physics import Radon
+    from deepgsr_cli.tomography.geometry import Geometry
+    from deepgsr_cli.tomography.radon import Radon
 
 # Modified Shepp-Logan phantom: value, half axes, centre and angle in degrees, on [-1, 1] x [-1, 1].
 ELLIPSES = (
@@ -156,8 +156,8 @@ def main() -> None:
 
     import torch
 
-    from deepgsr_cli.geometry import sparse_view
-    from deepgsr_cli.physics import Radon
+    from deepgsr_cli.tomography.geometry import sparse_view
+    from deepgsr_cli.tomography.radon import Radon
 
     torch.set_num_threads(options.threads)
     geometry = sparse_view((options.size,) * 2, (400 / options.size,) * 2, options.views)

@@ -2,7 +2,7 @@
 
     python benchmarks/rain_sheet.py --clean FOLDER [--real FOLDER ...] --output sheet.png
 
-One row of square crops for each kind of rain of `deepgsr_cli.rain`, one of the training mixture, and one for
+One row of square crops for each kind of rain of `pictures.rain`, one of the training mixture, and one for
 each folder of real pictures.
 """
 
@@ -10,6 +10,8 @@ from __future__ import annotations
 
 import argparse
 from pathlib import Path
+
+from deepgsr_cli.pictures.rain import rainy
 
 
 def main() -> None:
@@ -27,8 +29,8 @@ def main() -> None:
     import torch
     from torch import Tensor
 
-    from deepgsr_cli import rain
-    from deepgsr_cli.data import picture_paths, read_channels
+    from deepgsr_cli.formats.image import picture_paths, read_channels
+    from deepgsr_cli.pictures import rain
 
     def row(folder: Path) -> Tensor:
         """Centre crops of pictures evenly spread over the folder, (columns, 3, size, size)."""
@@ -47,9 +49,9 @@ def main() -> None:
     rows = []
     for style in mixture:
         rain.STYLES = (style,)
-        rows.append(rain.rainy(clean, generator))
+        rows.append(rainy(clean, generator))
     rain.STYLES = mixture
-    rows += [rain.rainy(clean, generator), *(row(folder) for folder in options.real)]
+    rows += [rainy(clean, generator), *(row(folder) for folder in options.real)]
     sheet = torch.cat([torch.cat(list(crops), dim=-1) for crops in rows], dim=-2)
     pixels = (sheet * 255).round().to(torch.uint8).permute(1, 2, 0).numpy()
     PIL.Image.fromarray(np.ascontiguousarray(pixels)).save(options.output, format="PNG")

@@ -27,24 +27,20 @@ def main() -> None:
     import numpy as np
     import torch
 
-    from deepgsr_cli.ct_recon import (
-        Method,
-        SimulatedScan,
-        compare,
-        load_model,
-        reconstruct,
-        to_attenuation,
-        to_hu,
-    )
-    from deepgsr_cli.data import read_channels
-    from deepgsr_cli.degrade import protocol_noise
-    from deepgsr_cli.dicom import find_series, read_slice
-    from deepgsr_cli.geometry import sparse_view
-    from deepgsr_cli.metrics import psnr, rounded8
-    from deepgsr_cli.physics import Radon
-    from deepgsr_cli.rain import rainy
-    from deepgsr_cli.restore import Restorer
-    from deepgsr_cli.scans import windowed
+    from deepgsr_cli.ct.display import windowed
+    from deepgsr_cli.ct.figures import compare
+    from deepgsr_cli.ct.methods import Method, load_model, reconstruct
+    from deepgsr_cli.ct.simulation import SimulatedScan
+    from deepgsr_cli.evaluation.metrics import psnr, rounded8
+    from deepgsr_cli.formats.dicom.series import find_series
+    from deepgsr_cli.formats.dicom.slices import read_slice
+    from deepgsr_cli.formats.image import read_channels
+    from deepgsr_cli.pictures.noise import protocol_noise
+    from deepgsr_cli.pictures.rain import rainy
+    from deepgsr_cli.pictures.restorer import Restorer
+    from deepgsr_cli.tomography.attenuation import to_attenuation, to_hu
+    from deepgsr_cli.tomography.geometry import sparse_view
+    from deepgsr_cli.tomography.radon import Radon
 
     clean = read_channels(options.picture, 3)
     noisy = clean + protocol_noise(clean.shape, 50, options.seed)

@@ -33,9 +33,9 @@ def main() -> None:
     import torch
     from torch import nn
 
-    from deepgsr_cli.data import read_channels
-    from deepgsr_cli.restore import Restorer, RunOptions
-    from deepgsr_cli.weights import load_manifest
+    from deepgsr_cli.formats.image import read_channels
+    from deepgsr_cli.pictures.restorer import Restorer, RunOptions
+    from deepgsr_cli.weights.manifest import load_manifest
 
     torch.set_num_threads(options.threads)
     channels = options.channels

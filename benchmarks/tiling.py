@@ -25,7 +25,8 @@ def load_model(weights: str | None, channels: int):
     import torch
 
     if weights is not None:
-        from deepgsr_cli.weights import load_checkpoint, resolve
+        from deepgsr_cli.weights.checkpoint import load_checkpoint
+        from deepgsr_cli.weights.resolve import resolve
 
         return load_checkpoint(resolve(weights).path).model
     from deepgsr_cli.models import PRESETS, DeepGSR
@@ -52,7 +53,7 @@ def time_size(weights: str | None, channels: int, sigma: float, size: int, tile:
     """Seconds, and peak megabytes above those held once model and image are there, of one image."""
     import torch
 
-    from deepgsr_cli.tiling import apply_tiled, default_overlap
+    from deepgsr_cli.compute.tiling import apply_tiled, default_overlap
 
     torch.set_num_threads(threads)
     model = load_model(weights, channels)
@@ -84,8 +85,9 @@ def compare(options: argparse.Namespace) -> None:
     """Print tiled against whole, in dB, for each tile, halo and overlap."""
     import torch
 
-    from deepgsr_cli.data import pair_paths, picture_paths, read_channels
-    from deepgsr_cli.tiling import apply_tiled, default_overlap
+    from deepgsr_cli.compute.tiling import apply_tiled, default_overlap
+    from deepgsr_cli.formats.image import picture_paths, read_channels
+    from deepgsr_cli.pictures.dataset import pair_paths
 
     def psnr(a, b) -> float:
         return -10 * torch.mean((a.double() - b.double()) ** 2).log10().item()

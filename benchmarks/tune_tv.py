@@ -18,7 +18,7 @@ from typing import TYPE_CHECKING
 if TYPE_CHECKING:
     from torch import Tensor
 
-    from deepgsr_cli.physics import Radon
+    from deepgsr_cli.tomography.radon import Radon
 
 SCANS = ((60, None), (60, 1e6), (60, 1e5), (60, 2e4), (30, 1e5), (120, 1e5), (30, None), (120, None))
 WEIGHTS = (0.005, 0.01, 0.02, 0.04, 0.08, 0.16)
@@ -38,11 +38,15 @@ def main() -> None:
     import numpy as np
     import torch
 
-    from deepgsr_cli import ct_recon
-    from deepgsr_cli.ct_data import photons_at, read_hu, reduced, slice_paths
-    from deepgsr_cli.ct_recon import TV_WEIGHT, SimulatedScan, compare, to_attenuation, total_variation
-    from deepgsr_cli.geometry import sparse_view
-    from deepgsr_cli.physics import Radon
+    from deepgsr_cli.ct import methods
+    from deepgsr_cli.ct.figures import compare
+    from deepgsr_cli.ct.methods import TV_WEIGHT, total_variation
+    from deepgsr_cli.ct.simulation import SimulatedScan
+    from deepgsr_cli.ct.slices import read_hu, reduced, slice_paths
+    from deepgsr_cli.ct.training import photons_at
+    from deepgsr_cli.tomography.attenuation import to_attenuation
+    from deepgsr_cli.tomography.geometry import sparse_view
+    from deepgsr_cli.tomography.radon import Radon
 
     size, pixel_mm = options.size, (FIELD_MM / options.size,) * 2
     paths = slice_paths(options.data)
@@ -71,11 +75,11 @@ def main() -> None:
         print_row(views, photons, "", (mean_psnr(*case, TV_WEIGHT, count) for count in ITERATIONS))
     if options.iterations_only:
         return
-    tuned = ct_recon.ITERATIONS["tv"]
+    tuned = methods.ITERATIONS["tv"]
     print("\nviews photons  model error | " + " ".join(f"{weight:6g}" for weight in WEIGHTS) + "  (weight)")
     for (views, photons), case in zip(SCANS, scanned):
-        for error in MODEL_ERRORS if photons else (ct_recon.MODEL_ERROR,):
-            ct_recon.MODEL_ERROR = error
+        for error in MODEL_ERRORS if photons else (methods.MODEL_ERROR,):
+            methods.MODEL_ERROR = error
             row = (mean_psnr(*case, weight, tuned) for weight in WEIGHTS)
             print_row(views, photons, error if photons else "any", row)
 

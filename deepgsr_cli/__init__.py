@@ -9,23 +9,24 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
-if TYPE_CHECKING:
-    from deepgsr_cli.images import read_image as read_image
-    from deepgsr_cli.images import write_image as write_image
-    from deepgsr_cli.restore import denoise as denoise
-    from deepgsr_cli.restore import derain as derain
-    from deepgsr_cli.restore import restore as restore
+from deepgsr_cli.version import __version__
 
-__version__ = "0.1.0"
+if TYPE_CHECKING:
+    from deepgsr_cli.formats.image import read_image as read_image
+    from deepgsr_cli.formats.image import write_image as write_image
+    from deepgsr_cli.pictures.restorer import denoise as denoise
+    from deepgsr_cli.pictures.restorer import derain as derain
+    from deepgsr_cli.pictures.restorer import restore as restore
+
 __all__ = ["__version__", "denoise", "derain", "read_image", "restore", "write_image"]
 
 # Imported when first used: `import deepgsr_cli` costs nothing, and only restoring imports torch.
 _HOMES = {
-    "denoise": "restore",
-    "derain": "restore",
-    "restore": "restore",
-    "read_image": "images",
-    "write_image": "images",
+    "denoise": "pictures.restorer",
+    "derain": "pictures.restorer",
+    "restore": "pictures.restorer",
+    "read_image": "formats.image",
+    "write_image": "formats.image",
 }
 
 

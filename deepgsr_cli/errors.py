@@ -33,3 +33,7 @@ class WeightsError(UserError):
 
 class DeviceError(UserError):
     """A device that was asked for and is not there."""
+
+
+def first_line(error: BaseException) -> str:
+    return (str(error).strip().splitlines() or [type(error).__name__])[0]

@@ -1,8 +1,9 @@
-"""Files that are either whole or not there."""
+"""Files that are either whole or not there, folders and what is in them."""
 
 from __future__ import annotations
 
 import errno
+import hashlib
 import os
 import secrets
 import shutil
@@ -10,7 +11,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
 
-from deepgsr_cli.errors import OutputError
+from deepgsr_cli.errors import InputError, OutputError
 
 _NO_RIGHT = "there is no permission to write there; give another folder"
 _FULL = "there is no space left; free some or give another folder"
@@ -67,3 +68,47 @@ def atomic_write(path: Path) -> Iterator[Path]:
     finally:
         with suppress(OSError):
             temporary.unlink()
+
+
+def make_folder(path: Path) -> None:
+    """Make a folder and those above it.
+
+    Raises:
+        OutputError: It cannot be made.
+    """
+    try:
+        path.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise OutputError(f"{path}: the folder cannot be made, {error.strerror}; give another -o") from error
+
+
+def fingerprint(paths: list[Path]) -> str:
+    """First 12 hexadecimal digits of the SHA-256 over the files' contents, in order."""
+    digest = hashlib.sha256()
+    for path in paths:
+        digest.update(hashlib.sha256(path.read_bytes()).digest())
+    return digest.hexdigest()[:12]
+
+
+def files_below(path: Path, failures: list[InputError], without: Path | None = None) -> list[Path]:
+    """The file that a path is, or files at any depth that are not hidden, in order.
+
+    Args:
+        path: A file or a folder.
+        failures: Folders that cannot be listed are added to these.
+        without: A folder that does not count.
+    """
+    if not path.is_dir():
+        return [path]
+    pruned = None if without is None else without.resolve()
+
+    def refuse(error: OSError) -> None:
+        failures.append(InputError(f"{error.filename}: cannot be listed, {error.strerror}; change its mode"))
+
+    files = []
+    for root, folders, names in os.walk(path, onerror=refuse):
+        folders[:] = sorted(
+            name for name in folders if not name.startswith(".") and Path(root, name).resolve() != pruned
+        )
+        files += [Path(root, name) for name in sorted(names) if not name.startswith(".")]
+    return [file for file in files if file.is_file()]

@@ -9,11 +9,11 @@ import imageio.v3 as iio
 import numpy as np
 import torch
 
-from deepgsr_cli.ct_recon import SimulatedScan
-from deepgsr_cli.geometry import Geometry
-from deepgsr_cli.metal import MetalScan
-from deepgsr_cli.physics import hu_to_attenuation
-from deepgsr_cli.rain import rainy
+from deepgsr_cli.ct.simulation import SimulatedScan
+from deepgsr_cli.mar.simulation import MetalScan
+from deepgsr_cli.pictures.rain import rainy
+from deepgsr_cli.tomography.attenuation import hu_to_attenuation
+from deepgsr_cli.tomography.geometry import Geometry
 
 FOLDER = Path(__file__).parent
 # HU to add within an ellipse; centre (x to the right, y up) and half axes in mm; turn in degrees.

@@ -9,9 +9,10 @@ import json
 import re
 from pathlib import Path
 
-import golden_cases
 import numpy as np
 import pytest
+
+from tests import golden_cases
 
 GROUPS = sorted({case.group for case in golden_cases.cases()} - {golden_cases.SLOW})
 _FLOAT = re.compile(r"(?<![\w.])-?\d+\.\d+(?:e[+-]?\d+)?")

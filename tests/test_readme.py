@@ -7,6 +7,7 @@ from pathlib import Path
 import imageio.v3 as iio
 import numpy as np
 import pytest
+
 from tests.test_docs import ROOT, blocks, commands, enter_project, run
 
 README = ROOT / "README.md"

@@ -8,10 +8,13 @@ from typing import Annotated, Any
 
 import typer
 
-from deepgsr_cli import __version__
-from deepgsr_cli.cli import evaluation, metal, phase, pictures, reconstruction, training, weights
+from deepgsr_cli.cli import ct_recon as ct_recon_module
+from deepgsr_cli.cli import doctor as doctor_module
+from deepgsr_cli.cli import evaluate, phase, pictures, train, weights
+from deepgsr_cli.cli import mar as mar_module
 from deepgsr_cli.cli.output import say
 from deepgsr_cli.errors import UserError
+from deepgsr_cli.version import __version__
 
 
 class Commands(typer.core.TyperGroup):
@@ -47,20 +50,20 @@ app = typer.Typer(
     context_settings={"help_option_names": ["-h", "--help"]},
     help="Restore images with the DeepGSR group sparsity prior.",
 )
-app.add_typer(training.app, name="train")
-app.add_typer(evaluation.app, name="eval")
+app.add_typer(train.app, name="train")
+app.add_typer(evaluate.app, name="eval")
 app.add_typer(weights.app, name="weights")
 app.command(epilog="Example: deepgsr denoise scan.png --sigma 25 -o clean.png")(pictures.denoise)
 app.command(epilog="Example: deepgsr derain street.jpg -o dry.png")(pictures.derain)
 app.command(epilog="Example: deepgsr restore photos -o restored --report restored.html")(pictures.restore)
 app.command(
-    epilog=f"For {reconstruction.NOTICE}. Example: deepgsr ct-recon scan.dcm --views 60 -o sparse.dcm"
-)(reconstruction.ct_recon)
-app.command(epilog=metal.EXAMPLE)(metal.mar)
-evaluation.app.command("mar", epilog=metal.EVAL_EXAMPLE)(metal.eval_mar)
+    epilog=f"For {ct_recon_module.NOTICE}. Example: deepgsr ct-recon scan.dcm --views 60 -o sparse.dcm"
+)(ct_recon_module.ct_recon)
+app.command(epilog=mar_module.EXAMPLE)(mar_module.mar)
+evaluate.app.command("mar", epilog=mar_module.EVAL_EXAMPLE)(mar_module.eval_mar)
 app.command(epilog=phase.EXAMPLE)(phase.phase)
-evaluation.app.command("phase", epilog=phase.EVAL_EXAMPLE)(phase.eval_phase)
-app.command()(weights.doctor)
+evaluate.app.command("phase", epilog=phase.EVAL_EXAMPLE)(phase.eval_phase)
+app.command()(doctor_module.doctor)
 
 
 def _version(value: bool) -> None:

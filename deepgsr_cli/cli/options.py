@@ -11,7 +11,8 @@ import typer
 from deepgsr_cli.errors import UsageError
 
 if TYPE_CHECKING:
-    from deepgsr_cli.tiling import Precision
+    from deepgsr_cli.compute.tiling import Precision
+
 
 Weights = Annotated[
     str | None,
@@ -72,7 +73,7 @@ def parse_tile(text: str) -> int | None:
 
 
 def parse_format(text: str | None) -> str | None:
-    from deepgsr_cli.images import SUFFIXES
+    from deepgsr_cli.formats.image import SUFFIXES
 
     if text is None:
         return None

@@ -10,17 +10,8 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from deepgsr_cli.cli.evaluation import CsvFile, Limit, present, print_facts, write_csv
-from deepgsr_cli.cli.options import (
-    Device,
-    Json,
-    Offline,
-    Quiet,
-    ReportFile,
-    Seed,
-    Weights,
-    check_report,
-)
+from deepgsr_cli.cli.evaluate import CsvFile, Limit, present, print_facts, write_csv
+from deepgsr_cli.cli.options import Device, Json, Offline, Quiet, ReportFile, Seed, Weights, check_report
 from deepgsr_cli.cli.output import emit, finite, print_table, progress_bar, say, silent
 from deepgsr_cli.cli.pictures import PICTURES_IN_REPORT
 from deepgsr_cli.errors import OutputError, UsageError
@@ -28,10 +19,11 @@ from deepgsr_cli.errors import OutputError, UsageError
 if TYPE_CHECKING:
     import numpy as np
 
-    from deepgsr_cli.diffraction_files import Measurement
-    from deepgsr_cli.phase_evaluate import PhaseMean, PhaseScore
-    from deepgsr_cli.phase_files import PhaseResult
-    from deepgsr_cli.restore import Restorer
+    from deepgsr_cli.formats.patterns import Measurement
+    from deepgsr_cli.phase.evaluation import PhaseMean, PhaseScore
+    from deepgsr_cli.phase.jobs import PhaseResult
+    from deepgsr_cli.pictures.restorer import Restorer
+
 
 EXAMPLE = "Example: deepgsr phase --simulate photo.png --model cdp --alpha 27 -o retrieved.png"
 EVAL_EXAMPLE = "Example: deepgsr eval phase --data photos --model cdp --alpha 27 --method red --method er"
@@ -171,12 +163,13 @@ def phase(
     for path in (target, keep_measurement):
         _check_target(path, source, overwrite)
 
-    from deepgsr_cli.diffraction_files import read_masks, read_measurement, write_measurement
-    from deepgsr_cli.phase import Settings
-    from deepgsr_cli.phase_evaluate import read_gray
-    from deepgsr_cli.phase_files import Simulation, reconstruct, write_picture
-    from deepgsr_cli.phase_priors import DENOISER
-    from deepgsr_cli.restore import Restorer, RunOptions
+    from deepgsr_cli.formats.patterns import read_masks, read_measurement, write_measurement
+    from deepgsr_cli.phase.evaluation import read_gray
+    from deepgsr_cli.phase.jobs import reconstruct, write_picture
+    from deepgsr_cli.phase.methods import Settings
+    from deepgsr_cli.phase.priors import DENOISER
+    from deepgsr_cli.phase.simulation import Simulation
+    from deepgsr_cli.pictures.restorer import Restorer, RunOptions
 
     settings = Settings(method, prior, restarts, iterations)
     tell = silent if quiet else say
@@ -262,8 +255,8 @@ def _write_report(
     seconds: float,
 ) -> None:
     from deepgsr_cli.cli.pictures import run_facts
-    from deepgsr_cli.phase_files import curve_picture
-    from deepgsr_cli.report import Report, ReportImage, ReportItem, write_report
+    from deepgsr_cli.phase.jobs import curve_picture
+    from deepgsr_cli.reports.report import Report, ReportImage, ReportItem, write_report
 
     labels = {"residual": "residual", "psnr": "PSNR (dB)", "ssim": "SSIM", "iterations": "iterations"}
     metrics: dict[str, float | str] = {
@@ -328,11 +321,11 @@ def eval_phase(
 
     Where unrolled is among the methods, --weights are its weights, and red has the shipped ones.
     """
-    from deepgsr_cli.data import picture_paths
-    from deepgsr_cli.phase import Settings
-    from deepgsr_cli.phase_evaluate import PhaseEvalConfig, evaluate, means, protocol
-    from deepgsr_cli.phase_priors import DENOISER, load_unrolled
-    from deepgsr_cli.restore import Restorer, RunOptions
+    from deepgsr_cli.formats.image import picture_paths
+    from deepgsr_cli.phase.evaluation import PhaseEvalConfig, evaluate, means, protocol
+    from deepgsr_cli.phase.methods import Settings
+    from deepgsr_cli.phase.priors import DENOISER, load_unrolled
+    from deepgsr_cli.pictures.restorer import Restorer, RunOptions
 
     check_report(report)
     config = PhaseEvalConfig(
@@ -390,8 +383,8 @@ def _write_eval_report(
     averages: list[PhaseMean],
     shown: dict[tuple[str, str], dict[str, Any]],
 ) -> None:
-    from deepgsr_cli.images import to_uint8
-    from deepgsr_cli.report import Report, ReportImage, ReportItem, write_report
+    from deepgsr_cli.formats.image import to_uint8
+    from deepgsr_cli.reports.report import Report, ReportImage, ReportItem, write_report
 
     rows: dict[tuple[str, str], dict[str, float | str]] = {}
     for score in scores:

@@ -15,7 +15,6 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from deepgsr_cli import __version__
 from deepgsr_cli.cli.options import (
     Arithmetic,
     Batch,
@@ -37,10 +36,12 @@ from deepgsr_cli.cli.options import (
 )
 from deepgsr_cli.cli.output import emit, finite, progress_bar, say, silent
 from deepgsr_cli.errors import UsageError, UserError
+from deepgsr_cli.version import __version__
 
 if TYPE_CHECKING:
-    from deepgsr_cli.batch import Job, Outcome
-    from deepgsr_cli.restore import Restorer
+    from deepgsr_cli.jobs.plan import Job
+    from deepgsr_cli.jobs.run import Outcome
+    from deepgsr_cli.pictures.restorer import Restorer
 
 
 Inputs = Annotated[
@@ -206,9 +207,10 @@ def restore(
 
 
 def _restore_pictures(request: _Request) -> None:
-    from deepgsr_cli.batch import STREAM, plan, run
-    from deepgsr_cli.batch import shard as part
-    from deepgsr_cli.images import SUFFIXES
+    from deepgsr_cli.formats.image import SUFFIXES
+    from deepgsr_cli.jobs.plan import STREAM, plan
+    from deepgsr_cli.jobs.plan import shard as part
+    from deepgsr_cli.jobs.run import run
 
     level = None if request.sigma is None else parse_sigma(request.sigma)
     if not 0 <= request.strength <= 1:
@@ -241,8 +243,8 @@ def _restore_pictures(request: _Request) -> None:
         return
 
     # torch comes in here, so what is wrong with the command line is said before.
-    from deepgsr_cli.pictures import PictureOptions, restore_file
-    from deepgsr_cli.restore import Restorer, RunOptions
+    from deepgsr_cli.pictures.jobs import PictureOptions, restore_file
+    from deepgsr_cli.pictures.restorer import Restorer, RunOptions
 
     options = RunOptions(
         request.device,
@@ -358,7 +360,7 @@ PICTURES_IN_REPORT = 100
 
 
 def _write_picture_report(path: Path, outcomes: list[Outcome], restorer: Restorer, sigma: str | None) -> None:
-    from deepgsr_cli.report import Report, ReportItem, write_report
+    from deepgsr_cli.reports.report import Report, ReportItem, write_report
 
     labels = {
         "sigma": "sigma",

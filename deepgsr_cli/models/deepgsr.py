@@ -16,9 +16,9 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from deepgsr_cli.patches import aggregate, extract, from_windows, reflect_to, to_windows
-from deepgsr_cli.tiling import TileNeeds
-from deepgsr_cli.wavelets import dwt2, idwt2
+from deepgsr_cli.compute.tiling import TileNeeds
+from deepgsr_cli.models.patches import aggregate, extract, from_windows, reflect_to, to_windows
+from deepgsr_cli.models.wavelets import dwt2, idwt2
 
 T = TypeVar("T")
 
@@ -50,7 +50,7 @@ class DeepGSRConfig:
         embedding: Dimension in which patches are compared.
         rank: Rank of the shrinkage.
         prompts: Entries of the low-rank prompt, more than one.
-        search: Radius in pixels of the collaborative filter (`deepgsr_cli.collaborative`) whose estimate the
+        search: Radius in pixels of the collaborative filter (`models.collaborative`) whose estimate the
             network is shown beside the image, 0 for none.
     """
 
@@ -385,7 +385,7 @@ def filter_of(x: Tensor, sigma: Tensor, search: int) -> Tensor:
         search: Radius in pixels.
     """
     # Loops are compiled, which a network without the filter need not wait for.
-    from deepgsr_cli.collaborative import collaborative_filter
+    from deepgsr_cli.models.collaborative import collaborative_filter
 
     estimate, share = collaborative_filter(x, sigma, search)
     return torch.cat((estimate, share), dim=1) - 0.5

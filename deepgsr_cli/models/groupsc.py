@@ -19,8 +19,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from deepgsr_cli.patches import reflect_to
-from deepgsr_cli.tiling import TileNeeds
+from deepgsr_cli.compute.tiling import TileNeeds
+from deepgsr_cli.models.patches import reflect_to
 
 # Thresholds before training, of a noise level on the 0-255 scale: 0.06 at 25, near what training ends with.
 INITIAL_THRESHOLD, INITIAL_THRESHOLD_PER_LEVEL = 0.01, 0.002

@@ -18,9 +18,9 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from deepgsr_cli.compute.tiling import TileNeeds
 from deepgsr_cli.models.groupsc import interpolate_mosaic
-from deepgsr_cli.patches import reflect_to
-from deepgsr_cli.tiling import TileNeeds
+from deepgsr_cli.models.patches import reflect_to
 
 
 @dataclass(frozen=True)

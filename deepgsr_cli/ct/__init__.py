@@ -1,0 +1,1 @@
+"""Sparse-view CT: scans, networks and other methods, files, training and evaluation."""

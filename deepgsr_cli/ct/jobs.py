@@ -1,0 +1,259 @@
+"""What there is to reconstruct: DICOM slices whose scan is simulated, measured sinograms and projections."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from dataclasses import dataclass
+from pathlib import Path
+
+from deepgsr_cli.ct.projections import Projections, find_projections
+from deepgsr_cli.errors import InputError, UsageError
+from deepgsr_cli.formats.dicom.projections import holds_projections
+from deepgsr_cli.formats.dicom.series import Series, find_series
+from deepgsr_cli.formats.sinograms import SUFFIXES, Sinograms
+from deepgsr_cli.jobs.plan import Job, refuse_collisions
+from deepgsr_cli.tomography.geometry import Geometry
+
+FORMATS = {"dicom": ".dcm", "tiff": ".tif", "npy": ".npy"}
+_DICOM_SUFFIXES = (".dcm", ".dicom", ".ima")
+# What the SeriesDescription of a derived series has, after the source's; see `ResultWriter.description`.
+RESULT_MARK = "[deepgsr "
+
+
+@dataclass(frozen=True)
+class SliceJob(Job):
+    """A slice of a DICOM series, whose scan is to be simulated."""
+
+    series: Series
+    index: int
+
+    @property
+    def label(self) -> str:
+        frame = self.series.slices[self.index].frame
+        return str(self.source) + ("" if frame is None else f" frame {frame + 1}")
+
+
+@dataclass(frozen=True)
+class SinogramJob(Job):
+    """A slice of a measured sinogram."""
+
+    sinograms: Sinograms
+    index: int
+
+    @property
+    def label(self) -> str:
+        return str(self.source) + (f" slice {self.index + 1}" if self.sinograms.num_slices > 1 else "")
+
+
+@dataclass(frozen=True)
+class ProjectionJob(Job):
+    """A slice of a scan in DICOM-CT-PD files."""
+
+    projections: Projections
+    index: int
+
+    @property
+    def label(self) -> str:
+        return f"{self.source} z={self.projections.z_mm[self.index]:.2f} mm"
+
+
+@dataclass(frozen=True)
+class ScanPlan:
+    """What is to be reconstructed.
+
+    Attributes:
+        jobs: One for each slice, all of one kind.
+        measured: Whether they are sinograms or projections.
+        failures: Files and series that cannot be used.
+        notes: What the user should know, one sentence each.
+        projections: The scans, where they are projections.
+    """
+
+    jobs: list[Job]
+    measured: bool
+    failures: list[InputError]
+    notes: list[str]
+    projections: tuple[Projections, ...] = ()
+
+
+def plan_scans(
+    inputs: Iterable[str],
+    output: str,
+    *,
+    format: str | None = None,
+    geometry: Geometry | None = None,
+    pixel_mm: float | None = None,
+    simulation: bool = False,
+) -> ScanPlan:
+    """Jobs for DICOM files and folders, or for sinograms.
+
+    The output is a file for one slice, if it has the suffix of a format; else a folder, below which the trees
+    of input folders are kept. What lies in an output folder below an input folder is not taken as input, nor
+    are derived series of ours in a folder that holds others.
+
+    Args:
+        inputs: DICOM files or folders, or sinogram files.
+        output: File or folder.
+        format: Of `FORMATS`; None for what the output's suffix says, or DICOM.
+        geometry: Of the sinograms; of the simulated scan, if there is one, for DICOM.
+        pixel_mm: Distance of rows and columns for DICOM files that do not state it.
+        simulation: Whether a scan of DICOM slices is simulated, which a geometry may be for; inputs that are
+            projections have then gone to `plan_projections`.
+
+    Raises:
+        UsageError: Both kinds, a geometry for DICOM that is not for a simulation, none for sinograms,
+            projections, two results for one path, or a result in place of an input.
+        InputError: Nothing that can be used.
+    """
+    paths = [Path(text) for text in inputs]
+    kinds = {path.suffix.lower() in SUFFIXES and not path.is_dir() for path in paths}
+    if len(kinds) > 1:
+        raise UsageError("DICOM and sinograms do not go together; reconstruct them in two runs")
+    measured = kinds == {True}
+    if measured and geometry is None:
+        raise UsageError(f"{paths[0]}: a measured sinogram needs --geometry FILE, which says how it was made")
+    if geometry is not None and not measured and not simulation:
+        raise UsageError("--geometry is for measured sinograms; leave it out for DICOM slices")
+    suffix = _output_suffix(output, format)
+    folder = Path(output)
+    # Before a simulation, `plan_projections` has looked.
+    for path in () if measured or simulation else paths:
+        if holds_projections(path, folder):
+            raise UsageError(f"{path}: holds DICOM-CT-PD projections; reconstruct them first, with ct-recon")
+    failures: list[InputError] = []
+    notes: list[str] = []
+    found: list[tuple[Path, Series | Sinograms, int, Path]] = []  # source, its collection, slice, name
+    for path in paths:
+        try:
+            if measured:
+                assert geometry is not None
+                sinograms = Sinograms(path, geometry)
+                found += [(path, sinograms, i, name) for i, name in enumerate(_stack_names(sinograms))]
+            else:
+                found += _slices(path, folder, pixel_mm, failures, notes)
+        except InputError as error:
+            failures.append(error)
+    if not found:
+        raise (
+            failures[0]
+            if failures
+            else InputError(
+                f"{paths[0]}: all its CT slices are in {output}, where results go; give another -o"
+            )
+        )
+    as_file = _is_one_file(output, len(found))
+    jobs: list[Job] = []
+    for source, collection, i, name in found:
+        target = folder if as_file else folder / f"{name}{suffix}"
+        if isinstance(collection, Series):
+            jobs.append(SliceJob(source, target, name, collection, i))
+        else:
+            jobs.append(SinogramJob(source, target, name, collection, i))
+    refuse_collisions(jobs, {Path(job.source).resolve() for job in jobs if job.source})
+    return ScanPlan(jobs, measured, failures, list(dict.fromkeys(notes)))
+
+
+def plan_projections(
+    inputs: Iterable[str], output: str, *, format: str | None = None, num_views: int | None = None
+) -> ScanPlan | None:
+    """Jobs for folders of DICOM-CT-PD projections, one a slice; None if no input is one.
+
+    Args:
+        inputs: Folders.
+        output: As of `plan_scans`; no folder that the projections are in.
+        format: Of `FORMATS`; None for what the output's suffix says, or DICOM.
+        num_views: Projections a turn to take; None for all.
+
+    Raises:
+        UsageError: Other inputs among them, more views than there are, or results among the projections.
+        InputError: Nothing that can be used.
+    """
+    paths, folder = [Path(text) for text in inputs], Path(output)
+    sinograms = {path for path in paths if path.suffix.lower() in SUFFIXES and not path.is_dir()}
+    kinds = {path not in sinograms and path.exists() and holds_projections(path, folder) for path in paths}
+    if True not in kinds:
+        return None
+    if len(kinds) > 1:
+        raise UsageError(
+            "projections, DICOM slices and sinograms do not go together; reconstruct each in its own run"
+        )
+    suffix = _output_suffix(output, format)
+    failures: list[InputError] = []
+    scans: list[tuple[Path, Projections]] = []
+    for path in paths:
+        if folder.resolve() == path.resolve():
+            raise UsageError(f"-o {output}: is the folder of the projections; give another -o")
+        found, unusable = find_projections(path, folder)
+        failures += unusable
+        for scan in found:
+            try:
+                scans.append((path, scan if num_views is None else scan.thinned(num_views)))
+            except InputError as error:
+                failures.append(error)
+    if not scans:
+        raise failures[0]
+    as_file = _is_one_file(output, sum(scan.num_slices for _, scan in scans))
+    jobs: list[Job] = []
+    for number, (path, scan) in enumerate(scans):
+        stem = (path if path.is_dir() else path.parent).resolve().name
+        stem += f"_scan{number + 1}" if len(scans) > 1 else ""
+        for i in range(scan.num_slices):
+            name = Path(f"{stem}_{i + 1:04}")
+            jobs.append(ProjectionJob(path, folder if as_file else folder / f"{name}{suffix}", name, scan, i))
+    notes = [note for _, scan in scans for note in scan.notes]
+    return ScanPlan(jobs, True, failures, notes, tuple(scan for _, scan in scans))
+
+
+def _is_file_name(output: str) -> bool:
+    return Path(output).suffix.lower() in (*FORMATS.values(), ".tiff") and not Path(output).is_dir()
+
+
+def _is_one_file(output: str, num_slices: int) -> bool:
+    """Whether the output is a file and no folder; a UsageError if it is and the slices do not fit."""
+    if _is_file_name(output) and num_slices > 1:
+        raise UsageError(f"-o {output}: {num_slices} slices do not fit one file; give a folder")
+    return _is_file_name(output)
+
+
+def _output_suffix(output: str, format: str | None) -> str:
+    if format is not None and format not in FORMATS:
+        raise UsageError(f"--format {format}: known are {', '.join(FORMATS)}")
+    if not _is_file_name(output):
+        return FORMATS[format or "dicom"]
+    suffix = Path(output).suffix.lower().replace(".tiff", ".tif")
+    if format is not None and FORMATS[format] != suffix:
+        raise UsageError(f"-o {output} and --format {format} name two formats; give one")
+    return suffix
+
+
+def _slices(
+    path: Path, folder: Path, pixel_mm: float | None, failures: list[InputError], notes: list[str]
+) -> list[tuple[Path, Series, int, Path]]:
+    """Slices of a DICOM file or folder that are no results of ours."""
+    found = find_series(path, pixel_mm=None if pixel_mm is None else (pixel_mm, pixel_mm))
+    sources = [series for series in found.series if RESULT_MARK not in series.description]
+    if sources and len(sources) < len(found.series):
+        notes.append(f"{path}: {len(found.series) - len(sources)} series that deepgsr made are passed over")
+    # A result that lacks slices, as after a failure, is no fault of the input; its sentence has its name.
+    failures += [error for error in found.failures if not (sources and RESULT_MARK in str(error))]
+    outputs_below = path.resolve() in folder.resolve().parents
+    passed_over = len(found.skipped) + found.num_ignored
+    if passed_over:
+        notes.append(f"{path}: {passed_over} files passed over that are no CT slices")
+    slices = []
+    for series in sources or found.series:
+        notes += [f"series {series.description!r}: {note}" for note in series.notes]
+        for i, file in enumerate(series.slices):
+            if outputs_below and file.path.resolve().is_relative_to(folder.resolve()):
+                continue
+            name = file.path.relative_to(path) if path.is_dir() else Path(file.path.name)
+            if name.suffix.lower() in _DICOM_SUFFIXES:  # others are part of the name, as in 1.2.840.10008
+                name = name.with_suffix("")
+            frame = "" if file.frame is None else f"_{file.frame + 1:04}"
+            slices.append((file.path, series, i, name.with_name(name.name + frame)))
+    return slices
+
+
+def _stack_names(sinograms: Sinograms) -> list[Path]:
+    stem, count = sinograms.path.stem, sinograms.num_slices
+    return [Path(stem)] if count == 1 else [Path(f"{stem}_{i + 1:04}") for i in range(count)]

@@ -1,0 +1,232 @@
+"""Methods of sparse-view CT: sinograms in, attenuation out."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from deepgsr_cli.ct.simulation import FEWEST_PHOTONS, MOST_PHOTONS, noise_variance
+from deepgsr_cli.errors import UsageError, UserError, WeightsError
+from deepgsr_cli.tomography.fbp import FILTERS
+from deepgsr_cli.tomography.radon import Radon
+from deepgsr_cli.tomography.solvers import TotalVariation, cgls, primal_dual, sirt
+
+if TYPE_CHECKING:
+    from deepgsr_cli.compute.tiling import Precision
+    from deepgsr_cli.weights.checkpoint import Checkpoint
+    from deepgsr_cli.weights.resolve import ResolvedWeights
+
+
+TASK = "ct-recon"
+NAMES = {"deepgsr": "DeepGSR", "fbp": "FBP", "sirt": "SIRT", "cgls": "CGLS", "tv": "TV"}
+METHODS = tuple(NAMES)
+ITERATIONS = {"sirt": 200, "cgls": 20, "tv": 300}
+
+# Standard deviations of `_settled` in pixels of 512: for 60 views without noise, for the noise of 60 views of
+# 1e5 photons a ray, and the least. From training slices, at 20 to 360 views and 1e4 photons and more.
+_WIDTH_OF_VIEWS, _WIDTH_OF_NOISE, _SHARPEST = 2.0, 5.0, 1.5
+# Contrast, in 1/mm, that makes the primal and the dual steps of total variation equally fast.
+_EDGE_ATTENUATION = 0.005
+# Of `total_variation`: the error of line integrals that is no noise, and the weight, in mm; tuned by
+# benchmarks/tune_tv.py.
+MODEL_ERROR, TV_WEIGHT = 0.01, 0.01
+
+
+@dataclass(frozen=True)
+class Method:
+    """A way of reconstruction and its settings.
+
+    Attributes:
+        name: Of `METHODS`.
+        photons: Photons a ray that leave the source, None for a scan without noise.
+        filter: Window on the ramp, for "fbp".
+        iterations: At most so many, for the iterative methods; None for `ITERATIONS`.
+        strength: Weight of total variation over the tuned one, `TV_WEIGHT`.
+        precision: Arithmetic of the network.
+    """
+
+    name: str = "deepgsr"
+    photons: float | None = None
+    filter: str = "hann"
+    iterations: int | None = None
+    strength: float = 1.0
+    precision: Precision = "fp32"
+
+    def __post_init__(self) -> None:
+        if self.name not in METHODS:
+            raise UsageError(f"--method {self.name}: known are {', '.join(METHODS)}")
+        if self.filter not in FILTERS:
+            raise UsageError(f"--filter {self.filter}: known are {', '.join(FILTERS)}")
+        if self.photons is not None and not FEWEST_PHOTONS <= self.photons <= MOST_PHOTONS:
+            raise UsageError(
+                f"--photons {self.photons:g}: give photons a ray, {FEWEST_PHOTONS:g} to {MOST_PHOTONS:g}, or"
+                " leave it out for a scan without noise"
+            )
+        if self.iterations is not None and self.iterations < 1:
+            raise UsageError(f"--iterations {self.iterations}: give 1 or more")
+        if not 0 < self.strength < math.inf:
+            raise UsageError(f"--strength {self.strength:g}: give a factor above 0; 1 is the tuned one")
+
+    def describe(self) -> str:
+        """The method and the settings it has, in a few words."""
+        text = self.name
+        if self.name == "deepgsr":
+            text += f", {self.precision}"
+        if self.name == "fbp":
+            text += f", {self.filter} filter"
+        if self.name in ITERATIONS:
+            text += f", at most {self.iterations or ITERATIONS[self.name]} iterations"
+        if self.name == "tv":
+            text += f", strength {self.strength:g}"
+        return text
+
+
+def load_model(
+    weights: str | None,
+    device: str,
+    *,
+    offline: bool,
+    task: str = TASK,
+    methods: tuple[str, ...] = METHODS,
+) -> tuple[ResolvedWeights, Checkpoint]:
+    """The network of "deepgsr", the first of the methods of a task.
+
+    Raises:
+        WeightsError: As `resolve.resolve`; or there are no default weights.
+        UsageError: The weights are for another task.
+    """
+    from deepgsr_cli.compute.device import select_device
+    from deepgsr_cli.weights.checkpoint import load_checkpoint
+    from deepgsr_cli.weights.manifest import default_name
+    from deepgsr_cli.weights.resolve import resolve
+
+    try:
+        name = weights or default_name(task, 1)
+    except WeightsError as error:
+        others = f"{', '.join(methods[1:-1])} or {methods[-1]}"
+        raise WeightsError(
+            f"--method deepgsr: there are no weights for {task} yet; give --weights FILE, or --method"
+            f" {others}, which need none"
+        ) from error
+    resolved = resolve(name, offline=offline)
+    checkpoint = load_checkpoint(resolved.path, device=select_device(device))
+    if (trained_for := checkpoint.info.get("task")) != task:
+        raise UsageError(f"--weights {name}: trained for {trained_for}; give weights for {task}")
+    return resolved, checkpoint
+
+
+def reconstruct(
+    A: Radon,
+    y: Tensor,
+    method: Method,
+    *,
+    model: torch.nn.Module | None = None,
+    progress: Callable[[int, int], None] | None = None,
+) -> Tensor:
+    """Attenuation in 1/mm, (B, 1, H, W), of a sinogram, (B, 1, V, N).
+
+    Args:
+        A: The operator y was measured with.
+        y: The sinogram.
+        method: How.
+        model: Of `load_model`, for "deepgsr".
+        progress: Called with finished and all iterations by the iterative methods.
+
+    Raises:
+        UserError: As `Radon.fbp`.
+    """
+    name, photons = method.name, method.photons
+    if name == "deepgsr":
+        assert model is not None
+        return _by_network(A, y, method, model)
+    if name == "fbp":
+        return A.fbp(y, method.filter)
+    iterations = method.iterations or ITERATIONS[name]
+    if name == "tv":
+        weight = method.strength * TV_WEIGHT
+        return total_variation(A, y, weight, photons, iterations=iterations, progress=progress)
+    solve = sirt if name == "sirt" else cgls
+    noise = None if photons is None else noise_variance(y, photons).sum((1, 2, 3)).sqrt()
+    return solve(A, y, iterations=iterations, noise=noise, progress=progress)
+
+
+def total_variation(
+    A: Radon,
+    y: Tensor,
+    weight: float,
+    photons: float | None = None,
+    *,
+    iterations: int = ITERATIONS["tv"],
+    progress: Callable[[int, int], None] | None = None,
+) -> Tensor:
+    """Attenuation in 1/mm, (B, 1, H, W), not negative, that minimises ½ Σ w (A x - y)² + weight · TV(x).
+
+    w = s² / (s² + v) is the precision, relative to a noise-free one, of a line integral whose noise has the
+    variance v and whose model, made of pixels and bins, errs by s = `MODEL_ERROR`. So one weight serves all
+    doses: it is that of a prior exp(-weight / s² · TV(x)).
+
+    Source:
+        Sidky, Jørgensen, Pan, Convex optimization problem prototyping for image reconstruction in computed
+        tomography with the Chambolle-Pock algorithm, Physics in Medicine and Biology 57, 2012; the precisions
+        are those of Sauer and Bouman, IEEE Transactions on Signal Processing 41(2), 1993.
+    """
+    precision = None
+    if photons is not None:
+        precision = MODEL_ERROR**2 / (MODEL_ERROR**2 + noise_variance(y, photons))
+    return primal_dual(
+        A,
+        y,
+        TotalVariation(weight),
+        weights=precision,
+        start=_start(A, y),
+        iterations=iterations,
+        balance=weight / _EDGE_ATTENUATION,
+        progress=progress,
+    )
+
+
+def _start(A: Radon, y: Tensor) -> Tensor | None:
+    """Smooth filtered backprojection to iterate from, None where the views do not suffice for it."""
+    try:
+        return A.fbp(y, "hann").clamp(min=0)
+    except UserError:
+        return None
+
+
+def _by_network(A: Radon, y: Tensor, method: Method, model: torch.nn.Module) -> Tensor:
+    from deepgsr_cli.ct.network import ct_condition
+
+    condition = ct_condition(A.geometry.num_views, method.photons, max(A.domain_shape)).to(y.device)
+    dtype = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}[method.precision]
+    with torch.no_grad():
+        with torch.autocast(y.device.type, dtype, enabled=dtype != torch.float32):
+            x = model(A, y, condition)
+        return _settled(A, y, x.float(), method.photons)
+
+
+def _settled(A: Radon, y: Tensor, x: Tensor, photons: float | None) -> Tensor:
+    """The image with those low frequencies that the data know better than a network, (B, 1, H, W).
+
+    Few views measure low frequencies well, and there noise is low. What the image leaves of the data is
+    backprojected, smoothed and added, which takes the bias out of mean CT numbers.
+    """
+    scale = max(A.domain_shape) / 512
+    fewer = 60 / A.geometry.num_views
+    noise = 0 if photons is None else (fewer * 1e5 / photons) ** 0.25
+    width = scale * max(_SHARPEST, math.hypot(_WIDTH_OF_VIEWS * fewer, _WIDTH_OF_NOISE * noise))
+    return (x + gaussian_blur(A.fbp(y - A(x), "hann"), width)).clamp(min=0)
+
+
+def gaussian_blur(x: Tensor, width: float) -> Tensor:
+    """Maps, (B, 1, H, W), convolved with a Gaussian of a standard deviation in pixels; zeros lie beyond."""
+    radius = math.ceil(4 * width)
+    taps = torch.arange(-radius, radius + 1, dtype=x.dtype, device=x.device)
+    taps = torch.softmax(-0.5 * (taps / width) ** 2, 0)
+    rows = F.conv2d(x, taps.view(1, 1, -1, 1), padding=(radius, 0))
+    return F.conv2d(rows, taps.view(1, 1, 1, -1), padding=(0, radius))

@@ -1,0 +1,117 @@
+"""Reconstructed slices in files: derived DICOM series, TIFF and NPY."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import numpy as np
+from pydicom.dataset import Dataset
+
+from deepgsr_cli.ct.jobs import ProjectionJob, SinogramJob, SliceJob
+from deepgsr_cli.ct.projections import Projections
+from deepgsr_cli.files import atomic_write, make_folder
+from deepgsr_cli.formats.dicom.derived import DerivedSeries, write_new
+from deepgsr_cli.formats.dicom.series import Series, SliceFile
+from deepgsr_cli.formats.dicom.slices import Slice
+from deepgsr_cli.formats.sinograms import Sinograms
+from deepgsr_cli.jobs.plan import Job
+from deepgsr_cli.tomography.geometry import Geometry
+
+
+@dataclass
+class ResultWriter:
+    """Writes the results of jobs in HU, as DICOM, TIFF or NPY by the suffix of their targets.
+
+    Attributes:
+        description: What was done, in a few words from "deepgsr" on, for the SeriesDescription.
+        derivation: What was done, with all it takes to repeat it, for DICOM.
+        geometry: Of measured scans.
+    """
+
+    description: str
+    derivation: str
+    geometry: Geometry | None = None
+    _measurement: tuple[Path, str] | None = field(default=None, init=False)
+
+    def __call__(
+        self, job: Job, hu: np.ndarray, pixel_mm: tuple[float, float], slice: Slice | None = None
+    ) -> None:
+        """Write the result, (H, W), of a `SliceJob`, from `slice`, a `SinogramJob` or a `ProjectionJob`.
+
+        Raises:
+            OutputError: It cannot be written.
+        """
+        target = job.target
+        assert target is not None
+        make_folder(target.parent)
+        if target.suffix.lower() == ".npy":
+            with atomic_write(target) as temporary, temporary.open("wb") as file:
+                np.save(file, hu)
+        elif target.suffix.lower() in (".tif", ".tiff"):
+            _write_tiff(hu, pixel_mm, target)
+        elif isinstance(job, SliceJob):
+            assert slice is not None
+            DerivedSeries(job.series, self.description, self.derivation).write(slice, hu, target)
+        elif isinstance(job, ProjectionJob):
+            new, series = _reconstructed_slice(job.projections, job.index, hu.shape, pixel_mm)
+            DerivedSeries(series, self.description, self.derivation).write(new, hu, target)
+        else:
+            assert isinstance(job, SinogramJob)
+            assert self.geometry is not None
+            # Square elements, as the sinogram does not say how far its slices are apart.
+            apart_mm = self.geometry.bin_mm / self.geometry.magnification
+            write_new(
+                hu,
+                pixel_mm,
+                target,
+                measurement=self._checksum(job.sinograms),
+                description=self.description,
+                derivation=self.derivation,
+                number=job.index + 1,
+                z_mm=job.index * apart_mm,
+            )
+
+    def _checksum(self, sinograms: Sinograms) -> str:
+        if self._measurement is None or self._measurement[0] != sinograms.path:
+            self._measurement = sinograms.path, sinograms.checksum()
+        return self._measurement[1]
+
+
+def _reconstructed_slice(
+    projections: Projections, i: int, shape: tuple[int, int], pixel_mm: tuple[float, float]
+) -> tuple[Slice, Series]:
+    """A slice with the header of a scan's projections, and the series of it, to write pixels into."""
+    header = Dataset()
+    header.update(projections.header)
+    z_mm = projections.z_mm[i]
+    header.Modality = "CT"
+    header.ImageType = ["DERIVED", "SECONDARY", "AXIAL"]
+    header.PhotometricInterpretation = "MONOCHROME2"
+    header.PixelRepresentation, header.BitsStored = 1, 16
+    header.RescaleSlope, header.RescaleIntercept, header.RescaleType = "1", "0", "HU"
+    header.WindowCenter, header.WindowWidth = "40", "400"
+    header.InstanceNumber = i + 1
+    header.PixelSpacing = [f"{mm:.8g}" for mm in pixel_mm]
+    rows_mm, columns_mm = ((size - 1) * mm for size, mm in zip(shape, pixel_mm))
+    header.ImagePositionPatient = [f"{mm:.8g}" for mm in (-columns_mm / 2, -rows_mm / 2, z_mm)]
+    header.ImageOrientationPatient = ["1", "0", "0", "0", "1", "0"]
+    header.SliceThickness = f"{projections.spacing_mm:.8g}"
+    header.ReconstructionDiameter = f"{shape[1] * pixel_mm[1]:.8g}"
+    header.DistanceSourceToPatient = f"{projections.detector.focus_mm:.8g}"
+    header.DistanceSourceToDetector = f"{projections.detector.reach_mm:.8g}"
+    file = SliceFile(projections.nearest_file(i))
+    nothing = np.zeros(shape, np.int16)
+    new = Slice(nothing.astype(np.float32), nothing > 0, nothing, pixel_mm, (0.0, 0.0, z_mm), header, file)
+    description = str(header.get("SeriesDescription", ""))
+    return new, Series(str(header.SeriesInstanceUID), description, shape, pixel_mm, (file,))
+
+
+def _write_tiff(hu: np.ndarray, pixel_mm: tuple[float, float], path: Path) -> None:
+    """Write float32 HU, with unit and pixel size as JSON in the description."""
+    import tifffile
+
+    description = json.dumps({"unit": "HU", "pixel_mm": pixel_mm})
+    with atomic_write(path) as temporary:
+        tifffile.imwrite(temporary, hu, photometric="minisblack", description=description, metadata=None)

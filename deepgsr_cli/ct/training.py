@@ -1,0 +1,248 @@
+"""Training of sparse-view CT: simulated scans of random geometry and dose."""
+
+from __future__ import annotations
+
+import dataclasses
+import math
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+from deepgsr_cli.ct.cutouts import CutOuts
+from deepgsr_cli.ct.network import (
+    ATTENUATION_SCALE_MM,
+    NOMINAL_SIZE,
+    UNROLLED_PRESETS,
+    Unrolled,
+    ct_condition,
+)
+from deepgsr_cli.ct.simulation import SimulatedScan, noise_variance
+from deepgsr_cli.ct.slices import read_hu, reduced, slice_paths
+from deepgsr_cli.evaluation.metrics import psnr
+from deepgsr_cli.files import fingerprint
+from deepgsr_cli.tomography.attenuation import hu_to_attenuation
+from deepgsr_cli.tomography.geometry import Geometry, sparse_view
+from deepgsr_cli.tomography.radon import Radon
+from deepgsr_cli.training.losses import LOSSES, STAGES_WEIGHT
+from deepgsr_cli.training.task import Sample, autocast, check_held_out
+
+if TYPE_CHECKING:
+    from deepgsr_cli.training.config import TrainConfig
+
+
+FEWEST_VIEWS, MOST_VIEWS = 20, 360
+FEWEST_PHOTONS, MOST_PHOTONS = 2e4, 1e7
+
+# Scans that a run trains on, and the size up to which their matrices are kept.
+_NUM_SCANS, _MATRIX_BYTES = 24, 2**28
+
+
+def random_geometry(size: int, part: float, generator: torch.Generator) -> Geometry:
+    """Scan of a slice of size x size pixels: mostly a fan near that of `sparse_view`, some parallel beams.
+
+    Fields of view are 250 to 500 mm; views start anywhere and cover a turn (half of one for parallel rays).
+
+    Args:
+        size: Rows and columns.
+        part: In [0, 1), which of the numbers of views: from the fewest to the most, 80 % of them what would
+            be 30 to 180 views of 512 x 512 pixels.
+        generator: Of the rest.
+    """
+    u = torch.rand(8, generator=generator).tolist()
+    nominal = float(np.exp(np.interp(part, (0, 0.1, 0.9, 1), np.log((FEWEST_VIEWS, 30, 180, MOST_VIEWS)))))
+    num_views = max(3, round(nominal * size / NOMINAL_SIZE))
+    pixel_mm = (250 + 250 * u[0]) / size
+    plain = sparse_view((size, size), (pixel_mm, pixel_mm), num_views)
+    bin_mm = pixel_mm * (0.9 + 0.3 * u[1])  # at the isocentre
+    radius_mm = plain.radius_mm
+    if u[2] < 0.2:
+        turn, kind, source_mm, detector_mm, reach = math.pi, "parallel", 0.0, 0.0, radius_mm
+    else:
+        kind = "fan-flat" if u[2] < 0.8 else "fan-arc"
+        source_mm, detector_mm = plain.source_mm * (0.8 + 0.8 * u[3]), plain.detector_mm * (0.6 + 1.2 * u[4])
+        half = math.asin(radius_mm / source_mm)
+        turn, reach = 2 * math.pi, source_mm * (math.tan(half) if kind == "fan-flat" else half)
+        bin_mm *= (source_mm + detector_mm) / source_mm
+        reach *= (source_mm + detector_mm) / source_mm
+    return Geometry(
+        kind=kind,
+        shape=(size, size),
+        pixel_mm=(pixel_mm, pixel_mm),
+        num_bins=math.ceil(2 * reach / bin_mm) + 1,
+        bin_mm=bin_mm,
+        angles_rad=tuple(2 * math.pi * u[5] + turn * i / num_views for i in range(num_views)),
+        source_mm=source_mm,
+        detector_mm=detector_mm,
+        offset_bins=0.25 if u[6] < 0.2 else 0.0,
+    )
+
+
+@dataclass(frozen=True)
+class Scan:
+    """What measures slices, on a finer grid, and the operator to reconstruct with."""
+
+    measure: SimulatedScan
+    operator: Radon
+
+
+class Scans:
+    """Scans of random geometries, a function of the seed; each is made on first use and kept.
+
+    Args:
+        size: Rows and columns of the slices.
+        seed: Of the geometries.
+    """
+
+    def __init__(self, size: int, seed: int) -> None:
+        self.size, self.seed = size, seed
+        self._scans: dict[int, Scan] = {}
+
+    def __call__(self, u: float) -> Scan:
+        """The scan that a number in [0, 1) stands for."""
+        i = int(u * _NUM_SCANS)
+        if i not in self._scans:
+            stream = int(np.random.SeedSequence([self.seed, i]).generate_state(1, np.uint64)[0] >> 1)
+            generator = torch.Generator().manual_seed(stream)
+            self._scans[i] = repeated_scan(random_geometry(self.size, (i + 0.5) / _NUM_SCANS, generator))
+        return self._scans[i]
+
+
+def repeated_scan(geometry: Geometry) -> Scan:
+    """Scan for many small batches: the operator works with matrices, unless they would be large."""
+    rows, columns = geometry.shape
+    samples = geometry.num_views * (geometry.num_bins * max(rows, columns) + rows * columns)
+    # Two entries a sample, in a matrix and in its transpose, of eight bytes.
+    engine = "csr" if 32 * samples <= _MATRIX_BYTES else "auto"
+    return Scan(SimulatedScan(geometry), Radon(geometry, engine=engine))
+
+
+def random_photons(batch: int, generator: torch.Generator) -> list[float | None]:
+    """Photons a ray for each of a batch, logarithmically uniform; None, no noise, for a quarter of them."""
+    low, high = math.log(FEWEST_PHOTONS), math.log(MOST_PHOTONS)
+    draws = torch.rand(batch, 2, generator=generator).tolist()
+    return [None if u < 0.25 else math.exp(low + (high - low) * v) for u, v in draws]
+
+
+def projection_noise(y: Tensor, photons: float, generator: torch.Generator) -> Tensor:
+    """Sinogram with the noise of counting photons, of the shape of y.
+
+    Gaussian, with the variance that Poisson's has where the counts are large.
+
+    Args:
+        y: Line integrals.
+        photons: Photons a ray without attenuation.
+        generator: On the device of y.
+    """
+    noise = torch.randn(y.shape, generator=generator, device=y.device, dtype=y.dtype)
+    return y + noise_variance(y, photons).sqrt() * noise
+
+
+def photons_at(size: int, photons: float) -> float:
+    """Photons a ray that leave the noise in size x size pixels that `photons` leave in 512 x 512.
+
+    With as many views per pixel: the noise of a pixel of the filtered backprojection goes with its inverse
+    side, and with the inverse roots of views and photons.
+    """
+    return photons * size / NOMINAL_SIZE
+
+
+class CTRecon:
+    """Sparse-view CT: simulated scans of slices, of random geometry and dose."""
+
+    presets = UNROLLED_PRESETS
+
+    def __init__(self, config: TrainConfig, device: torch.device) -> None:
+        self.config, self.device = config, device
+        paths, held_out = split_slices(config)
+        slices = [hu for path in paths for hu in read_hu(path)]
+        self.held_out = [hu for path in held_out for hu in read_hu(path)]
+        self.cut_outs = CutOuts(slices, config.patch, device)
+        self.scans = Scans(config.patch, config.seed)
+        self.summary = f"{len(slices)} CT slices of {len(paths)} files, fingerprint {fingerprint(paths)}"
+
+    def network(self) -> nn.Module:
+        shape = UNROLLED_PRESETS[self.config.preset]
+        if self.config.without_groups:
+            shape = dataclasses.replace(shape, prior=shape.prior.without_groups())
+        return Unrolled(shape)
+
+    def sample(self, generator: torch.Generator, device_generator: torch.Generator) -> Sample:
+        batch = self.config.batch
+        x = self.cut_outs(batch, generator)
+        scan = self.scans(float(torch.rand(1, generator=generator)))
+        return self._scanned(scan, x, random_photons(batch, generator), device_generator)
+
+    def validation(self) -> list[Sample]:
+        """Slices reduced to twice the side of a crop, as by 60 views at full size, without noise and with
+        that of 1e5 photons."""
+        size = 2 * self.config.patch
+        num_views = max(3, round(60 * size / NOMINAL_SIZE))
+        scan = repeated_scan(sparse_view((size, size), (400 / size, 400 / size), num_views))
+        samples = []
+        for i, hu in enumerate(self.held_out):
+            x = hu_to_attenuation(reduced(torch.from_numpy(hu), size))[None, None]
+            for photons in (None, 1e5):
+                generator = torch.Generator().manual_seed(self.config.seed + i)
+                samples.append(self._scanned(scan, x, [photons], generator))
+        return samples
+
+    def _scanned(
+        self, scan: Scan, x: Tensor, photons: list[float | None], generator: torch.Generator
+    ) -> Sample:
+        """Scans of the images, each with its photons of a scan at full size."""
+        A, y = scan.operator, scan.measure(x)
+        size = max(A.domain_shape)
+        conditions = []
+        for i, count in enumerate(photons):
+            count = None if count is None else photons_at(size, count)
+            if count is not None:
+                y[i] = projection_noise(y[i], count, generator)
+            conditions.append(ct_condition(A.geometry.num_views, count, size))
+        return Sample(y, x, torch.cat(conditions).to(y.device), torch.ones(len(x), device=y.device), A)
+
+    def loss(self, model: nn.Module, sample: Sample) -> Tensor:
+        """Error of the result and, with a smaller weight, of every stage, where water is about 1; more
+        attenuation than the window holds counts as its end."""
+        assert isinstance(model, Unrolled)
+        assert sample.operator is not None
+        assert sample.condition is not None
+        with autocast(self.config, self.device):
+            *stages, result = model.iterates(sample.operator, sample.degraded, sample.condition)
+        measure = LOSSES[self.config.loss]
+
+        def error(x: Tensor) -> Tensor:
+            x = error_in_window(x, sample.clean)
+            return (measure(ATTENUATION_SCALE_MM * x) * sample.weight).mean()
+
+        return error(result) + STAGES_WEIGHT * torch.stack([error(x) for x in stages]).mean()
+
+    def psnr(self, model: nn.Module, sample: Sample) -> float:
+        """In the window of attenuation from 0 to 0.05 / mm."""
+        assert sample.condition is not None
+        y, condition = sample.degraded.to(self.device), sample.condition.to(self.device)
+        x = model(sample.operator, y, condition).cpu()
+        return psnr(*(t.numpy().clip(0, MAX_ATTENUATION) for t in (x, sample.clean)), peak=MAX_ATTENUATION)
+
+
+# End of the window that CT papers measure in, in 1/mm: 1604 HU.
+MAX_ATTENUATION = 0.05
+
+
+def split_slices(config: TrainConfig) -> tuple[list[Path], list[Path]]:
+    """Files of slices to train on, and those that are held out."""
+    paths = [path for folder in config.data for path in slice_paths(folder)]
+    if config.validation is not None:
+        return paths, slice_paths(config.validation)
+    check_held_out(len(paths), config.held_out)
+    # The last ones, so that most patients are on one side only.
+    return paths[: -config.held_out], paths[-config.held_out :]
+
+
+def error_in_window(x: Tensor, clean: Tensor) -> Tensor:
+    """Error of attenuation in 1/mm; more than the window holds counts as its end."""
+    too_much = clean > MAX_ATTENUATION
+    return torch.where(too_much, x.clamp(max=MAX_ATTENUATION) - MAX_ATTENUATION, x - clean)

@@ -1,0 +1,1 @@
+"""Figures of quality that all tasks share."""

@@ -1,0 +1,1 @@
+"""CT in DICOM: series, slices, derived series, segmentations and projections."""

@@ -1,0 +1,287 @@
+"""Series of CT slices found in DICOM files and folders, in the order of their places."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from decimal import Decimal
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import numpy as np
+from pydicom.dataset import Dataset
+
+from deepgsr_cli.errors import InputError, UserError
+from deepgsr_cli.files import files_below
+from deepgsr_cli.formats.dicom.header import (
+    NotCTError,
+    count_frames,
+    damaged,
+    frame_groups,
+    numbers_of,
+    quiet_pydicom,
+    read_header,
+    rescale_of,
+    text_of,
+)
+
+_TOLERANCE_MM = 1e-2
+# What one frame differs from another in, as far as finding and ordering slices goes.
+_OF_A_FILE = ("ImageOrientationPatient", "PixelSpacing", "RescaleSlope", "RescaleIntercept", "RescaleType")
+_OF_A_FRAME = (*_OF_A_FILE, "ImagePositionPatient", "SliceLocation", "InstanceNumber")
+# What slices are ordered by, the best first, and the unit of their distances.
+_ORDERS = (("ImagePositionPatient", "mm"), ("SliceLocation", "mm"), ("InstanceNumber", "instance numbers"))
+
+
+@dataclass(frozen=True, slots=True)
+class SliceFile:
+    """Where a slice is: a file, and the frame in it from 0; None if the file holds no more than one."""
+
+    path: Path
+    frame: int | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Series:
+    """Slices of one series with one orientation, shape and pixel size, sorted along their normal.
+
+    Attributes:
+        uid: SeriesInstanceUID, made up from the folder's path where the files have none.
+        description: SeriesDescription, empty where there is none.
+        shape: Rows and columns.
+        pixel_mm: Distance between rows and between columns.
+        slices: In order.
+        notes: What was assumed or is unusual, one sentence each.
+    """
+
+    uid: str
+    description: str
+    shape: tuple[int, int]
+    pixel_mm: tuple[float, float]
+    slices: tuple[SliceFile, ...]
+    notes: tuple[str, ...] = ()
+    # The last header of a multi-frame file: parsing one of 1000 frames anew for each frame is quadratic.
+    _header: dict[Path, Dataset] = field(default_factory=dict, repr=False, compare=False)
+
+
+@dataclass(frozen=True, slots=True)
+class Found:
+    """What a file or folder holds.
+
+    Attributes:
+        series: In the order of their first files.
+        failures: One a file or series that cannot be used; each message names it.
+        skipped: DICOM files that are no CT slices, each with its reason.
+        num_ignored: Files that are not DICOM.
+    """
+
+    series: list[Series]
+    failures: list[InputError]
+    skipped: list[NotCTError]
+    num_ignored: int
+
+
+class _Place(NamedTuple):
+    """A coordinate slices are ordered by, and the unit of the last decimal it is written with."""
+
+    at: float
+    last_decimal: float
+
+
+class _Candidate(NamedTuple):
+    """A slice before it is put in order."""
+
+    file: SliceFile
+    key: tuple[Any, ...]
+    description: str
+    pixel_mm: tuple[float, float]
+    places: tuple[_Place | None, ...]  # one for each of _ORDERS
+    notes: tuple[str, ...]
+
+
+@quiet_pydicom()
+def find_series(path: Path, *, pixel_mm: tuple[float, float] | None = None) -> Found:
+    """CT series in a file or, at any depth, in a folder; reads headers only.
+
+    A series is what shares SeriesInstanceUID, orientation, shape and pixel size. Slices are ordered by
+    ImagePositionPatient along their normal; where one has none by SliceLocation, or else InstanceNumber.
+    Gaps and duplicates are refused: distances may differ by 0.01 mm, or by one unit of the last decimal
+    the positions are written with, but by a quarter of the distance at most. Suffixes do not matter;
+    hidden files are passed over.
+
+    Args:
+        path: A file or a folder.
+        pixel_mm: Distance between rows and between columns for files that do not state it.
+
+    Raises:
+        InputError: A single file that cannot be used, nothing to report in a folder, or a path that cannot
+            be read.
+    """
+    if not path.exists():
+        raise InputError(f"{path}: there is no such file or folder; check the path")
+    failures: list[InputError] = []
+    skipped: list[NotCTError] = []
+    files = files_below(path, failures)
+    candidates: dict[tuple[Any, ...], list[_Candidate]] = {}
+    num_ignored = 0
+    for file in files:
+        try:
+            header = read_header(file)
+            if header is None:
+                num_ignored += 1
+                continue
+            for candidate in _candidates(file, header, pixel_mm):
+                candidates.setdefault(candidate.key, []).append(candidate)
+        except NotCTError as error:
+            skipped.append(error)
+        except InputError as error:
+            failures.append(error)
+    series = []
+    for group in candidates.values():
+        try:
+            series.append(_series(group))
+        except InputError as error:
+            failures.append(error)
+    refused = [*failures, *skipped]
+    if not series and not path.is_dir():
+        raise refused[0] if refused else InputError(f"{path}: is not a DICOM file; give a CT slice")
+    if not series and not failures:
+        reason = f"; the first refused: {skipped[0]}" if skipped else "; give a folder with DICOM files"
+        raise InputError(f"{path}: none of its {len(files)} files is a CT slice{reason}")
+    return Found(series, failures, skipped, num_ignored)
+
+
+def _candidates(path: Path, header: Dataset, pixel_mm: tuple[float, float] | None) -> list[_Candidate]:
+    try:
+        num_frames = count_frames(header)
+        groups = header.get("PerFrameFunctionalGroupsSequence")
+        if groups and len(groups) != num_frames:
+            raise ValueError(f"{num_frames} frames, but functional groups of {len(groups)}")
+        return [_candidate(path, header, frame, pixel_mm) for frame in range(num_frames)]
+    except UserError:
+        raise
+    except Exception as error:  # a value that is not what its VR says
+        raise damaged(path, error) from error
+
+
+def _candidate(path: Path, header: Dataset, index: int, pixel_mm: tuple[float, float] | None) -> _Candidate:
+    frame = frame_groups(header, index)
+    several = count_frames(header) > 1
+    if several:
+        frame.InstanceNumber = index + 1
+    of_all = header.get("PerFrameFunctionalGroupsSequence") or not several
+    for keyword in _OF_A_FRAME if of_all else _OF_A_FILE:  # one position cannot be that of several frames
+        if keyword in header and keyword not in frame:
+            frame[keyword] = header[keyword]
+    notes = []
+    kind = str(frame.get("RescaleType") or "HU").strip().upper()
+    if kind not in ("HU", "US"):
+        raise InputError(f"{path}: holds values of type {kind}, not HU; give slices in Hounsfield units")
+    if frame.get("RescaleSlope") is None or frame.get("RescaleIntercept") is None:
+        notes.append("RescaleSlope or RescaleIntercept is missing; 1 and 0 are taken")
+    slope, _ = rescale_of(frame)
+    if slope == 0:
+        raise InputError(f"{path}: RescaleSlope is 0, so all pixels are equal; export it again")
+    spacing = numbers_of(frame, "PixelSpacing", 2) or pixel_mm
+    if spacing is None:
+        raise InputError(f"{path}: does not state its PixelSpacing; give it in mm with --pixel-mm")
+    row_mm, column_mm = spacing
+    if not min(row_mm, column_mm) > 0:
+        raise InputError(f"{path}: PixelSpacing is {row_mm} x {column_mm} mm, not positive; export it again")
+    if str(header.get("BurnedInAnnotation") or "").upper() == "YES":
+        notes.append("Text is burnt into the pixels and is treated as anatomy")
+    orientation = numbers_of(frame, "ImageOrientationPatient", 6) or (1.0, 0.0, 0.0, 0.0, 1.0, 0.0)
+    key = (
+        str(header.SeriesInstanceUID),
+        (int(header.Rows), int(header.Columns)),
+        tuple(round(x, 3) + 0.0 for x in orientation),
+        (round(row_mm, 5), round(column_mm, 5)),
+    )
+    return _Candidate(
+        SliceFile(path, index if several else None),
+        key,
+        text_of(header, "SeriesDescription"),
+        (row_mm, column_mm),
+        _places(frame, orientation),
+        tuple(notes),
+    )
+
+
+def _places(frame: Dataset, orientation: Sequence[float]) -> tuple[_Place | None, ...]:
+    """Where the frame is by each of `_ORDERS`."""
+    normal = np.cross(orientation[:3], orientation[3:])
+    position = numbers_of(frame, "ImagePositionPatient", 3)
+    steepest = int(np.abs(normal).argmax())
+    places: list[_Place | None] = [None]
+    if position:
+        places = [_Place(float(normal @ position), _last_decimal(frame.ImagePositionPatient[steepest]))]
+    for keyword, _ in _ORDERS[1:]:
+        number = numbers_of(frame, keyword, 1)
+        places.append(_Place(number[0], _last_decimal(frame.get(keyword))) if number else None)
+    return tuple(places)
+
+
+def _last_decimal(number: object) -> float:
+    """Unit of the last decimal that a decimal string is written with."""
+    return 10.0 ** int(Decimal(str(number)).as_tuple().exponent)
+
+
+def _series(group: list[_Candidate]) -> Series:
+    """The group in order.
+
+    Raises:
+        InputError: Slices are missing, doubled, unevenly spaced, or their order is not known.
+    """
+    first = group[0]
+    folder_or_file = first.file.path.parent if len(group) > 1 else first.file.path
+    where = f"{folder_or_file}: series {first.description or first.key[0]!r}"
+    notes = [note for candidate in group for note in candidate.notes]
+    orders = [
+        (keyword, unit, [place for place in places if place is not None])
+        for (keyword, unit), places in zip(_ORDERS, zip(*(candidate.places for candidate in group)))
+    ]
+    complete = [order for order in orders if len(order[2]) == len(group)]
+    if not complete and len(group) > 1:
+        raise InputError(f"{where} does not say how its slices are ordered; give its files one by one")
+    keyword, unit, known = complete[0] if complete else ("", "", [_Place(0, 1)])
+    if keyword != _ORDERS[0][0] and len(group) > 1:
+        notes.append(f"ImagePositionPatient is missing; slices are ordered by {keyword}")
+    order = np.argsort([place.at for place in known], kind="stable")
+    files = tuple(group[j].file for j in order)
+    _check_spacing(where, files, [known[j] for j in order], unit)
+    uid, shape, *_ = first.key
+    return Series(uid, first.description, shape, first.pixel_mm, files, tuple(dict.fromkeys(notes)))
+
+
+def _check_spacing(where: str, files: Sequence[SliceFile], places: Sequence[_Place], unit: str) -> None:
+    distances = np.diff([place.at for place in places])
+    if not len(distances):
+        return
+
+    def between(j: int) -> str:
+        return " and ".join(
+            file.path.name + ("" if file.frame is None else f" frame {file.frame + 1}")
+            for file in files[j : j + 2]
+        )
+
+    nearest, farthest = int(distances.argmin()), int(distances.argmax())
+    spacing, gap = distances[nearest], distances[farthest]
+    if spacing < _TOLERANCE_MM:
+        raise InputError(
+            f"{where} has two slices at {places[nearest].at:g} {unit}, {between(nearest)}; "
+            "take one away, or give its files one by one"
+        )
+    rounding = min(min(place.last_decimal for place in places), spacing / 4)
+    if gap - spacing <= max(_TOLERANCE_MM, rounding) + 1e-6:
+        return
+    steps = gap / spacing
+    missing = round(steps) - 1
+    if missing and abs(steps - round(steps)) < 0.1:
+        fault = f"lacks {missing} slice{'s' if missing > 1 else ''}"
+        cure = "add the missing files"
+    else:
+        fault, cure = "has slices of mixed spacing", "part them into folders"
+    raise InputError(
+        f"{where} {fault}: {between(farthest)} are {gap:g} {unit} apart, others {spacing:g}; "
+        f"{cure}, or give its files one by one"
+    )

@@ -1,0 +1,181 @@
+"""CT slices in HU, one at a time, and as stored."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import pydicom
+from pydicom import uid as uids
+from pydicom.dataset import Dataset
+from pydicom.pixels import get_decoder, pixel_array
+from pydicom.uid import UID
+
+from deepgsr_cli.errors import InputError
+from deepgsr_cli.formats.dicom.header import (
+    NATIVE_SYNTAXES,
+    decimal_text,
+    numbers_of,
+    quiet_pydicom,
+    read_header,
+    rescale_of,
+    single_frame,
+)
+from deepgsr_cli.formats.dicom.series import Series, SliceFile
+
+AIR_HU = -1000.0
+
+# Values below the HU scale's usual end stand for "not measured" where a scanner fills the corners with them.
+_SCALE_END_HU = -1024.0
+PADDING_KEYWORDS = ("PixelPaddingValue", "PixelPaddingRangeLimit")
+_LOSSY_SYNTAXES = (uids.JPEGBaseline8Bit, uids.JPEGExtended12Bit, uids.JPEGLSNearLossless)
+
+
+@dataclass(frozen=True, slots=True)
+class Slice:
+    """A slice in HU, with what is needed to write it back.
+
+    Attributes:
+        hu: float32, (H, W); padding is set to air.
+        padding: bool, (H, W): pixels that were not measured, written back with their stored values.
+        stored: Stored values as in the file, (H, W).
+        pixel_mm: Distance between rows and between columns.
+        position_mm: Centre of the first pixel in the patient's coordinates (x, y, z), None if not known.
+        header: Of a single-frame CT image, a frame's functional groups at the top level; no private elements.
+        file: Where it is from.
+    """
+
+    hu: np.ndarray
+    padding: np.ndarray
+    stored: np.ndarray
+    pixel_mm: tuple[float, float]
+    position_mm: tuple[float, float, float] | None
+    header: Dataset
+    file: SliceFile
+
+
+@quiet_pydicom()
+def read_slice(series: Series, i: int) -> Slice:
+    """Slice `i` of `series` in HU, by its own slope and intercept.
+
+    Stored values are taken as the header says: sign, and BitsStored of BitsAllocated bits whatever the
+    others hold. MONOCHROME1 does not invert: it says how values are shown, after the rescaling to HU and the
+    window (PS3.3 C.7.6.3.1.2). Padding is what PixelPaddingValue (and its range) marks; and, where most of
+    the pixels outside the largest circle in the slice are below -1024 HU, those pixels and all that share
+    their median value, as the data do not always use the value the header states.
+
+    Raises:
+        InputError: The file is gone or unreadable, its pixel data are missing, damaged or cut short, or
+            compressed in a way that nothing installed can decode.
+    """
+    file = series.slices[i]
+    source = _source_header(series, i)
+    header = single_frame(source, file.frame or 0)
+    if file.frame is not None or header.get("InstanceNumber") is None:
+        header.InstanceNumber = i + 1
+    if source.file_meta.get("TransferSyntaxUID") in _LOSSY_SYNTAXES:
+        header.LossyImageCompression = "01"
+    stored = _decode(file, source)
+    if stored.shape != series.shape:
+        raise InputError(f"{file.path}: is {stored.shape} now and was {series.shape}; give the folder again")
+    slope, intercept = rescale_of(header)
+    hu = stored * slope + intercept
+    padding = _padding(header, stored, hu, series.pixel_mm)
+    hu[padding] = AIR_HU
+    position = numbers_of(header, "ImagePositionPatient", 3)
+    position_mm = (position[0], position[1], position[2]) if position else None
+    if numbers_of(header, "PixelSpacing", 2) is None:
+        header.PixelSpacing = [decimal_text(mm) for mm in series.pixel_mm]
+    return Slice(hu.astype(np.float32), padding, stored, series.pixel_mm, position_mm, header, file)
+
+
+@quiet_pydicom()
+def slice_header(series: Series, i: int) -> Dataset:
+    """Header of slice `i` of `series`, as `Slice.header`; reads no pixels.
+
+    Raises:
+        InputError: The file is gone or unreadable.
+    """
+    return single_frame(_source_header(series, i), series.slices[i].frame or 0)
+
+
+def _source_header(series: Series, i: int) -> Dataset:
+    """Header of the file of a slice; that of the last multi-frame file is kept."""
+    file = series.slices[i]
+    source = series._header.get(file.path)
+    if source is None:
+        source = read_header(file.path)
+        if source is None:
+            raise InputError(f"{file.path}: is no DICOM file any more; give the folder again")
+        series._header.clear()
+        if file.frame is not None:
+            series._header[file.path] = source
+    return source
+
+
+def _decode(file: SliceFile, header: Dataset) -> np.ndarray:
+    """Stored values of a slice, (H, W), of 8 or 16 bits, signed as the header says."""
+    path = file.path
+    syntax = header.file_meta.get("TransferSyntaxUID")
+    if syntax is None:
+        implicit, little = header.original_encoding
+        syntax = NATIVE_SYNTAXES[bool(implicit), bool(little)]
+    try:
+        decoder = get_decoder(syntax)
+    except NotImplementedError as error:
+        raise InputError(
+            f"{path}: is compressed as {UID(syntax).name}, which cannot be read; "
+            "convert it to Explicit VR Little Endian, with dcmconv or gdcmconv --raw"
+        ) from error
+    package, plugin = "python-gdcm", ""
+    if syntax in uids.JPEG2000TransferSyntaxes:
+        # The other decoders print to stderr when a codestream is damaged.
+        package, plugin = "pylibjpeg pylibjpeg-openjpeg", "pylibjpeg"
+    elif syntax == uids.RLELossless:
+        plugin = "pydicom"  # on damaged data pylibjpeg-rle panics, which is no Exception
+    if not decoder.is_available or (plugin and plugin not in decoder.available_plugins):
+        raise InputError(f"{path}: is compressed as {UID(syntax).name}; to read it, pip install {package}")
+    try:
+        source: Any = path
+        if syntax == uids.DeflatedExplicitVRLittleEndian:
+            source = pydicom.dcmread(path)  # an offset into deflated data means nothing
+        stored = pixel_array(
+            source, index=file.frame or 0, raw=True, decoding_plugin=plugin, transfer_syntax_uid=syntax
+        )
+    except MemoryError as error:
+        raise InputError(f"{path}: there is not enough memory to decode it; free some") from error
+    except Exception as error:  # the decoders' own kinds: anything, on hostile bytes
+        raise InputError(
+            f"{path}: the pixel data are missing, damaged or cut short; copy or export it again"
+        ) from error
+    # The header's sign and bits hold: a codestream may contradict them, and unused bits hold anything.
+    kind = "i" if header.PixelRepresentation else "u"
+    unused = 8 * stored.itemsize - header.BitsStored
+    return (stored.astype(f"{kind}{stored.itemsize}") << unused) >> unused
+
+
+def _padding(
+    header: Dataset, stored: np.ndarray, hu: np.ndarray, pixel_mm: tuple[float, float]
+) -> np.ndarray:
+    """Pixels that were not measured, bool, (H, W)."""
+    padding = np.zeros(stored.shape, bool)
+    values = [as_stored(header.get(keyword), header.PixelRepresentation) for keyword in PADDING_KEYWORDS]
+    limits = [value for value in values if value is not None]
+    if limits:
+        padding = (stored >= min(limits)) & (stored <= max(limits))
+    sides_mm = [size * mm for size, mm in zip(stored.shape, pixel_mm)]
+    y, x = (np.arange(size) * mm - (size - 1) * mm / 2 for size, mm in zip(stored.shape, pixel_mm))
+    outside = np.hypot(y[:, None], x) > min(sides_mm) / 2
+    unmeasured = outside & (hu < _SCALE_END_HU)
+    if 2 * unmeasured.sum() > outside.sum():
+        padding |= unmeasured | (stored == np.median(stored[unmeasured]))
+    return padding
+
+
+def as_stored(value: Any, signed: bool) -> int | None:
+    """A padding value as a stored value: files often give it the sign that the pixels do not have."""
+    if not isinstance(value, int):
+        return None
+    bits = value & 0xFFFF
+    return bits - 0x10000 if signed and bits >= 0x8000 else bits

@@ -1,0 +1,298 @@
+"""Pictures in and out: PNG, JPEG, TIFF, WebP and BMP at their own depth, with alpha and metadata kept."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field, replace
+from io import BytesIO
+from pathlib import Path
+from typing import IO, BinaryIO, NamedTuple
+
+import numpy as np
+
+from deepgsr_cli.errors import InputError, OutputError, UserError
+from deepgsr_cli.files import atomic_write
+from deepgsr_cli.formats.codecs import DEPTHS, MAX_PIXELS, Decoded, Encoder, Metadata, bands, gray
+from deepgsr_cli.formats.exif import upright
+from deepgsr_cli.formats.jpeg_webp_bmp import decode_pillow, decode_webp, encode_pillow
+from deepgsr_cli.formats.png import PNG_SIGNATURE, decode_png, encode_png
+from deepgsr_cli.formats.tiff import decode_tiff, encode_tiff
+
+SUFFIXES = {
+    ".png": "PNG",
+    ".jpg": "JPEG",
+    ".jpeg": "JPEG",
+    ".tif": "TIFF",
+    ".tiff": "TIFF",
+    ".webp": "WEBP",
+    ".bmp": "BMP",
+}
+
+
+class _Holds(NamedTuple):
+    """What a format can hold."""
+
+    depths: tuple[str, ...]
+    alpha: bool
+    side_px: int
+
+
+_HOLDS = {
+    "PNG": _Holds(DEPTHS[:2], True, 2**31 - 1),
+    "JPEG": _Holds(DEPTHS[:1], False, 65500),  # JPEG_MAX_DIMENSION of libjpeg
+    "TIFF": _Holds(DEPTHS, True, 2**32 - 1),
+    "WEBP": _Holds(DEPTHS[:1], True, 16383),
+    "BMP": _Holds(DEPTHS[:1], False, 2**31 - 1),
+}
+
+_SIGNATURES = (
+    (PNG_SIGNATURE, "PNG"),
+    (b"\xff\xd8\xff", "JPEG"),
+    (b"II*\0", "TIFF"),
+    (b"MM\0*", "TIFF"),
+    (b"II+\0", "TIFF"),
+    (b"MM\0+", "TIFF"),
+    (b"BM", "BMP"),
+)
+
+
+@dataclass(slots=True)
+class Image:
+    """A picture or slice as the models see it, with what is needed to write it back.
+
+    Attributes:
+        pixels: float32, (C, H, W), C 1 or 3; [0, 1] for integer files, not clipped for float files.
+        depth: Sample type of the file and of what will be written: uint8, uint16, float16, float32, float64.
+        format: PNG, JPEG, TIFF, WEBP or BMP for pictures.
+        alpha: (H, W) in `depth`, as stored; None where there is none.
+        unit: Unit of the pixels: "[0,1]" or "HU".
+        metadata: Carried from file to file.
+    """
+
+    pixels: np.ndarray
+    depth: str
+    format: str
+    alpha: np.ndarray | None = None
+    unit: str = "[0,1]"
+    metadata: Metadata = field(default_factory=Metadata)
+
+
+def read_image(source: Path | BinaryIO, *, max_pixels: int = MAX_PIXELS, white: float = 1.0) -> Image:
+    """Picture in a file or stream, upright, at most one decoded copy beside its float32 pixels in memory.
+
+    The content says the format, whatever the suffix. Depth is the file's sample type; 1- to 7-bit samples
+    are widened to uint8 and 9- to 15-bit ones to uint16. Palettes become RGB, or gray when every colour in
+    use is gray and no ICC profile says otherwise; a transparent colour becomes alpha. A TIFF's previews
+    are skipped, and its EXIF beyond the text tags is not kept.
+
+    Args:
+        source: A path, or a binary stream, which is read to its end.
+        max_pixels: Most pixels (width times height) the header may claim; checked before decoding.
+        white: Stored value that stands for 1 in a float file.
+
+    Raises:
+        InputError: Missing, unreadable, damaged, too large, animated, of several pages, or of a kind that is
+            not read: CMYK, signed, 32-bit integer or complex samples.
+    """
+    if not isinstance(source, Path):
+        name = str(getattr(source, "name", "standard input"))
+        return _read(name, BytesIO(source.read()), max_pixels, white)
+    try:
+        if source.is_dir():
+            raise InputError(f"{source}: is a folder, not a picture; give a file in it")
+        with source.open("rb") as stream:
+            return _read(
+                str(source), stream if stream.seekable() else BytesIO(stream.read()), max_pixels, white
+            )
+    except FileNotFoundError as error:
+        raise InputError(f"{source}: there is no such file; check the path") from error
+    except PermissionError as error:
+        raise InputError(f"{source}: there is no permission to read it; change its mode") from error
+    except OSError as error:
+        raise InputError(f"{source}: cannot be read, {error.strerror or error}; check the path") from error
+
+
+def write_image(target: Path | BinaryIO, image: Image, *, format: str | None = None) -> None:
+    """Write `image` at its depth, with alpha and the metadata the format can hold; a path atomically.
+
+    Integers are rounded to nearest and clipped. A JPEG is written at quality 95 without chroma subsampling,
+    whatever the source had: tables taken over from a coarse source would put back what was just removed.
+    WebP is lossless unless its source was lossy; it has no gray, so gray is written as equal R, G and B. A
+    TIFF keeps a lossless compression and else gets deflate; of EXIF it holds the text tags.
+
+    Args:
+        target: A path, or a binary stream, which need not be seekable.
+        image: The picture.
+        format: A value of `SUFFIXES`; by default the path's suffix says it, or `image.format` for a stream.
+
+    Raises:
+        OutputError: Unknown suffix, a depth, alpha or size the format cannot hold, or a failed write.
+        ValueError: Pixels that are NaN or in HU for an integer file.
+    """
+    name = str(target if isinstance(target, Path) else getattr(target, "name", "standard output"))
+    if format is None:
+        format = SUFFIXES.get(target.suffix.lower()) if isinstance(target, Path) else image.format
+    if format not in _HOLDS:
+        raise OutputError(
+            f"{name}: no picture format is known by this name; use one of {', '.join(SUFFIXES)}"
+        )
+    _check_holds(name, image, format)
+    encode = {"PNG": encode_png, "TIFF": encode_tiff}.get(format, encode_pillow)
+    samples = _samples(image)
+    if isinstance(target, Path):
+        with atomic_write(target) as temporary, temporary.open("wb") as stream:
+            _encode(encode, name, stream, samples, image.metadata, format)
+        return
+    buffer = BytesIO()
+    _encode(encode, name, buffer, samples, image.metadata, format)
+    try:
+        target.write(buffer.getbuffer())
+        target.flush()
+    except OSError as error:
+        raise OutputError(
+            f"{name}: cannot be written, {error.strerror or error}; give a file instead"
+        ) from error
+
+
+def to_uint8(pixels: np.ndarray) -> np.ndarray:
+    """Pixels, (C, H, W) in [0, 1], as uint8: (H, W) for C = 1, (H, W, C) else; rounded and clipped."""
+    channels, height, width = pixels.shape
+    samples = np.empty((height, width, channels), np.uint8)
+    _quantise(pixels, samples)
+    return samples[..., 0] if channels == 1 else samples
+
+
+def _read(name: str, stream: IO[bytes], max_pixels: int, white: float) -> Image:
+    head = stream.read(16)
+    stream.seek(0)
+    if not head:
+        raise InputError(f"{name}: the file is empty; copy or export it again")
+    format = "WEBP" if head[:4] == b"RIFF" and head[8:12] == b"WEBP" else ""
+    format = format or next((kind for start, kind in _SIGNATURES if head.startswith(start)), "")
+    if not format:
+        raise InputError(f"{name}: is not a PNG, JPEG, TIFF, WebP or BMP picture; convert it to one")
+    decode = {"PNG": decode_png, "TIFF": decode_tiff, "WEBP": decode_webp}.get(format, decode_pillow)
+    try:
+        decoded = decode(name, stream, max_pixels)
+    except UserError:
+        raise
+    except MemoryError as error:
+        raise InputError(f"{name}: there is not enough memory to decode it; cut it into parts") from error
+    except Exception as error:  # the decoders' own kinds, struct.error, KeyError: anything, on hostile bytes
+        detail = " ".join(str(error).split())[:120] or type(error).__name__
+        raise InputError(
+            f"{name}: the {format} data is damaged or cut short ({detail}); copy it again"
+        ) from error
+    return _image(decoded, format, white)
+
+
+def _image(decoded: Decoded, format: str, white: float) -> Image:
+    samples, orientation, metadata = decoded
+    if orientation > 4 and metadata.dpi:
+        metadata = replace(metadata, dpi=metadata.dpi[::-1])
+    samples = upright(samples, orientation)
+    depth = samples.dtype.name
+    is_float = samples.dtype.kind == "f"
+    channels = samples.shape[2] - (samples.shape[2] + 1) % 2
+    alpha = samples[..., channels].astype(depth) if samples.shape[2] > channels else None
+    colour = samples[..., :channels].transpose(2, 0, 1)
+    pixels = np.empty(colour.shape, np.float32)
+    # With out and dtype given, numpy converts in small buffers: no float copy beside `pixels`.
+    full = white if is_float else np.iinfo(depth).max
+    np.divide(colour, np.float32(full), out=pixels, dtype=np.float32, casting="same_kind")
+    return Image(pixels, depth, format, alpha, metadata=replace(metadata, white=white if is_float else 1.0))
+
+
+def _check_holds(name: str, image: Image, format: str) -> None:
+    holds = _HOLDS[format]
+    if image.depth not in holds.depths:
+        way_out = "write .png or .tif" if image.depth == "uint16" else "write .tif"
+        raise OutputError(
+            f"{name}: the picture is {image.depth}, a {format} holds {' or '.join(holds.depths)}; {way_out}"
+        )
+    if image.alpha is not None and not holds.alpha:
+        raise OutputError(f"{name}: the picture has alpha, a {format} holds none; write .png or .tif")
+    if image.alpha is not None and format != "TIFF" and image.metadata.extra_sample == 1:
+        raise OutputError(
+            f"{name}: the colours are premultiplied by alpha, a {format} holds none such; write .tif"
+        )
+    if max(image.pixels.shape) > holds.side_px:
+        side = f"{max(image.pixels.shape)} pixels a side, a {format} holds {holds.side_px}"
+        raise OutputError(f"{name}: the picture has {side}; write .tif")
+
+
+def _samples(image: Image) -> np.ndarray:
+    """Pixels and alpha as the file holds them: (H, W) or (H, W, S), of dtype `image.depth`."""
+    channels, height, width = image.pixels.shape
+    samples = np.empty((height, width, channels + (image.alpha is not None)), image.depth)
+    if samples.dtype.kind == "f":
+        colour = samples[..., :channels].transpose(2, 0, 1)
+        np.multiply(image.pixels, np.float32(image.metadata.white), out=colour, casting="same_kind")
+    elif image.unit != "[0,1]":
+        raise ValueError(f"pixels in {image.unit} cannot be written as {image.depth}")
+    else:
+        _quantise(image.pixels, samples[..., :channels])
+    if image.alpha is not None:
+        if image.alpha.dtype != samples.dtype:
+            raise ValueError(f"alpha is {image.alpha.dtype}, the picture {samples.dtype}")
+        samples[..., channels] = image.alpha
+    return samples[..., 0] if samples.shape[2] == 1 else samples
+
+
+def _quantise(pixels: np.ndarray, out: np.ndarray) -> None:
+    """Fill `out` (H, W, C), of an unsigned integer dtype, from pixels (C, H, W) in [0, 1]."""
+    full = np.iinfo(out.dtype).max
+    for top, bottom in bands(len(out), out[:1].size):
+        band = pixels[:, top:bottom] * np.float32(full)
+        if np.isnan(band).any():
+            raise ValueError("pixels are NaN")
+        np.clip(np.rint(band, out=band), 0, full, out=band)
+        out[top:bottom] = band.transpose(1, 2, 0)
+
+
+def _encode(
+    encode: Encoder, name: str, stream: IO[bytes], samples: np.ndarray, metadata: Metadata, format: str
+) -> None:
+    try:
+        encode(stream, samples, metadata, format)
+    except OSError:
+        raise  # of the disk, which atomic_write words
+    except Exception as error:  # the encoders' own kinds: metadata too long for a JPEG, a picture too large
+        detail = " ".join(str(error).split())[:120]
+        raise OutputError(f"{name}: cannot be written as {format} ({detail}); write .png or .tif") from error
+
+
+def picture_paths(folder: Path) -> list[Path]:
+    """All pictures below a folder, in the order of their paths; hidden files and folders left out.
+
+    Raises:
+        InputError: No such folder, or no picture in it.
+    """
+    if not folder.is_dir():
+        raise InputError(f"{folder}: no such folder")
+    paths = sorted(
+        path
+        for path in folder.rglob("*")
+        if path.suffix.lower() in SUFFIXES
+        and path.is_file()
+        and not any(part.startswith(".") for part in path.relative_to(folder).parts)
+    )
+    if not paths:
+        raise InputError(f"{folder}: no pictures; looked for {', '.join(sorted(SUFFIXES))}")
+    return paths
+
+
+def read_channels(path: Path, channels: int) -> np.ndarray:
+    """Picture with that many channels, (C, H, W), float32 in [0, 1].
+
+    Colour becomes luma, rounded to 8 bits where the file has 8, as the gray versions of the common test sets
+    were made; gray is repeated.
+    """
+    image = read_image(path)
+    pixels = image.pixels
+    if channels == 1 and len(pixels) == 3:
+        pixels = gray(pixels)
+        if image.depth == "uint8":
+            pixels = np.rint(pixels * 255) / np.float32(255)
+    elif channels == 3 and len(pixels) == 1:
+        pixels = np.repeat(pixels, 3, axis=0)
+    return pixels

@@ -1,0 +1,1 @@
+"""Many files, one command: what is to be done, and doing it."""

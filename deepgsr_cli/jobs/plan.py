@@ -1,0 +1,173 @@
+"""Many files, one command: which files, and where each result goes."""
+
+from __future__ import annotations
+
+import glob
+import os
+import re
+from collections.abc import Collection, Iterable
+from dataclasses import dataclass
+from pathlib import Path
+
+from deepgsr_cli.errors import UsageError
+
+STREAM = "-"
+
+
+@dataclass(frozen=True)
+class Job:
+    """One file to restore.
+
+    Attributes:
+        source: The input; None for standard input.
+        target: Where the result goes; None for standard output.
+        name: Path of the input below the folder it was found in, to look up its reference.
+    """
+
+    source: Path | None
+    target: Path | None
+    name: Path
+
+    @property
+    def label(self) -> str:
+        """The input as the user would call it."""
+        return STREAM if self.source is None else str(self.source)
+
+
+@dataclass(frozen=True)
+class Plan:
+    """The jobs, and how many files of the folders given were passed over because they are no pictures."""
+
+    jobs: list[Job]
+    passed_over: int
+
+
+def plan(inputs: Iterable[str], output: str | None, task: str, suffixes: Collection[str]) -> Plan:
+    """Jobs for files, folders and globs.
+
+    Without an output, a result is written beside its input as `<stem>_<task><suffix>`. An output is a folder
+    if it exists as one, ends in a separator, or must be one because the inputs are several or a folder; the
+    trees of input folders are kept below it. Hidden files, results of earlier runs, and what already lies in
+    the output folder are not taken as input from a folder or a glob.
+
+    Args:
+        inputs: Files, folders (searched to any depth), glob patterns (`**` too), or "-" for standard input.
+        output: File, folder, or "-" for standard output.
+        task: Name of the command.
+        suffixes: Of files to take from folders, lower case with the dot.
+
+    Raises:
+        UsageError: Nothing found, two results for one path, or a result in place of an input.
+    """
+    inputs = list(inputs)
+    folder = None if output in (None, STREAM) else _as_folder(str(output), inputs)
+    found: dict[Path, tuple[Path, Path]] = {}  # by real path: the input, and its path below its root
+    passed_over = 0
+    stream = STREAM in inputs
+    for text in inputs:
+        if text == STREAM:
+            continue
+        path = Path(text)
+        if path.is_dir():
+            candidates = [
+                (file, file.relative_to(path)) for file in sorted(path.rglob("*")) if file.is_file()
+            ]
+            implicit = True
+        elif path.exists() or not glob.has_magic(text):
+            candidates, implicit = [(path, Path(path.name))], False  # a missing file fails when it is read
+        else:
+            matches = sorted(Path(match) for match in glob.glob(text, recursive=True))
+            candidates = [(file, Path(file.name)) for file in matches if file.is_file()]
+            implicit = True
+            if not candidates:
+                raise UsageError(f"{text}: no file matches; check the pattern")
+        for file, name in candidates:
+            if implicit and (_hidden(name) or _is_result(file, task) or _inside(file, folder)):
+                continue
+            if implicit and file.suffix.lower() not in suffixes:
+                passed_over += 1
+                continue
+            found.setdefault(Path(os.path.realpath(file)), (file, name))
+    if not found and not stream:
+        kinds = ", ".join(sorted(suffixes))
+        raise UsageError(f"{', '.join(inputs)}: no pictures in there; looked for {kinds}")
+    if stream and (found or output is None):
+        raise UsageError("- stands for standard input and goes alone, with an output: -o FILE or -o -")
+    if output == STREAM and len(found) > 1:
+        raise UsageError(f"-o -: {len(found)} pictures do not fit one stream; give a folder")
+
+    jobs = []
+    for file, name in found.values():
+        if output is None:
+            target: Path | None = file.with_name(f"{file.stem}_{task}{file.suffix}")
+        elif output == STREAM:
+            target = None
+        else:
+            target = folder / name if folder is not None else Path(output)
+        jobs.append(Job(file, target, name))
+    if stream:
+        jobs.append(Job(None, None if output == STREAM else Path(str(output)), Path("stdin")))
+    refuse_collisions(jobs, set(found))
+    return Plan(jobs, passed_over)
+
+
+def shard(jobs: list[Job], text: str) -> list[Job]:
+    """Part i of n, "i/n" with i from 1, of the jobs: every n-th, so that parts are alike.
+
+    Raises:
+        UsageError: Not of that form or range.
+    """
+    match = re.fullmatch(r"(\d+)/(\d+)", text, re.ASCII)
+    part, parts = map(int, match.groups()) if match else (0, 0)
+    if not 1 <= part <= parts:
+        raise UsageError(f"--shard {text}: give i/n with 1 <= i <= n, as 3/8 for the third of eight")
+    return jobs[part - 1 :: parts]
+
+
+def _as_folder(output: str, inputs: list[str]) -> Path | None:
+    """The output as a folder, None if it is a file."""
+    path = Path(output)
+    several = len(inputs) > 1 or any(
+        text != STREAM and (Path(text).is_dir() or (glob.has_magic(text) and not Path(text).exists()))
+        for text in inputs
+    )
+    if path.is_dir() or output.endswith(("/", os.sep)):
+        return path
+    if several and path.exists():
+        raise UsageError(f"-o {output}: is a file, and several results need a folder")
+    return path if several else None
+
+
+def _hidden(name: Path) -> bool:
+    return any(part.startswith(".") for part in name.parts)
+
+
+def _is_result(file: Path, task: str) -> bool:
+    """Whether the file is what an earlier run made beside its input."""
+    stem = file.stem.removesuffix(f"_{task}")
+    return stem != file.stem and file.with_name(stem + file.suffix).exists()
+
+
+def _inside(file: Path, folder: Path | None) -> bool:
+    return folder is not None and Path(os.path.realpath(file)).is_relative_to(os.path.realpath(folder))
+
+
+def refuse_collisions(jobs: Iterable[Job], sources: set[Path]) -> None:
+    """Refuse jobs whose result would take the place of an input, by its real path, or of another result.
+
+    Raises:
+        UsageError: There is such a job.
+    """
+    targets: dict[Path, Job] = {}
+    for job in jobs:
+        if job.target is None:
+            continue
+        real = Path(os.path.realpath(job.target))
+        if real in sources:
+            raise UsageError(f"{job.target}: is an input, and no input is overwritten; give another -o")
+        if other := targets.get(real):
+            raise UsageError(
+                f"{other.label} and {job.label} would both be written to {job.target}; "
+                "restore them in two runs with different -o"
+            )
+        targets[real] = job

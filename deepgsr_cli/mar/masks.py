@@ -1,0 +1,202 @@
+"""Metal marked by the user, or in a folder of shapes: what is not zero is metal."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import PIL.Image
+import torch
+from torch import Tensor
+
+from deepgsr_cli.ct.jobs import SliceJob
+from deepgsr_cli.errors import InputError
+from deepgsr_cli.formats.dicom.segmentation import Place, frame_of, read_segmentation
+from deepgsr_cli.formats.dicom.slices import slice_header
+from deepgsr_cli.formats.image import picture_paths, read_image
+from deepgsr_cli.jobs.plan import Job
+from deepgsr_cli.mar.implants import fit_shape
+from deepgsr_cli.tomography.geometry import Geometry, mar_640
+
+# Share of a slice that metal covers at most; the largest of the metal artifact papers cover a fiftieth.
+MOST_METAL = 0.2
+
+
+@dataclass(frozen=True)
+class MetalMasks:
+    """Metal by slice.
+
+    Attributes:
+        planes: Bool, (planes, H, W).
+        of_target: Planes of each slice, by the target of its job; a slice without any has no metal.
+        sha256: Of the file, in hexadecimal digits.
+    """
+
+    planes: np.ndarray
+    of_target: dict[Path | None, list[int]]
+    sha256: str
+
+    def __call__(self, job: Job) -> np.ndarray:
+        """Where metal is in the slice of a job, bool, (H, W)."""
+        return np.logical_or.reduce(self.planes[self.of_target[job.target]])
+
+
+def read_masks(path: Path, jobs: Sequence[Job], geometry: Geometry | None = None) -> MetalMasks:
+    """Masks for the slices of a run.
+
+    A PNG or a two-dimensional NPY is the mask of the only slice; the planes of a three-dimensional NPY are
+    those of the slices in their order. What is not zero is metal. The frames of a DICOM segmentation, all
+    segments together, belong to the slices they refer to, or else to those at the same place.
+
+    Args:
+        path: The file.
+        jobs: Of `plan_scans`.
+        geometry: Of measured sinograms.
+
+    Raises:
+        InputError: It cannot be read, has another shape than the slices or another number of planes, marks
+            nothing, or more than `MOST_METAL` of a slice.
+    """
+    kind = path.suffix.lower()
+    if kind in (".png", ".npy"):
+        planes = _read_png(path) if kind == ".png" else _read_npy(path)
+        if len(planes) != len(jobs):
+            raise InputError(
+                f"{path}: {_count(len(planes), 'plane')} for {_count(len(jobs), 'slice')};"
+                " give an .npy of one plane a slice, in the order --dry-run lists them"
+            )
+        of_target = {job.target: [i] for i, job in enumerate(jobs)}
+    else:
+        planes, of_target = _read_segmentation(path, jobs)
+    for job in jobs:
+        shape = job.series.shape if isinstance(job, SliceJob) else geometry.shape if geometry else ()
+        if of_target[job.target] and planes.shape[1:] != shape:
+            raise InputError(
+                f"{path}: the mask is {_size(planes.shape[1:])}, but {job.label} is {_size(shape)} pixels;"
+                " give the mask of this slice"
+            )
+    masks = MetalMasks(planes, of_target, hashlib.sha256(path.read_bytes()).hexdigest())
+    shares = {job.label: float(masks(job).mean()) for job in jobs}
+    if not any(shares.values()):
+        raise InputError(
+            f"{path}: marks no metal in any slice; give another mask, or leave --mask out to find metal by"
+            " --metal-threshold"
+        )
+    fullest = max(shares, key=shares.__getitem__)
+    if shares[fullest] > MOST_METAL:
+        raise InputError(
+            f"{path}: marks {shares[fullest]:.0%} of {fullest} as metal, and {MOST_METAL:.0%} is the most;"
+            " what is not zero is metal, so invert the mask if it shows the tissue"
+        )
+    return masks
+
+
+def _count(number: int, noun: str) -> str:
+    return f"{number} {noun}{'' if number == 1 else 's'}"
+
+
+def _size(shape: tuple[int, ...]) -> str:
+    return " x ".join(map(str, shape))
+
+
+def _read_png(path: Path) -> np.ndarray:
+    return (read_image(path).pixels != 0).any(0)[None]
+
+
+def _read_npy(path: Path) -> np.ndarray:
+    try:
+        array = np.load(path, allow_pickle=False)
+    except (OSError, ValueError, EOFError) as error:
+        raise InputError(f"{path}: cannot be read as NPY; save it again with numpy.save") from error
+    if array.dtype.kind not in "biuf" or array.ndim not in (2, 3) or not np.isfinite(array).all():
+        raise InputError(
+            f"{path}: holds {array.dtype} of shape {array.shape}; give finite real numbers or bool, (H, W) or"
+            " (slices, H, W)"
+        )
+    return (array != 0) if array.ndim == 3 else (array != 0)[None]
+
+
+def _read_segmentation(path: Path, jobs: Sequence[Job]) -> tuple[np.ndarray, dict[Path | None, list[int]]]:
+    """Planes of a DICOM segmentation, (frames, H, W), and those of each job's slice, by its target."""
+    if not all(isinstance(job, SliceJob) for job in jobs):
+        raise InputError(f"{path}: a segmentation is of DICOM slices; give a PNG or an NPY for a sinogram")
+    segmentation = read_segmentation(path)
+    try:
+        pixels = segmentation.pixel_array.reshape(-1, segmentation.Rows, segmentation.Columns)
+        fractional = segmentation.get("SegmentationType") == "FRACTIONAL"
+        limit = segmentation.get("MaximumFractionalValue", 255) / 2 if fractional else 0
+        frames = [frame_of(segmentation, i) for i in range(len(pixels))]
+    except Exception as error:  # the decoders' own kinds, and values that are not what their VR says
+        raise InputError(f"{path}: the segmentation is damaged or cut short; export it again") from error
+    of_target: dict[Path | None, list[int]] = {}
+    for job in jobs:
+        assert isinstance(job, SliceJob)
+        header, number = slice_header(job.series, job.index), job.series.slices[job.index].frame
+        place = Place.of(header, str(header.get("FrameOfReferenceUID", "")))
+        any_frame = {(str(header.SOPInstanceUID), n) for n in (None, 1 if number is None else number + 1)}
+        chosen = [i for i, (sources, _) in enumerate(frames) if sources & any_frame]
+        of_target[job.target] = chosen or [i for i, (_, at) in enumerate(frames) if at.is_at(place)]
+    if not any(of_target.values()):
+        raise InputError(
+            f"{path}: none of its {_count(len(frames), 'frame')} is of a slice that was given, by reference"
+            " or place; give the segmentation of this series"
+        )
+    return pixels > limit, of_target
+
+
+def read_shapes(folder: Path) -> list[Tensor]:
+    """Metal shapes, bool, (H, W) each, of the PNG files in a folder: what is not zero.
+
+    Raises:
+        InputError: No such folder, none in it, one that cannot be read, or one without metal.
+    """
+    if not folder.is_dir():
+        raise InputError(f"{folder}: no such folder")
+    paths = sorted(path for path in folder.glob("*.png") if not path.name.startswith("."))
+    if not paths:
+        raise InputError(f"{folder}: holds no PNG; give masks whose metal is not zero")
+    shapes = []
+    for path in paths:
+        try:
+            with PIL.Image.open(path) as image:
+                pixels = np.asarray(image)
+        except (OSError, SyntaxError, ValueError) as error:
+            raise InputError(f"{path}: cannot be read as a PNG; export it again or leave it out") from error
+        if pixels.ndim != 2 or not pixels.any():
+            raise InputError(f"{path}: is not gray or all zero; give a mask whose metal is not zero")
+        shapes.append(torch.from_numpy(pixels != 0))
+    return shapes
+
+
+@dataclass(frozen=True)
+class MetalShape:
+    """A metal to put into the slices: the name of its file and where it is, bool, (416, 416)."""
+
+    name: str
+    path: Path
+    metal: np.ndarray
+
+    @property
+    def num_px(self) -> int:
+        """Pixels it covers."""
+        return int(self.metal.sum())
+
+
+def eval_masks(folder: Path) -> list[MetalShape]:
+    """Metals of the pictures in a folder, in the geometry of the papers, the largest first.
+
+    Raises:
+        InputError: No such folder, no picture in it, or one that shows no metal.
+    """
+    size = mar_640().shape[0]
+    shapes = []
+    for path in picture_paths(folder):
+        mask = torch.from_numpy((read_image(path).pixels != 0).any(0))
+        metal = (mask if mask.shape == (size, size) else fit_shape(mask, size)).numpy()
+        if not metal.any() or metal.all():
+            raise InputError(f"{path}: shows {'nothing but' if metal.all() else 'no'} metal; leave it out")
+        shapes.append(MetalShape(str(path.relative_to(folder)), path, metal))
+    return sorted(shapes, key=lambda shape: -shape.num_px)

@@ -1,0 +1,80 @@
+"""Methods of metal artifact reduction: images and sinograms in, images out."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+import torch
+from torch import Tensor
+
+from deepgsr_cli.errors import UsageError
+from deepgsr_cli.mar.network import MetalReduction
+from deepgsr_cli.mar.nmar import linear_interpolation, nmar
+from deepgsr_cli.mar.trace import METAL_HU
+from deepgsr_cli.tomography.radon import Radon
+
+if TYPE_CHECKING:
+    from deepgsr_cli.compute.tiling import Precision
+
+
+TASK = "mar"
+METHODS = ("deepgsr", "li", "nmar")
+NAMES = {"deepgsr": "DeepGSR", "li": "LI", "nmar": "NMAR"}
+# Below is bone, and above is no CT number that scanners store.
+LEAST_METAL_HU, MOST_METAL_HU = 1000.0, 30000.0
+
+
+@dataclass(frozen=True)
+class MetalMethod:
+    """A way of metal artifact reduction and its settings.
+
+    Attributes:
+        name: Of `METHODS`.
+        threshold_hu: Above is metal, where no mask says what is.
+        keep_metal: Whether metal keeps its values; else it gets those the method has there.
+        precision: Arithmetic of the network.
+    """
+
+    name: str = "deepgsr"
+    threshold_hu: float = METAL_HU
+    keep_metal: bool = True
+    precision: Precision = "fp32"
+
+    def __post_init__(self) -> None:
+        if self.name not in METHODS:
+            raise UsageError(f"--method {self.name}: known are {', '.join(METHODS)}")
+        if not LEAST_METAL_HU <= self.threshold_hu <= MOST_METAL_HU:
+            raise UsageError(
+                f"--metal-threshold {self.threshold_hu:g}: give {LEAST_METAL_HU:g} to {MOST_METAL_HU:g} HU;"
+                " bone reaches about 2000"
+            )
+
+    def describe(self) -> str:
+        """The method and the settings it has, in a few words."""
+        return f"{self.name}, {self.precision}" if self.name == "deepgsr" else self.name
+
+    def reduction(
+        self, model: torch.nn.Module | None = None, *, virtual: bool = False
+    ) -> Callable[[Radon, Tensor, Tensor], Tensor]:
+        """What makes attenuation without metal, (B, 1, H, W), of an operator, a sinogram and the metal.
+
+        Args:
+            model: For "deepgsr", of `ct.methods.load_model`.
+            virtual: Whether the sinogram is that of an image, to which the correction is added. The network's
+                image then serves only to rebuild the metal's trace: what the trace does not explain stays.
+        """
+        if self.name != "deepgsr":
+            return {"li": linear_interpolation, "nmar": nmar}[self.name]
+        assert isinstance(model, MetalReduction)
+        network, precision = model, self.precision
+
+        def reduce(A: Radon, y: Tensor, metal: Tensor) -> Tensor:
+            dtype = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}[precision]
+            with torch.no_grad(), torch.autocast(y.device.type, dtype, enabled=dtype != torch.float32):
+                if virtual:
+                    return A.fbp(network.completed(A, y, metal))
+                return network(A, y, metal)
+
+        return reduce

@@ -1,0 +1,198 @@
+"""Metal artifact reduction of files: DICOM slices, from the image alone, and measured sinograms."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable
+from dataclasses import dataclass, field, replace
+from typing import Any
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from deepgsr_cli.ct.display import ERROR_WINDOW_HU, windowed
+from deepgsr_cli.ct.figures import body
+from deepgsr_cli.ct.jobs import SinogramJob, SliceJob
+from deepgsr_cli.ct.reconstruction import ScanResult
+from deepgsr_cli.ct.results import ResultWriter
+from deepgsr_cli.errors import InputError
+from deepgsr_cli.formats.dicom.slices import Slice, read_slice
+from deepgsr_cli.jobs.plan import Job
+from deepgsr_cli.mar.masks import MOST_METAL, MetalMasks
+from deepgsr_cli.mar.methods import NAMES, TASK, MetalMethod
+from deepgsr_cli.mar.nmar import ImageOnly, virtual_scan
+from deepgsr_cli.mar.trace import metal_mask, metal_trace
+from deepgsr_cli.reports.report import ReportImage
+from deepgsr_cli.tomography.attenuation import WATER_ATTENUATION, to_attenuation, to_hu
+from deepgsr_cli.tomography.geometry import Geometry
+from deepgsr_cli.tomography.radon import Radon
+
+_METAL_COLOUR = (255, 64, 64)
+
+
+@dataclass
+class MetalCorrection:
+    """Metal artifact reduction of one slice after another, with one operator as long as the geometry stays.
+
+    Attributes:
+        method: How.
+        device: Where.
+        model: For the method "deepgsr".
+        masks: Metal marked by the user; None to find it by the threshold.
+        geometry: Of measured scans.
+        derivation: What was done, for DICOM.
+        window_hu: Centre and width of the pictures for the report.
+    """
+
+    method: MetalMethod
+    device: torch.device
+    model: torch.nn.Module | None = None
+    masks: MetalMasks | None = None
+    geometry: Geometry | None = None
+    derivation: str = ""
+    window_hu: tuple[float, float] = (40.0, 400.0)
+    _image_only: ImageOnly | None = field(default=None, init=False)
+    _A: Radon | None = field(default=None, init=False)
+    _write: ResultWriter = field(init=False)
+
+    def __post_init__(self) -> None:
+        self._write = ResultWriter(f"deepgsr {TASK} {self.method.name}", self.derivation, self.geometry)
+
+    def __call__(
+        self, job: Job, *, for_report: bool = False, progress: Callable[[int, int], None] | None = None
+    ) -> ScanResult:
+        """Correct and write the slice of a `SliceJob` or a `SinogramJob`; one without metal is not changed.
+
+        Args:
+            job: The slice.
+            for_report: Whether to make pictures, with the classical methods beside the one asked for.
+            progress: Not called: there are no iterations.
+
+        Raises:
+            InputError: It cannot be read, or too much of it is metal.
+            OutputError: The result cannot be written.
+        """
+        assert isinstance(job, SliceJob | SinogramJob)
+        started = time.perf_counter()
+        case = self._of_slice(job) if isinstance(job, SliceJob) else self._of_sinogram(job)
+        hu = case.correct(self.method) if case.metal.any() else case.hu
+        self._write(job, hu, case.pixel_mm, case.slice)
+        in_body = body(case.x, case.pixel_mm) & ~case.metal[0, 0].cpu().numpy()
+        mean_square = np.square((hu - case.hu)[in_body], dtype=np.float64).sum() / max(in_body.sum(), 1)
+        facts: dict[str, Any] = {
+            "scan": "image alone" if case.slice else "measured",
+            "method": self.method.name,
+            "metal_px": int(case.metal.sum()),
+            "change_hu": float(np.sqrt(mean_square)),
+            "seconds": round(time.perf_counter() - started, 3),  # without the pictures
+        }
+        note = "" if case.metal.any() else "no metal, unchanged"
+        return ScanResult(facts, self._images(case, hu) if for_report else [], note)
+
+    def _of_slice(self, job: SliceJob) -> _Case:
+        slice = read_slice(job.series, job.index)
+        x = to_attenuation(slice.hu, self.device)
+        metal = self._metal(job, x)
+        if self._image_only is None or self._image_only.operator.geometry != virtual_scan(
+            job.series.shape, slice.pixel_mm
+        ):
+            self._image_only = ImageOnly(job.series.shape, slice.pixel_mm)
+        image_only = self._image_only
+
+        def correct(method: MetalMethod) -> np.ndarray:
+            found = image_only(
+                x, metal, method.reduction(self.model, virtual=True), keep_metal=method.keep_metal
+            )
+            # Added to the values of the file, so that what does not change keeps them exactly.
+            change_hu = ((found - x) / WATER_ATTENUATION * 1000)[0, 0].cpu().numpy()
+            return slice.hu + np.where(slice.padding, 0, change_hu)
+
+        A = image_only.operator
+        return _Case(x, slice.hu, metal, slice.pixel_mm, slice, A, lambda: A(x), correct)
+
+    def _of_sinogram(self, job: SinogramJob) -> _Case:
+        assert self.geometry is not None
+        A = self._A = self._A or Radon(self.geometry)
+        y = torch.from_numpy(job.sinograms.read(job.index)).to(self.device)[None, None]
+        x = A.fbp(y)
+        metal = self._metal(job, x)
+
+        def correct(method: MetalMethod) -> np.ndarray:
+            found = method.reduction(self.model)(A, y, metal)
+            return to_hu(torch.where(metal, x, found) if method.keep_metal else found)
+
+        return _Case(x, to_hu(x), metal, self.geometry.pixel_mm, None, A, lambda: y, correct)
+
+    def _metal(self, job: Job, x: Tensor) -> Tensor:
+        """Where metal is, bool, (1, 1, H, W), in the slice of a job."""
+        if self.masks is not None:
+            return torch.from_numpy(self.masks(job)).to(x.device)[None, None]
+        metal = metal_mask(x, self.method.threshold_hu)
+        share = float(metal.float().mean())
+        if share > MOST_METAL:
+            raise InputError(
+                f"{job.label}: {share:.0%} of the slice is above {self.method.threshold_hu:g} HU, and metal"
+                f" covers {MOST_METAL:.0%} at most; raise --metal-threshold, or mark the metal by --mask"
+            )
+        return metal
+
+    def _images(self, case: _Case, hu: np.ndarray) -> list[ReportImage]:
+        """Pictures for the report; the first two are the input and the result, if it has metal."""
+        if not case.metal.any():
+            return [ReportImage("Input", windowed(hu, self.window_hu))]
+        name = self.method.name
+        shown = {"Input": case.hu, NAMES[name]: hu}
+        for other in ("nmar", "li"):
+            if other != name:
+                shown[NAMES[other]] = case.correct(replace(self.method, name=other))
+        images = [ReportImage(label, windowed(pixels, self.window_hu)) for label, pixels in shown.items()]
+        change = windowed(hu - case.hu, (0.0, 2 * ERROR_WINDOW_HU))
+        images.append(ReportImage(f"Change by {NAMES[name]}, ±{ERROR_WINDOW_HU:g} HU", change))
+        marked = _marked(windowed(case.hu, self.window_hu), case.metal[0, 0].cpu().numpy())
+        images.append(ReportImage("Metal", marked))
+        y, trace = case.sinogram(), metal_trace(case.A, case.metal)
+        y, trace = (_resized(values.float(), case.hu.shape) for values in (y, trace))
+        # The brightest rays go through metal.
+        gray = (y / y.quantile(0.99).clamp(min=torch.finfo(y.dtype).tiny)).clamp(0, 1) * 255
+        pixels = _marked(gray.round().byte().cpu().numpy(), 0.5 * trace.cpu().numpy())
+        scan = "Virtual sinogram" if case.slice else "Sinogram"
+        return [*images, ReportImage(f"{scan} with the metal's trace, to the slice's size", pixels)]
+
+
+@dataclass(frozen=True)
+class _Case:
+    """A slice to be corrected.
+
+    Attributes:
+        x: With its artifacts, in 1/mm, (1, 1, H, W).
+        hu: The same in HU, (H, W).
+        metal: Where metal is, bool, (1, 1, H, W).
+        pixel_mm: Distance of rows and of columns.
+        slice: Of the file, None for a measured sinogram.
+        A: The operator of the scan, or of the virtual one.
+        sinogram: Makes the sinogram, (1, 1, V, N).
+        correct: Makes HU, (H, W), by a method.
+    """
+
+    x: Tensor
+    hu: np.ndarray
+    metal: Tensor
+    pixel_mm: tuple[float, float]
+    slice: Slice | None
+    A: Radon
+    sinogram: Callable[[], Tensor]
+    correct: Callable[[MetalMethod], np.ndarray]
+
+
+def _resized(values: Tensor, shape: tuple[int, ...]) -> Tensor:
+    """Values, (1, 1, V, N), averaged to a shape."""
+    return F.interpolate(values, shape, mode="bilinear", antialias=True)[0, 0]
+
+
+def _marked(gray: np.ndarray, share: np.ndarray) -> np.ndarray:
+    """Gray values, (H, W), in which the metal's colour has a share in [0, 1], (H, W); uint8, (H, W, 3)."""
+    share = share[..., None].astype(np.float32)
+    colours = (1 - share) * gray[..., None] + share * np.array(_METAL_COLOUR)
+    return np.rint(colours).astype(np.uint8)

@@ -1,0 +1,417 @@
+"""Collaborative filtering: groups of similar patches, matched pixel by pixel, made sparse together.
+
+The first step of BM3D, with groups of fixed size. The reference patches are 8 x 8 pixels, every fourth pixel
+along both axes; a group is a reference and the 15 patches nearest to it in a search window. Its three-dimen-
+sional transform (DCT of the patches, Haar along the group) is thresholded, and the patches go back to where
+they came from, weighted by how sparse their group became.
+
+Two engines compute the same: compiled loops for tensors on the CPU, tensor operations for all others.
+
+Source:
+    Dabov, Foi, Katkovnik, Egiazarian, Image denoising by sparse 3-D transform-domain collaborative filtering,
+    IEEE Transactions on Image Processing 16(8), 2007, section III.
+"""
+
+from __future__ import annotations
+
+import itertools
+import math
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from deepgsr_cli.compute.kernels import compiled, in_threads
+
+PATCH = 8
+STRIDE = 4
+MEMBERS = 16
+# Coefficients below this many standard deviations of the noise are set to zero (the paper's lambda_3D).
+THRESHOLD = 2.7
+
+# Side, in references, of the blocks that the compiled loops work on: what these hold then fits into a core's
+# cache. Fixed, so that sums do not depend on the number of threads.
+_BLOCK = 24
+# References whose groups, and distances, that the tensor engine holds at once.
+_MAX_GROUPS = 2**14
+_MAX_DISTANCES = 2**27
+
+Array = np.ndarray
+
+
+def collaborative_filter(x: Tensor, sigma: Tensor, radius: int) -> tuple[Tensor, Tensor]:
+    """Estimates of images from their own repetitions, and how much noise is left in these.
+
+    No gradient passes.
+
+    Args:
+        x: Noisy images, (B, C, H, W); any H and W. C is 1 or 3; colours are filtered as mean and differences,
+            with the mean's matches.
+        sigma: Standard deviation of the noise on the scale of x, (B,) or (1,).
+        radius: Distance along each axis, in pixels, up to which matches are sought; 2 to 100.
+
+    Returns:
+        Estimates of the clean images, (B, C, H, W), and for the mean and the differences the share of the
+        noise's variance that is left, (B, C, H, W), roughly: the share of coefficients that were kept.
+    """
+    with torch.no_grad(), torch.autocast(x.device.type, enabled=False):
+        estimates, shares = _filtered(x.float(), THRESHOLD * sigma.float(), radius)
+    return estimates.to(x.dtype), shares.to(x.dtype)
+
+
+def _filtered(x: Tensor, thresholds: Tensor, radius: int) -> tuple[Tensor, Tensor]:
+    batch, channels, height, width = x.shape
+    # Orthonormal transform of the channels, the mean first.
+    mixing = torch.tensor(_dct(channels), dtype=x.dtype, device=x.device)
+    maps = torch.einsum("cd,bdhw->bchw", mixing, x)
+    for dim, size in ((-2, height), (-1, width)):
+        references = max(0, math.ceil((size - PATCH) / STRIDE)) + 1
+        maps = _mirrored(maps, dim, radius, radius + (references - 1) * STRIDE + PATCH - size)
+    thresholds = thresholds.expand(batch)
+    if x.device.type == "cpu":
+        pairs = zip(maps, thresholds.tolist())
+        sums = torch.stack([_compiled_engine(image, radius, threshold) for image, threshold in pairs])
+    else:
+        # As many images at once as the distances of a row of displacements have room for.
+        most = max(1, _MAX_DISTANCES // ((2 * radius + 1) * maps.shape[-2] * maps.shape[-1]))
+        parts = zip(maps.split(most), thresholds.split(most))
+        sums = torch.cat([_tensor_engine(images, radius, levels) for images, levels in parts])
+    # Every patch has the same window, so that weights are added at its corner only and spread here.
+    spread = sums[:, channels:]
+    for dim in (-2, -1):
+        corners, spread = spread, torch.zeros_like(spread)
+        for i, weight in enumerate(_window().tolist()):
+            spread.add_(corners.roll(i, dim), alpha=weight)
+    inner = (..., slice(radius, radius + height), slice(radius, radius + width))
+    weights, count = spread[:, :channels][inner], spread[:, channels:][inner]
+    estimates = torch.einsum("cd,bchw->bdhw", mixing, sums[:, :channels][inner] / weights)
+    return estimates, count / weights / (MEMBERS * PATCH**2)
+
+
+def _dct(size: int) -> Array:
+    """Orthonormal DCT-II, (size, size), a row a frequency."""
+    k, n = np.arange(size)[:, None], np.arange(size)
+    dct: Array = math.sqrt(2 / size) * np.cos(math.pi * k * (2 * n + 1) / (2 * size))
+    dct[0] = math.sqrt(1 / size)
+    return dct
+
+
+def _mirrored(x: Tensor, dim: int, before: int, after: int) -> Tensor:
+    """x continued along a dimension by reflection that repeats the edge, as far as one likes."""
+    size = x.shape[dim]
+    index = torch.arange(-before, size + after, device=x.device) % (2 * size)
+    return x.index_select(dim, torch.minimum(index, 2 * size - 1 - index))
+
+
+def _window() -> Array:
+    """Kaiser window along a side of a patch, (8,), beta 2, as in the paper."""
+    return np.kaiser(PATCH, 2.0).astype(np.float32)
+
+
+def _tensor_engine(maps: Tensor, radius: int, thresholds: Tensor) -> Tensor:
+    """Sums of weighted estimates, (B, C, H, W), and, each at the upper left corner of a patch, of weights,
+    (B, C, H, W), and of patches, (B, 1, H, W): together (B, 2C + 1, H, W).
+
+    Args:
+        maps: (B, C, H, W), continued by the radius on all sides, the first of which is matched.
+        radius: Of the search, in pixels.
+        thresholds: Of the coefficients, (B,).
+    """
+    batch, channels, height, width = maps.shape
+    # Images are filtered as one long map, in which no group leaves its image.
+    corners = _matches(maps[:, 0], radius).flatten(1, 2)  # (B, N, 16)
+    images = torch.arange(batch, device=maps.device)[:, None, None]
+    levels = thresholds[:, None].expand(-1, corners.shape[1]).flatten()
+    corners = (corners + images * (height * width)).flatten(0, 1)  # (B * N, 16)
+    pixels = torch.arange(PATCH, device=maps.device)
+    pixels = (pixels[:, None] * width + pixels).flatten()  # (64,)
+    dct = torch.tensor(np.kron(_dct(PATCH), _dct(PATCH)), dtype=maps.dtype, device=maps.device)
+    haar = torch.tensor(_haar_matrix(), dtype=maps.dtype, device=maps.device)
+    window = torch.from_numpy(np.outer(_window(), _window())).to(maps.device).flatten()
+    flat_maps = maps.transpose(0, 1).flatten(1)
+    sums = maps.new_zeros(2 * channels + 1, flat_maps.shape[1])
+    for corner, level in zip(corners.split(_MAX_GROUPS), levels.split(_MAX_GROUPS)):
+        places = corner[..., None] + pixels  # (n, 16, 64)
+        for c, flat in enumerate(flat_maps):
+            coefficients = haar @ flat[places] @ dct.mT
+            keep = coefficients.abs() >= level[:, None, None]
+            keep[:, 0, 0] = True
+            weights = 1 / keep.sum((1, 2), dtype=maps.dtype)[:, None]  # (n, 1)
+            groups = haar.mT @ (coefficients * keep) @ dct * window * weights[..., None]
+            sums[c].index_add_(0, places.flatten(), groups.flatten())
+            sums[channels + c].index_add_(0, corner.flatten(), weights.expand_as(corner).flatten())
+        sums[-1].index_add_(0, corner.flatten(), torch.ones_like(corner, dtype=maps.dtype).flatten())
+    return sums.view(2 * channels + 1, batch, height, width).transpose(0, 1)
+
+
+def _haar_matrix() -> Array:
+    """Orthonormal Haar transform of the members, (16, 16), the mean first."""
+    haar = np.ones((1, 1))
+    while len(haar) < MEMBERS:
+        haar = np.concatenate((np.kron(haar, [1, 1]), np.kron(np.eye(len(haar)), [1, -1]))) / math.sqrt(2)
+    return haar
+
+
+def _matches(maps: Tensor, radius: int) -> Tensor:
+    """Place of the upper left pixel of each group's members in the flattened map, (B, rows, columns, 16)."""
+    width = maps.shape[2]
+    inner = maps[:, radius:-radius, radius:-radius]
+    offsets = torch.arange(2 * radius + 1, device=maps.device)
+    rows, columns = ((size - PATCH) // STRIDE + 1 for size in inner.shape[1:])
+    best = maps.new_full((len(maps), rows, columns, MEMBERS), math.inf)
+    places = torch.zeros_like(best, dtype=torch.long)
+    for dy in range(2 * radius + 1):
+        moved = maps[:, dy : dy + inner.shape[1]].unfold(2, inner.shape[2], 1).transpose(1, 2)
+        differences = (inner[:, None] - moved).square()  # (B, offsets, h, w)
+        distances = F.avg_pool2d(differences, PATCH, STRIDE).permute(0, 2, 3, 1)
+        if dy == radius:
+            distances[..., radius] = -1  # the reference itself comes first
+        candidates = torch.cat((best, distances), dim=-1)
+        index = torch.cat((places, (dy * width + offsets).expand_as(distances)), dim=-1)
+        best, chosen = candidates.topk(MEMBERS, largest=False)
+        places = index.gather(-1, chosen)
+    own = torch.arange(rows, device=maps.device)[:, None] * width + torch.arange(columns, device=maps.device)
+    return places + STRIDE * own[..., None]
+
+
+def _compiled_engine(maps: Tensor, radius: int, threshold: float) -> Tensor:
+    """What `_tensor_engine` returns of one image, (2C + 1, H, W)."""
+    pixels = np.ascontiguousarray(maps.numpy())
+    channels, height, width = pixels.shape
+    ranges = []
+    for size in (height, width):
+        count = (size - 2 * radius - PATCH) // STRIDE + 1
+        stops = [min(first + _BLOCK, count) for first in range(0, count, _BLOCK)]
+        ends = [(stop - 1) * STRIDE + PATCH + 2 * radius for stop in stops]
+        ranges.append([slice(STRIDE * _BLOCK * i, end) for i, end in enumerate(ends)])
+    blocks = list(itertools.product(*ranges))
+    parts: list[Array] = [np.empty(0)] * len(blocks)
+    # From near to far: good matches are near, and once they are found few others have to be put in order.
+    displacements = np.indices((2 * radius + 1, 2 * radius + 1)).reshape(2, -1).T - radius
+    displacements = displacements[np.argsort((displacements**2).sum(1), kind="stable")]
+    dct = _dct(PATCH)
+    forward, backward = dct.astype(np.float32), (_window()[:, None] * dct.T).astype(np.float32)
+
+    def work(first: int, last: int) -> None:
+        for i in range(first, last):
+            rows, columns = blocks[i]
+            part = pixels[:, rows, columns].copy()
+            parts[i] = np.zeros((2 * channels + 1, *part.shape[1:]), np.float32)
+            _filter(part, displacements, np.float32(threshold), forward, backward, parts[i])
+
+    in_threads(work, len(blocks))
+    sums = np.zeros((2 * channels + 1, height, width), np.float32)
+    for (rows, columns), part in zip(blocks, parts):
+        sums[:, rows, columns] += part
+    return torch.from_numpy(sums)
+
+
+# Groups are kept as (8, 16 * 8): a row of the patches, and in it member by member; or with columns for rows.
+# Inner loops then run over neighbouring numbers, and indices are unsigned, which spares numba the test for
+# negative ones: without either they are many times slower.
+_U = np.uintp
+
+
+@compiled
+def _filter(
+    maps: Array, displacements: Array, threshold: float, forward: Array, backward: Array, sums: Array
+) -> None:
+    """Add all groups of maps, (C, H, W), continued by the radius, to sums, (2C + 1, H, W).
+
+    Args:
+        maps: The first one is matched.
+        displacements: Of the candidates, (D, 2), the reference itself first, the farthest last.
+        threshold: Of the coefficients.
+        forward: DCT, (8, 8).
+        backward: Inverse DCT times the window, (8, 8).
+        sums: As `_compiled_engine` returns them.
+    """
+    channels, height, width = maps.shape
+    radius = displacements[-1].max()
+    rows, cells = (height - 2 * radius) // 4, (width - 2 * radius) // 4
+    halves = np.empty((2, len(displacements), cells), np.float32)
+    members = np.empty((cells - 1, 16), np.int64)
+    corners = np.empty(16, np.uintp)
+    lines, other = np.empty((8, 128), np.float32), np.empty((8, 128), np.float32)
+    # Views are made here, as making one takes as long as a step of a group.
+    flat_maps, flat_sums = maps.reshape(channels, height * width), sums.reshape(len(sums), height * width)
+    coefficients, counts = other.ravel(), flat_sums[2 * channels]
+    for row in range(rows):
+        # A distance is the sum over the upper and the lower half of a patch; neighbours share halves.
+        upper, lower = halves[(row + 1) & 1], halves[row & 1]
+        _half_distances(maps[0], 4 * row + radius, radius, displacements, lower)
+        if row == 0:
+            continue
+        _nearest(upper, lower, members)
+        for column in range(cells - 1):
+            first = (4 * (row - 1) + radius) * width + 4 * column + radius
+            for k in range(_U(16)):
+                dy, dx = displacements[members[column, k]]
+                corners[k] = first + dy * width + dx
+                counts[corners[k]] += 1
+            for c in range(channels):
+                _gather(flat_maps[c], corners, _U(width), lines)
+                _multiply(forward, lines, other)
+                _swap(other, lines)
+                _multiply(forward, lines, other)
+                _haar(other)
+                weight = np.float32(1 / _threshold(coefficients, threshold))
+                _inverse_haar(other)
+                _multiply(backward, other, lines)
+                _swap(lines, other)
+                _multiply(backward, other, lines)
+                _scatter(lines, corners, _U(width), weight, flat_sums[c])
+                weights = flat_sums[channels + c]
+                for k in range(_U(16)):
+                    weights[corners[k]] += weight
+
+
+@compiled
+def _half_distances(pixels: Array, top: int, radius: int, displacements: Array, out: Array) -> None:
+    """Squared differences over cells of 4 x 4 pixels, (displacements, cells), of the cells at a row."""
+    cells = _U(out.shape[1])
+    columns = np.empty(4 * out.shape[1], np.float32)
+    first, start = _U(top), _U(radius)
+    for i in range(_U(len(displacements))):
+        row, left = _U(top + displacements[i, 0]), _U(radius + displacements[i, 1])
+        for x in range(_U(4) * cells):
+            a = pixels[first, start + x] - pixels[row, left + x]
+            b = pixels[first + _U(1), start + x] - pixels[row + _U(1), left + x]
+            c = pixels[first + _U(2), start + x] - pixels[row + _U(2), left + x]
+            d = pixels[first + _U(3), start + x] - pixels[row + _U(3), left + x]
+            columns[x] = a * a + b * b + c * c + d * d
+        for j in range(cells):
+            k = _U(4) * j
+            out[i, j] = columns[k] + columns[k + _U(1)] + columns[k + _U(2)] + columns[k + _U(3)]
+
+
+@compiled
+def _nearest(upper: Array, lower: Array, members: Array) -> None:
+    """Numbers of the displacements to the nearest patches, (columns, 16), in order."""
+    columns = _U(len(members))
+    candidates, farthest = np.empty(len(members), np.float32), np.empty(len(members), np.int32)
+    distances = candidates.view(np.int32)  # bits of positive numbers are in the order of the numbers
+    keys, spare = np.empty(members.shape, np.int64), np.empty(16, np.int64)
+    farthest[:], keys[:] = 2**31 - 1, (2**31 - 1) << 16
+    for i in range(_U(len(upper))):
+        for j in range(columns):
+            candidates[j] = upper[i, j] + upper[i, j + _U(1)] + lower[i, j] + lower[i, j + _U(1)]
+        for j in range(columns):
+            if distances[j] < farthest[j]:
+                # Each place in the order takes the larger of its left neighbour and the new key, unless its
+                # own is less: no branch for the processor to guess.
+                key = np.int64(distances[j]) << 16 | np.int64(i)
+                spare[0] = min(keys[j, 0], key)
+                for k in range(_U(15)):
+                    spare[k + _U(1)] = min(max(keys[j, k], key), keys[j, k + _U(1)])
+                for k in range(_U(16)):
+                    keys[j, k] = spare[k]
+                farthest[j] = spare[15] >> 16
+    for j in range(columns):
+        for k in range(_U(16)):
+            members[j, k] = keys[j, k] & 0xFFFF
+
+
+@compiled
+def _gather(pixels: Array, corners: Array, width: int, lines: Array) -> None:
+    """Rows of a group, (8, 128), from a map, (H * W)."""
+    for k in range(_U(16)):
+        place = corners[k]
+        for y in range(_U(8)):
+            for x in range(_U(8)):
+                lines[y, _U(8) * k + x] = pixels[place + x]
+            place += width
+
+
+@compiled
+def _scatter(lines: Array, corners: Array, width: int, weight: float, sums: Array) -> None:
+    """Add rows of a group, (8, 128), to a map, (H * W)."""
+    for k in range(_U(16)):
+        place = corners[k]
+        for y in range(_U(8)):
+            for x in range(_U(8)):
+                sums[place + x] += weight * lines[y, _U(8) * k + x]
+            place += width
+
+
+@compiled
+def _swap(lines: Array, out: Array) -> None:
+    """From rows to columns of the patches, or back."""
+    for x in range(_U(8)):
+        for k in range(_U(0), _U(128), _U(8)):
+            for y in range(_U(8)):
+                out[x, k + y] = lines[y, k + x]
+
+
+@compiled
+def _multiply(matrix: Array, lines: Array, out: Array) -> None:
+    """Product of a matrix, (8, 8), with lines, (8, 128)."""
+    for u in range(_U(8)):
+        a, b, c, d = matrix[u, 0], matrix[u, 1], matrix[u, 2], matrix[u, 3]
+        e, f, g, h = matrix[u, 4], matrix[u, 5], matrix[u, 6], matrix[u, 7]
+        for i in range(_U(128)):
+            first = a * lines[0, i] + b * lines[1, i] + c * lines[2, i] + d * lines[3, i]
+            second = e * lines[4, i] + f * lines[5, i] + g * lines[6, i] + h * lines[7, i]
+            out[u, i] = first + second
+
+
+@compiled
+def _haar(lines: Array) -> None:
+    """Haar transform along the members, in place."""
+    for first in range(_U(0), _U(16), _U(4)):
+        _split(lines, first, _U(1))
+    _split(lines, _U(0), _U(4))
+
+
+@compiled
+def _inverse_haar(lines: Array) -> None:
+    """Inverse of `_haar`, in place."""
+    _join(lines, _U(0), _U(4))
+    for first in range(_U(0), _U(16), _U(4)):
+        _join(lines, first, _U(1))
+
+
+@compiled
+def _split(lines: Array, first: int, step: int) -> None:
+    """Haar transform of four members, two levels, in place: their mean comes first."""
+    root, half = np.float32(math.sqrt(0.5)), np.float32(0.5)
+    i, step = _U(8) * first, _U(8) * step
+    j, k, m = i + step, i + _U(2) * step, i + _U(3) * step
+    for y in range(_U(8)):
+        for x in range(_U(8)):
+            a, b, c, d = lines[y, i + x], lines[y, j + x], lines[y, k + x], lines[y, m + x]
+            lines[y, i + x] = half * (a + b + c + d)
+            lines[y, j + x] = half * (a + b - c - d)
+            lines[y, k + x] = root * (a - b)
+            lines[y, m + x] = root * (c - d)
+
+
+@compiled
+def _join(lines: Array, first: int, step: int) -> None:
+    """Inverse of `_split`, in place."""
+    root, half = np.float32(math.sqrt(0.5)), np.float32(0.5)
+    i, step = _U(8) * first, _U(8) * step
+    j, k, m = i + step, i + _U(2) * step, i + _U(3) * step
+    for y in range(_U(8)):
+        for x in range(_U(8)):
+            mean, between = half * lines[y, i + x], half * lines[y, j + x]
+            ab, cd = root * lines[y, k + x], root * lines[y, m + x]
+            lines[y, i + x] = mean + between + ab
+            lines[y, j + x] = mean + between - ab
+            lines[y, k + x] = mean - between + cd
+            lines[y, m + x] = mean - between - cd
+
+
+@compiled
+def _threshold(coefficients: Array, threshold: float) -> int:
+    """Set the small coefficients, (1024,), to zero, the first excepted; how many are left."""
+    first = coefficients[0]
+    coefficients[0] = np.inf
+    kept = 0
+    for i in range(len(coefficients)):
+        keep = abs(coefficients[i]) >= threshold
+        kept += keep
+        coefficients[i] = coefficients[i] if keep else np.float32(0)
+    coefficients[0] = first
+    return kept

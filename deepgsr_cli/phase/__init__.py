@@ -1,0 +1,1 @@
+"""Phase retrieval: diffraction, methods, files, training and evaluation."""

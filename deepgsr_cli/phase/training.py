@@ -1,0 +1,164 @@
+"""Training of phase retrieval: coded diffraction patterns of pictures, of random masks and noise."""
+
+from __future__ import annotations
+
+import dataclasses
+from typing import TYPE_CHECKING
+
+import numpy as np
+import PIL.Image
+import torch
+from torch import Tensor, nn
+
+from deepgsr_cli.errors import InputError
+from deepgsr_cli.evaluation.metrics import psnr, rounded8
+from deepgsr_cli.formats.image import read_channels
+from deepgsr_cli.phase.diffraction import MASK_KINDS, Diffraction, coded_masks
+from deepgsr_cli.phase.network import UNROLLED_PHASE_PRESETS, UnrolledPhase, phase_condition
+from deepgsr_cli.phase.noise import PhaseNoise, alpha_noise, snr_noise, snr_sigma
+from deepgsr_cli.pictures.dataset import Crops
+from deepgsr_cli.pictures.training import split_pictures, summary_of, training_pictures
+from deepgsr_cli.training.losses import LOSSES, STAGES_WEIGHT
+from deepgsr_cli.training.task import Sample, autocast
+
+if TYPE_CHECKING:
+    from deepgsr_cli.training.config import TrainConfig
+
+
+MOST_MASKS = 4
+# Noise levels to train on: alpha for pictures in [0, 255], and SNR in dB.
+LOWEST_ALPHA, HIGHEST_ALPHA = 3.0, 120.0
+LOWEST_SNR_DB, HIGHEST_SNR_DB = 5.0, 35.0
+
+
+def random_operator(size: int, generator: torch.Generator) -> Diffraction:
+    """Operator of 1 to 4 random masks of one kind, for pictures of `size` x `size` pixels.
+
+    One binary mask is left out: half of its pattern is the other half again.
+    """
+    kind = MASK_KINDS[int(torch.randint(len(MASK_KINDS), (), generator=generator))]
+    fewest = 2 if kind == "binary" else 1
+    count = int(torch.randint(fewest, MOST_MASKS + 1, (), generator=generator))
+    return Diffraction(coded_masks(kind, count, (size, size), generator))
+
+
+def random_noise(generator: torch.Generator) -> PhaseNoise:
+    """Noise of either kind, its level even in the logarithm."""
+    kind, level = torch.rand(2, generator=generator).tolist()
+    if kind < 0.5:
+        return PhaseNoise(alpha=LOWEST_ALPHA * (HIGHEST_ALPHA / LOWEST_ALPHA) ** level)
+    return PhaseNoise(snr_db=LOWEST_SNR_DB + level * (HIGHEST_SNR_DB - LOWEST_SNR_DB))
+
+
+def measure(
+    A: Diffraction, x: Tensor, noises: list[PhaseNoise], generator: torch.Generator
+) -> tuple[Tensor, Tensor]:
+    """Magnitudes, (B, J, M, N), and conditions of the network, (B, 3), of pictures in [0, 1], (B, 1, H, W).
+
+    Args:
+        A: The operator.
+        x: Pictures.
+        noises: Of each picture.
+        generator: On the CPU.
+    """
+    z, magnitudes, conditions = A(x), [], []
+    for i, noise in enumerate(noises):
+        if noise.alpha is not None:
+            alpha, sigma = noise.alpha / 255, 0.0
+            intensity = alpha_noise(z[i : i + 1], alpha, generator)
+        else:
+            alpha, sigma = 0.0, float(snr_sigma(z[i : i + 1].abs().square(), noise.snr_db))
+            intensity = snr_noise(z[i : i + 1], noise.snr_db, generator)
+        magnitudes.append(intensity.sqrt())
+        conditions.append(phase_condition(alpha, sigma, len(A.masks)))
+    return torch.cat(magnitudes), torch.cat(conditions).to(x.device)
+
+
+class Phase:
+    """Phase retrieval: coded diffraction patterns of pictures, of random masks and noise."""
+
+    presets = UNROLLED_PHASE_PRESETS
+
+    def __init__(self, config: TrainConfig, device: torch.device) -> None:
+        self.config, self.device = config, device
+        training, self.held_out = split_pictures(config)
+        self.crops = Crops(training_pictures(training, config), config.patch, device)
+        self.summary = summary_of(training)
+
+    def network(self) -> nn.Module:
+        shape = UNROLLED_PHASE_PRESETS[self.config.preset]
+        if self.config.without_groups:
+            shape = dataclasses.replace(shape, prior=shape.prior.without_groups())
+        return UnrolledPhase(shape)
+
+    def sample(self, generator: torch.Generator, device_generator: torch.Generator) -> Sample:
+        x = self.crops(self.config.batch, generator)
+        A = random_operator(self.config.patch, generator).to(x.device)
+        return self._measured(A, x, [random_noise(generator) for _ in x], generator)
+
+    def validation(self) -> list[Sample]:
+        """Pictures reduced to twice the side of a crop behind four uniform masks, at alpha 9, 27 and 81, and
+        behind one quaternary mask at an SNR of 20 dB."""
+        side = 2 * self.config.patch
+        samples = []
+        for i, path in enumerate(self.held_out):
+            x = torch.from_numpy(_square(read_channels(path, 1), side))[None]
+            for kind, count, noise in VALIDATION:
+                generator = torch.Generator().manual_seed(self.config.seed + i)
+                A = Diffraction(coded_masks(kind, count, (side, side), generator))
+                samples.append(self._measured(A, x, [noise], generator))
+        return samples
+
+    def _measured(
+        self, A: Diffraction, x: Tensor, noises: list[PhaseNoise], generator: torch.Generator
+    ) -> Sample:
+        y, condition = measure(A, x, noises, generator)
+        return Sample(y, x, condition, torch.ones(len(x), device=x.device), diffraction=A)
+
+    def loss(self, model: nn.Module, sample: Sample) -> Tensor:
+        """Error of the result and, with a smaller weight, of every stage."""
+        assert isinstance(model, UnrolledPhase)
+        assert sample.diffraction is not None
+        assert sample.condition is not None
+        with autocast(self.config, self.device):
+            *stages, result = model.iterates(sample.diffraction, sample.degraded, sample.condition)
+        measure_error = LOSSES[self.config.loss]
+        loss = measure_error(result - sample.clean).mean()
+        if not stages:
+            return loss
+        return (
+            loss
+            + STAGES_WEIGHT * torch.stack([measure_error(x - sample.clean).mean() for x in stages]).mean()
+        )
+
+    def psnr(self, model: nn.Module, sample: Sample) -> float:
+        assert sample.diffraction is not None
+        assert sample.condition is not None
+        A, y = sample.diffraction.to(self.device), sample.degraded.to(self.device)
+        x = model(A, y, sample.condition.to(self.device)).cpu()
+        return psnr(rounded8(x.numpy()), sample.clean.numpy())
+
+
+# Masks and noise that phase retrieval is validated with.
+VALIDATION = (
+    *(("uniform", 4, PhaseNoise(alpha=alpha)) for alpha in (9.0, 27.0, 81.0)),
+    ("quaternary", 1, PhaseNoise(snr_db=20.0)),
+)
+
+
+def _square(pixels: np.ndarray, side: int) -> np.ndarray:
+    """Middle square of a picture, (1, H, W), reduced to a side in pixels where it is larger, (1, side, side).
+
+    Raises:
+        InputError: The picture is smaller.
+    """
+    size = min(pixels.shape[1:])
+    if size < side:
+        raise InputError(
+            f"a picture to validate on has {pixels.shape[2]} x {pixels.shape[1]} pixels, less than {side}; "
+            "give a smaller --patch or another --validation"
+        )
+    top, left = ((length - size) // 2 for length in pixels.shape[1:])
+    middle = np.rint(pixels[0, top : top + size, left : left + size] * 255).clip(0, 255).astype(np.uint8)
+    reduced8 = PIL.Image.fromarray(middle).resize((side, side), PIL.Image.Resampling.BICUBIC)
+    return np.asarray(reduced8, np.float32)[None] / np.float32(255)

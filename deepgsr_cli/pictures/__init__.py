@@ -1,0 +1,1 @@
+"""Restoration of pictures: noise and rain, methods, files, training and evaluation."""

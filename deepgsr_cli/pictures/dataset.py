@@ -1,0 +1,134 @@
+"""Folders of pictures as data for training and evaluation."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+
+import numpy as np
+import PIL.Image
+import torch
+from torch import Tensor
+
+from deepgsr_cli.errors import InputError
+from deepgsr_cli.formats.image import picture_paths, read_channels
+
+
+def read_pictures(paths: Sequence[Path], channels: int, size: int) -> list[np.ndarray]:
+    """Pictures to take crops from, (C, H, W), uint8.
+
+    Raises:
+        InputError: A file cannot be read, or is smaller than a crop of `size` pixels.
+    """
+    pictures = []
+    for path in paths:
+        pixels = read_channels(path, channels)
+        if min(pixels.shape[1:]) < size:
+            raise InputError(
+                f"{path}: {pixels.shape[2]} x {pixels.shape[1]} pixels are less than a crop of {size}; "
+                "leave the file out or give a smaller --patch"
+            )
+        pictures.append(np.rint(pixels * 255).clip(0, 255).astype(np.uint8))
+    return pictures
+
+
+def smaller_copies(pictures: Sequence[np.ndarray], scales: Sequence[float], size: int) -> list[np.ndarray]:
+    """The pictures at each of the scales, antialiased, without those that are then less than a crop.
+
+    Small pictures show more and sharper structure a pixel, as photographs of many megapixels do.
+
+    Args:
+        pictures: (C, H, W), uint8.
+        scales: Factors below 1.
+        size: Side of a crop in pixels.
+    """
+    copies = []
+    for scale in scales:
+        for picture in pictures:
+            width, height = round(picture.shape[2] * scale), round(picture.shape[1] * scale)
+            if min(width, height) < size:
+                continue
+            planes = [
+                PIL.Image.fromarray(plane).resize((width, height), PIL.Image.Resampling.LANCZOS)
+                for plane in picture
+            ]
+            copies.append(np.stack([np.asarray(plane) for plane in planes]))
+    return copies
+
+
+def pair_paths(folder: Path, degraded: str) -> list[tuple[Path, Path]]:
+    """Degraded and clean picture of each pair in a folder with the sub-folders `degraded` and "clean".
+
+    Partners have the same path below their folders, whatever the suffix.
+
+    Raises:
+        InputError: A sub-folder is missing or empty, or a picture has no partner or two.
+    """
+    first, second = (
+        {path.relative_to(folder / name).with_suffix(""): path for path in picture_paths(folder / name)}
+        for name in (degraded, "clean")
+    )
+    if alone := sorted(map(str, first.keys() ^ second.keys())):
+        raise InputError(
+            f"{folder}: {alone[0]} is not both in {degraded} and in clean ({len(alone)} such pictures); "
+            "give each picture its partner under the same name"
+        )
+    return [(first[key], second[key]) for key in sorted(first)]
+
+
+class Crops:
+    """Random square crops of pictures, a function of the generator alone.
+
+    All pictures lie in one tensor, from which a batch is gathered in one operation on the device.
+
+    Args:
+        pictures: (C, H, W), uint8, each at least as large as a crop, all with the same C.
+        size: Side of a crop in pixels.
+        device: Where the pictures are kept and the crops are made.
+    """
+
+    def __init__(self, pictures: Sequence[np.ndarray], size: int, device: torch.device) -> None:
+        self.size = size
+        self.device = device
+        self.heights, self.widths = torch.tensor([p.shape[1:] for p in pictures]).unbind(1)
+        areas = self.heights * self.widths
+        self.starts = areas.cumsum(0) - areas
+        self.pixels = torch.empty(int(areas.sum()), len(pictures[0]), dtype=torch.uint8, device=device)
+        for start, area, picture in zip(self.starts.tolist(), areas.tolist(), pictures):
+            self.pixels[start : start + area] = torch.from_numpy(picture).flatten(1).mT.to(device)
+        self.shares = areas.double() / areas.sum()
+
+    @property
+    def pictures(self) -> list[Tensor]:
+        """The pictures, (C, H, W), uint8, on the device."""
+        sizes = zip(self.starts.tolist(), self.heights.tolist(), self.widths.tolist())
+        return [self.pixels[s : s + h * w].unflatten(0, (h, w)).permute(2, 0, 1) for s, h, w in sizes]
+
+    def __call__(self, batch: int, generator: torch.Generator) -> Tensor:
+        """Crops, (batch, C, size, size), float32 in [0, 1]; every pixel of the set is as likely, in any of
+        eight orientations.
+
+        Args:
+            batch: Number of crops.
+            generator: On the CPU.
+        """
+        chosen = torch.multinomial(self.shares, batch, replacement=True, generator=generator)
+        draws = torch.rand(batch, 3, generator=generator).double()
+        rooms = torch.stack((self.heights[chosen], self.widths[chosen]), 1) - self.size + 1
+        top, left = (draws[:, :2] * rooms).long().unbind(1)
+        turn, width = (draws[:, 2] * 8).long(), self.widths[chosen]
+        corner = self.starts[chosen] + top * width + left
+        # A crop's first axis goes along the picture's rows or columns, forwards or backwards; so the other.
+        turned, last = turn & 1 == 1, self.size - 1
+        down, across = torch.where(turned, 1, width), torch.where(turned, width, 1)
+        for bit, step in ((2, down), (4, across)):
+            backwards = turn & bit != 0
+            corner += torch.where(backwards, last * step, 0)
+            step[backwards] *= -1
+        plan = torch.stack((corner, down, across))
+        if self.device.type == "cuda":
+            plan = plan.pin_memory().to(self.device, non_blocking=True)
+        corner, down, across = plan.to(self.device)[..., None, None].unbind(0)
+        line = torch.arange(self.size, device=self.device)
+        crops = self.pixels[corner + down * line[:, None] + across * line]  # (batch, size, size, C)
+        return crops.permute(0, 3, 1, 2).contiguous().float() / 255

@@ -1,0 +1,111 @@
+"""Noise of pictures: seeded, the same for training, evaluation and tests, and its level estimated."""
+
+from __future__ import annotations
+
+import numpy as np
+import torch
+from torch import Tensor
+
+
+def protocol_noise(shape: tuple[int, ...], sigma: float, seed: int) -> np.ndarray:
+    """White Gaussian noise, (C, H, W), float32, on the [0, 1] scale, as the denoising literature adds it.
+
+    The legacy generator, seeded anew for each image and drawing in (H, W, C) order, is what the published
+    test scripts use (KAIR, Restormer), so the noisy images are theirs bit for bit.
+
+    Args:
+        shape: (C, H, W).
+        sigma: Standard deviation on the 0-255 scale.
+        seed: Of the generator.
+    """
+    channels, height, width = shape
+    generator = np.random.RandomState(seed)
+    noise = generator.normal(0, sigma / 255, (height, width, channels))
+    return np.ascontiguousarray(noise.transpose(2, 0, 1), dtype=np.float32)
+
+
+def gaussian_noise(
+    clean: Tensor, sigma_range: tuple[float, float], generator: torch.Generator, *, clipped: float = 0.0
+) -> tuple[Tensor, Tensor]:
+    """Add noise of random levels; returns noisy images, (B, C, H, W), and what a network is told, (B, 2).
+
+    Args:
+        clean: Images, (B, C, H, W).
+        sigma_range: Bounds of the uniform distribution of standard deviations, on the 0-255 scale.
+        generator: On the images' device.
+        clipped: Share of the images that are clipped to [0, 1] and rounded to 8 bits, as files hold them.
+
+    Returns:
+        The images, and for each its noise level on the [0, 1] scale and 1 where it is clipped, else 0.
+    """
+    low, high = sigma_range
+    draws = torch.rand(len(clean), 2, device=clean.device, generator=generator)
+    level = (low + (high - low) * draws[:, :1]) / 255
+    cut = draws[:, 1:] < clipped
+    noise = torch.randn(clean.shape, device=clean.device, generator=generator)
+    noisy = clean + level[..., None, None] * noise
+    noisy = torch.where(cut[..., None, None], as_8_bits(noisy), noisy)
+    return noisy, torch.cat((level, cut.to(level.dtype)), dim=1)
+
+
+def as_8_bits(images: Tensor) -> Tensor:
+    """What an 8-bit file keeps of images on the [0, 1] scale."""
+    return (images * 255).round().clamp(0, 255) / 255
+
+
+# Below this level, on the 0-255 scale, there is nothing to remove: rounding to 8 bits alone leaves 0.29.
+CLEAN_SIGMA = 0.5
+
+
+def estimate_sigma(pixels: np.ndarray) -> list[float]:
+    """Standard deviation of white noise in each channel, on the 0-255 scale.
+
+    The median absolute deviation of the finest diagonal wavelet coefficients, taken where the coarse
+    structure is weakest: from the quarter of blocks whose approximation varies least, as texture has
+    diagonal detail of its own. Blocks where a tenth of the pixels stand at the channel's lowest or highest
+    value are left out, since clipping removes noise. Noise that is not white (JPEG, demosaicking) is
+    underestimated.
+
+    Args:
+        pixels: (C, H, W) on the [0, 1] scale. Channels of fewer than 16 pixels on a side give 0.
+
+    Source:
+        Donoho and Johnstone, Biometrika 81(3), 1994, for the estimator; Liu, Tanaka, Okutomi, IEEE
+        Transactions on Image Processing 22(12), 2013, for weakly textured patches.
+    """
+    import pywt
+
+    sigmas = []
+    for channel in pixels:
+        if min(channel.shape) < 16:
+            sigmas.append(0.0)
+            continue
+        extent = 4096  # what a larger picture adds no longer matters
+        top, left = (max(0, (size - extent) // 2) for size in channel.shape)
+        channel = channel[top : top + extent, left : left + extent]
+        low, (_, _, diagonal) = pywt.dwt2(channel, "db2", mode="periodization")
+        clipped = (channel == channel.min()) | (channel == channel.max())
+        side = 8
+        coefficients = _blocks(diagonal, side)
+        variation = _blocks(low, side).var(1)
+        usable = _blocks(clipped[::2, ::2].astype(np.float32), side).mean(1) < 0.1
+        if not usable.any():
+            sigmas.append(0.0)
+            continue
+        coefficients, variation = coefficients[usable], variation[usable]
+        weakest = variation <= np.quantile(variation, max(0.25, min(1.0, 16 / len(variation))))
+        sigmas.append(float(np.median(np.abs(coefficients[weakest])) / 0.6744897501960817 * 255))
+    return sigmas
+
+
+def _blocks(x: np.ndarray, side: int) -> np.ndarray:
+    """Square blocks as rows, (blocks, side**2), of x, (H, W), cut to whole blocks."""
+    rows, columns = x.shape[0] // side, x.shape[1] // side
+    x = x[: rows * side, : columns * side].reshape(rows, side, columns, side)
+    return x.transpose(0, 2, 1, 3).reshape(rows * columns, side * side)
+
+
+def picture_sigma(channel_sigmas: list[float]) -> float:
+    """One level for a picture with such levels in its channels: their root mean square, 0 if it is clean."""
+    sigma = float(np.sqrt(np.mean(np.square(channel_sigmas))))
+    return sigma if sigma >= CLEAN_SIGMA else 0.0

@@ -1,0 +1,1 @@
+"""The mathematics that CT and metal artifact reduction share."""

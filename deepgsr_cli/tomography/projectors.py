@@ -1,0 +1,333 @@
+"""Engines of the Radon transform: interpolation along rays, sparse matrices, compiled loops."""
+
+from __future__ import annotations
+
+import math
+import warnings
+from collections.abc import Iterator
+from typing import Protocol
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from deepgsr_cli.compute.kernels import compiled, in_threads
+from deepgsr_cli.errors import UserError
+from deepgsr_cli.tomography.geometry import KINDS, Geometry, Rays
+
+# A pair of matrices, forward and transposed, may take this much: 512 x 512 pixels by 120 views.
+MAX_MATRIX_BYTES = 2**30
+# Samples the torch engine holds at once, over the batch.
+_MAX_SAMPLES = 2**21
+# Rays the kernels walk side by side: few enough that they leave the slice together.
+_BLOCK = 32
+
+Array = np.ndarray
+
+
+class Map(Protocol):
+    """A map from lines, (B, L, K), to targets, (B, T), and its transpose."""
+
+    def forward(self, lines: Tensor) -> Tensor: ...
+
+    def adjoint(self, values: Tensor) -> Tensor: ...
+
+
+class RaySamples:
+    """Where rays, the targets, meet the lines of pixels they cross."""
+
+    def __init__(self, rays: Rays, num_lines: int, length: int) -> None:
+        self.rays, self.num_lines, self.length = rays, num_lines, length
+        self.num_targets = len(rays.index)
+        # A ray meets lines first to last - 1 within a pixel of their ends; with slope 0 all or none.
+        with np.errstate(divide="ignore", invalid="ignore"):
+            ends = (np.array([[-1.0], [length]]) - rays.start) / rays.slope
+        self.first = np.clip(np.floor(np.fmin(*ends)), 0, num_lines).astype(np.int64)
+        self.last = np.clip(np.ceil(np.fmax(*ends)) + 1, self.first, num_lines).astype(np.int64)
+
+    @property
+    def num_samples(self) -> int:
+        """Samples within the slice."""
+        return int((self.last - self.first).sum())
+
+    def locate(self, part: slice, device: torch.device) -> tuple[Tensor, Tensor]:
+        """Positions, (L, T), on the lines and weights, (1, T), of some of the targets."""
+        dtype, table = _finest(device), (self.rays.start, self.rays.slope, self.rays.step_mm)
+        start, slope, step_mm = (torch.from_numpy(a[part]).to(dtype).to(device) for a in table)
+        line = torch.arange(self.num_lines, device=device, dtype=dtype)[:, None]
+        return start + slope * line, step_mm[None]
+
+
+class PixelSamples:
+    """Where the rays through the pixels' centres, the targets, meet the detector in each view, a line.
+
+    The weight is that of fan-beam backprojection: the squared ratio of the source's distances from the
+    isocentre and from the pixel, the latter along the central ray if the detector is flat.
+    """
+
+    def __init__(self, geometry: Geometry) -> None:
+        self.geometry = geometry
+        self.num_lines, self.length = geometry.num_views, geometry.num_bins
+        self.num_targets = math.prod(geometry.shape)
+        self.num_samples = self.num_lines * self.num_targets
+
+    def locate(self, part: slice, device: torch.device) -> tuple[Tensor, Tensor]:
+        """Positions, (V, T), on the views and weights, (V, T), of some of the targets."""
+        g, dtype = self.geometry, _finest(device)
+        (height, width), (spacing_y, spacing_x) = g.shape, g.pixel_mm
+        pixel = torch.arange(self.num_targets, device=device)[part]
+        x = (pixel % width - (width - 1) / 2).to(dtype) * spacing_x
+        y = ((height - 1) / 2 - pixel // width).to(dtype) * spacing_y
+        theta = torch.tensor(g.angles_rad, dtype=torch.float64)[:, None]
+        cos, sin = theta.cos().to(dtype).to(device), theta.sin().to(dtype).to(device)
+        across, along = x * cos + y * sin, y * cos - x * sin
+        if g.kind == "parallel":
+            return across / g.bin_mm + g.centre_bin, torch.ones_like(across)
+        distance = g.source_mm + along
+        position, weight = across / distance, (g.source_mm / distance) ** 2
+        if g.kind == "fan-arc":
+            position, weight = position.atan(), weight / (1 + position**2)
+        return position * ((g.source_mm + g.detector_mm) / g.bin_mm) + g.centre_bin, weight
+
+
+def _finest(device: torch.device) -> torch.dtype:
+    """The finest dtype of the device, for positions: float32 leaves 3e-5 of a pixel."""
+    return torch.float32 if device.type == "mps" else torch.float64
+
+
+class Interpolation:
+    """Map that sums, for each target, all lines' values at a position of the line, with weights.
+
+    Linear interpolation; beyond its ends a line falls to zero within one sample.
+    """
+
+    def __init__(self, samples: RaySamples | PixelSamples, device: torch.device, dtype: torch.dtype) -> None:
+        self.samples, self.device, self.dtype = samples, device, dtype
+        # Zeros around the lines take the samples beyond their ends: one before, two after.
+        self.padded_length = samples.length + 3
+
+    def forward(self, lines: Tensor) -> Tensor:
+        """Sums, (B, T), over lines (B, L, K)."""
+        padded = F.pad(lines, (1, 2)).flatten(1)
+        sums = lines.new_empty(len(lines), self.samples.num_targets)
+        for part, position, weight in self.parts(len(lines)):
+            index, fraction = self.taps(position)
+            values = torch.lerp(padded[:, index], padded[:, index + 1], fraction)  # (B, L, t)
+            sums[:, part] = (values * weight).sum(1)
+        return sums
+
+    def adjoint(self, values: Tensor) -> Tensor:
+        """Lines, (B, L, K), onto which the values of the targets, (B, T), are spread."""
+        padded = values.new_zeros(len(values), self.samples.num_lines * self.padded_length)
+        for part, position, weight in self.parts(len(values)):
+            index, fraction = self.taps(position)
+            weighted = values[:, None, part] * weight  # (B, L, t)
+            upper = weighted * fraction
+            padded.index_add_(1, index.flatten(), (weighted - upper).flatten(1))
+            padded.index_add_(1, index.flatten() + 1, upper.flatten(1))
+        return padded.unflatten(1, (-1, self.padded_length))[..., 1:-2]
+
+    def parts(self, batch: int) -> Iterator[tuple[slice, Tensor, Tensor]]:
+        """Some targets at a time: their range, positions, (L, t), and weights, (L, t) or (1, t)."""
+        count = max(1, _MAX_SAMPLES // (batch * self.samples.num_lines))
+        for first in range(0, self.samples.num_targets, count):
+            part = slice(first, first + count)
+            position, weight = self.samples.locate(part, self.device)
+            yield part, position, weight.to(self.dtype)
+
+    def taps(self, position: Tensor) -> tuple[Tensor, Tensor]:
+        """Indices into the padded, flattened lines and fractions towards the next, (L, t), of positions."""
+        position = position.clamp(-1, self.samples.length) + 1
+        index = position.long()
+        offset = torch.arange(self.samples.num_lines, device=self.device)[:, None] * self.padded_length
+        return index + offset, (position - index).to(self.dtype)
+
+
+class SparseMatrix:
+    """The entries of an interpolation, and of its transpose, as compressed rows with 32-bit indices."""
+
+    def __init__(self, interpolation: Interpolation) -> None:
+        self.padded_length = interpolation.padded_length
+        samples = interpolation.samples
+        counts, columns, values = [], [], []
+        for _, position, weight in interpolation.parts(1):
+            # Target by target, in which the columns then ascend.
+            inside = ((position > -1) & (position < samples.length)).T
+            index, fraction = (a.T[inside] for a in interpolation.taps(position))
+            weight = weight.expand_as(position).T[inside]
+            counts.append(2 * inside.sum(1))
+            columns.append(torch.stack((index, index + 1), dim=-1).flatten().int())
+            values.append(torch.stack((weight - fraction * weight, fraction * weight), dim=-1).flatten())
+        size = samples.num_targets, samples.num_lines * self.padded_length
+        self.matrix = _compressed(torch.cat(counts), torch.cat(columns), torch.cat(values), size)
+        self.transpose = _transposed(self.matrix)
+
+    def forward(self, lines: Tensor) -> Tensor:
+        """Sums, (B, T), over lines (B, L, K)."""
+        return (self.matrix @ F.pad(lines, (1, 2)).flatten(1).T).T
+
+    def adjoint(self, values: Tensor) -> Tensor:
+        """Lines, (B, L, K), onto which the values of the targets, (B, T), are spread."""
+        return (self.transpose @ values.T).T.unflatten(1, (-1, self.padded_length))[..., 1:-2]
+
+
+def _compressed(counts: Tensor, columns: Tensor, values: Tensor, size: tuple[int, int]) -> Tensor:
+    """Matrix whose row i holds the next `counts[i]` of the entries."""
+    bounds = F.pad(counts.cumsum(0), (1, 0)).int()
+    with warnings.catch_warnings():
+        warnings.filterwarnings("ignore", "Sparse CSR tensor support is in beta", UserWarning)
+        return torch.sparse_csr_tensor(bounds, columns, values, size, check_invariants=False)
+
+
+def _transposed(matrix: Tensor) -> Tensor:
+    """Transpose of a matrix of compressed rows, in compressed rows."""
+    num_rows, num_columns = matrix.shape
+    columns, order = matrix.col_indices().sort(stable=True)
+    rows = torch.arange(num_rows, dtype=torch.int32, device=matrix.device)
+    rows = rows.repeat_interleave(matrix.crow_indices().diff())[order]
+    counts = columns.bincount(minlength=num_columns)
+    return _compressed(counts, rows, matrix.values()[order], (num_columns, num_rows))
+
+
+def check_matrix_bytes(maps: list[RaySamples | PixelSamples], dtype: torch.dtype) -> None:
+    """Raise unless the matrices of these samples, and their transposes, are within the bound."""
+    num_bytes = sum(4 * samples.num_samples for samples in maps) * (4 + dtype.itemsize)
+    if num_bytes > MAX_MATRIX_BYTES:
+        raise UserError(
+            f"engine csr would need {num_bytes / 2**30:.1f} GiB for this geometry, at most"
+            f" {MAX_MATRIX_BYTES / 2**30:.0f} GiB are allowed; give engine auto"
+        )
+
+
+class WalkKernel:
+    """Map from lines of pixels to rays, compiled; its transpose runs through the same code."""
+
+    def __init__(self, samples: RaySamples) -> None:
+        self.samples = samples
+        starts = np.arange(0, samples.num_targets, _BLOCK)
+        self.first = np.minimum.reduceat(samples.first, starts)
+        self.last = np.maximum.reduceat(samples.last, starts)
+
+    def forward(self, lines: Tensor) -> Tensor:
+        """Sums, (B, T), over lines (B, L, K)."""
+        padded = F.pad(lines.double(), (1, 2)).numpy()
+        sums = np.zeros((len(lines), self.samples.num_targets))
+        self._run(padded, sums, adjoint=False)
+        return torch.from_numpy(sums * self.samples.rays.step_mm).to(lines.dtype)
+
+    def adjoint(self, values: Tensor) -> Tensor:
+        """Lines, (B, L, K), onto which the values of the targets, (B, T), are spread."""
+        padded = np.zeros((len(values), self.samples.num_lines, self.samples.length + 3))
+        self._run(padded, values.double().numpy() * self.samples.rays.step_mm, adjoint=True)
+        return torch.from_numpy(padded[..., 1:-2]).to(values.dtype)
+
+    def _run(self, padded: Array, values: Array, *, adjoint: bool) -> None:
+        walk, rays = compiled(_walk), self.samples.rays
+
+        def work(first: int, last: int) -> None:
+            blocks, lines = (0, len(self.first)), (0, self.samples.num_lines)
+            # Whatever is summed into belongs to one thread only.
+            blocks, lines = (blocks, (first, last)) if adjoint else ((first, last), lines)
+            walk(padded, rays.start, rays.slope, self.first, self.last, values, *blocks, *lines, adjoint)
+
+        in_threads(work, self.samples.num_lines if adjoint else len(self.first))
+
+
+class SmearKernel:
+    """Map from views to pixels, compiled; its transpose runs through the same code."""
+
+    def __init__(self, samples: PixelSamples) -> None:
+        self.geometry = samples.geometry
+        theta = np.array(self.geometry.angles_rad)
+        self.cos, self.sin = np.cos(theta), np.sin(theta)
+
+    def forward(self, lines: Tensor) -> Tensor:
+        """Sums, (B, T), over views (B, V, N)."""
+        image = np.zeros((len(lines), *self.geometry.shape))
+        self._run(F.pad(lines.double(), (1, 2)).numpy(), image, adjoint=False)
+        return torch.from_numpy(image).to(lines.dtype).flatten(1)
+
+    def adjoint(self, values: Tensor) -> Tensor:
+        """Views, (B, V, N), onto which the values of the pixels, (B, T), are spread."""
+        padded = np.zeros((len(values), self.geometry.num_views, self.geometry.num_bins + 3))
+        image = values.double().contiguous().unflatten(1, self.geometry.shape)
+        self._run(padded, image.numpy(), adjoint=True)
+        return torch.from_numpy(padded[..., 1:-2]).to(values.dtype)
+
+    def _run(self, padded: Array, image: Array, *, adjoint: bool) -> None:
+        g = self.geometry
+        smear, kind = compiled(_smear), KINDS.index(g.kind)
+        bins = (g.source_mm + g.detector_mm or 1.0) / g.bin_mm
+
+        def work(first: int, last: int) -> None:
+            views, rows = (0, g.num_views), (0, g.shape[0])
+            views, rows = ((first, last), rows) if adjoint else (views, (first, last))
+            smear(
+                padded, self.cos, self.sin, *g.pixel_mm, kind, g.source_mm, bins, g.centre_bin + 1, image,
+                *views, *rows, adjoint,
+            )  # fmt: skip
+
+        in_threads(work, g.num_views if adjoint else g.shape[0])
+
+
+def _walk(
+    lines: Array, start: Array, slope: Array, first: Array, last: Array, values: Array,
+    first_block: int, last_block: int, first_line: int, last_line: int, adjoint: bool,
+) -> None:  # fmt: skip
+    """Add samples of lines, (B, L, K + 3), to the rays' values, (B, R), or spread these onto the lines."""
+    top = float(lines.shape[2] - 2)
+    for b in range(len(lines)):
+        for block in range(first_block, last_block):
+            for line in range(max(first[block], first_line), min(last[block], last_line)):
+                pixels = lines[b, line]
+                for ray in range(block * _BLOCK, min((block + 1) * _BLOCK, len(start))):
+                    position = min(max(start[ray] + slope[ray] * line + 1, 0.0), top)
+                    whole = np.int32(position)
+                    fraction = position - whole
+                    k = np.uintp(whole)
+                    if adjoint:
+                        upper = fraction * values[b, ray]
+                        pixels[k] += values[b, ray] - upper
+                        pixels[k + np.uintp(1)] += upper
+                    else:
+                        values[b, ray] += pixels[k] + fraction * (pixels[k + np.uintp(1)] - pixels[k])
+
+
+def _smear(
+    views: Array, cos: Array, sin: Array, spacing_y: float, spacing_x: float, kind: int, source_mm: float,
+    bins: float, centre: float, image: Array,
+    first_view: int, last_view: int, first_row: int, last_row: int, adjoint: bool,
+) -> None:  # fmt: skip
+    """Add samples of views, (B, V, N + 3), to an image, (B, H, W), or spread it onto the views."""
+    height, width = image.shape[1:]
+    top = float(views.shape[2] - 2)
+    for b in range(len(views)):
+        for view in range(first_view, last_view):
+            samples = views[b, view]
+            for row in range(first_row, last_row):
+                pixels = image[b, row]
+                x, y = -(width - 1) / 2 * spacing_x, ((height - 1) / 2 - row) * spacing_y
+                across_left = x * cos[view] + y * sin[view]
+                distance_left = source_mm + y * cos[view] - x * sin[view]
+                across_step, distance_step = spacing_x * cos[view], -spacing_x * sin[view]
+                for column in range(width):
+                    position, weight = across_left + across_step * column, 1.0
+                    if kind > 0:
+                        inverse = 1 / (distance_left + distance_step * column)
+                        position *= inverse
+                        weight = (source_mm * inverse) ** 2
+                        if kind > 1:
+                            weight /= 1 + position**2
+                            position = math.atan(position)
+                    position = min(max(position * bins + centre, 0.0), top)
+                    whole = np.int32(position)
+                    fraction = position - whole
+                    k = np.uintp(whole)
+                    if adjoint:
+                        value = weight * pixels[column]
+                        samples[k] += (1 - fraction) * value
+                        samples[k + np.uintp(1)] += fraction * value
+                    else:
+                        value = samples[k] + fraction * (samples[k + np.uintp(1)] - samples[k])
+                        pixels[column] += weight * value

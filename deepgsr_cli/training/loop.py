@@ -1,0 +1,295 @@
+"""Training: one loop for all tasks, bounded by steps or minutes, resumable bit for bit on the CPU."""
+
+from __future__ import annotations
+
+import copy
+import csv
+import json
+import math
+import time
+import warnings
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+from deepgsr_cli.compute.device import select_device
+from deepgsr_cli.compute.processes import Processes
+from deepgsr_cli.errors import UsageError
+from deepgsr_cli.files import atomic_write
+from deepgsr_cli.models.deepgsr import told_more
+from deepgsr_cli.tasks import TASKS
+from deepgsr_cli.training.config import CHANGEABLE, TrainConfig, plain_config, public_config
+from deepgsr_cli.training.optimizers import optimizer
+from deepgsr_cli.training.stepping import Gradients
+from deepgsr_cli.training.task import Sample, Task, joined
+from deepgsr_cli.version import __version__
+from deepgsr_cli.weights.checkpoint import load_checkpoint, save_checkpoint
+
+
+@dataclass(frozen=True)
+class Progress:
+    """Where a run stands: the step, the share of the run that is done, the mean loss since the last report,
+    the last and the best validation PSNR in dB, training seconds so far."""
+
+    step: int
+    share: float
+    loss: float
+    psnr: float
+    best: float
+    seconds: float
+
+
+class _Run:
+    """Everything that a checkpoint of a run holds."""
+
+    def __init__(self, config: TrainConfig, task: Task, device: torch.device, processes: Processes) -> None:
+        self.config = config
+        self.processes = processes
+        self.task = task
+        self.device = device
+        torch.manual_seed(config.seed)
+        self.model = task.network()
+        if config.start is not None:
+            own, other = self.model.state_dict(), load_checkpoint(config.start).model.state_dict()
+            # Weights that are told less than this network say the same when it is told more.
+            name = "embed.0.weight"
+            if name in own and name in other and other[name].shape[1] < own[name].shape[1]:
+                other[name] = told_more(other[name], own[name].shape[1] // 2)
+            fitting = {k: v for k, v in other.items() if k in own and own[k].shape == v.shape}
+            if not fitting:
+                raise UsageError(
+                    f"--start {config.start}: nothing in it fits this network; give the --preset it has"
+                )
+            self.model.load_state_dict(own | fitting)
+        self.model.to(device, memory_format=torch.channels_last)  # type: ignore[call-overload]
+        self.average = copy.deepcopy(self.model).eval().requires_grad_(False)
+        fused = device.type in ("cpu", "cuda")
+        self.optimizers = optimizer(
+            config.optimizer, self.model, config.learning_rate, config.weight_decay, fused
+        )
+        self.gradients = Gradients(task, self.model)
+        self.step = 0
+        self.seconds = 0.0
+        self.best = -math.inf
+        self.rows: list[tuple[int, float, float, float]] = []  # step, seconds, loss, PSNR
+
+    def share(self) -> float:
+        """Part of the run that is done, by steps or by time."""
+        return max(self.step / self.config.steps, self.seconds / 60 / self.config.max_minutes)
+
+    def state(self) -> dict[str, Any]:
+        return {
+            "config": plain_config(self.config),
+            "model": self.model.state_dict(),
+            "average": self.average.state_dict(),
+            "optimizers": [part.state_dict() for part in self.optimizers],
+            "step": self.step,
+            "seconds": self.seconds,
+            "best": self.best,
+            "rows": self.rows,
+        }
+
+    def load(self, path: Path) -> None:
+        state = torch.load(path, map_location=self.device, weights_only=True)
+        ours = plain_config(self.config)
+        for name, value in state["config"].items():
+            if ours[name] != value and name not in CHANGEABLE:
+                option = "--" + name.replace("_", "-")
+                raise UsageError(
+                    f"{path}: the run has {option} {value}, now it is {ours[name]}; "
+                    "resume with the same options, or give another --output"
+                )
+        self.model.load_state_dict(state["model"])
+        self.average.load_state_dict(state["average"])
+        for part, values in zip(self.optimizers, state["optimizers"], strict=True):
+            part.load_state_dict(values)
+        self.step, self.seconds, self.best = state["step"], state["seconds"], state["best"]
+        self.rows = [tuple(row) for row in state["rows"]]
+
+    def sample(self) -> Sample:
+        """The batch of this step."""
+        config = self.config
+        seeds = [config.seed, self.step, self.processes.rank]
+        streams = np.random.SeedSequence(seeds[: 3 if seeds[2] else 2]).generate_state(2, np.uint64)
+        return self.task.sample(
+            torch.Generator().manual_seed(int(streams[0] >> 1)),
+            torch.Generator(self.device).manual_seed(int(streams[1] >> 1)),
+        )
+
+    def advance(self) -> Tensor:
+        """Loss of one step, made; reading it waits for the device."""
+        config = self.config
+        sample = self.sample()
+        warm = min(1.0, (self.step + 1) / max(config.warmup, 1))
+        descent = 0.01 + 0.99 * 0.5 * (1 + math.cos(math.pi * min(1.0, self.share())))
+        for part in self.optimizers:
+            for group in part.param_groups:
+                group["lr"] = config.learning_rate * warm * descent
+
+        loss = self.gradients(sample)
+        self.processes.average(self.model.parameters())
+        nn.utils.clip_grad_norm_(self.model.parameters(), config.clip)
+        for part in self.optimizers:
+            part.step()
+        decay = min(config.ema, (1 + self.step) / (10 + self.step))
+        with torch.no_grad():
+            torch._foreach_lerp_(list(self.average.parameters()), list(self.model.parameters()), 1 - decay)
+        self.step += 1
+        return loss
+
+    def validate(self, samples: list[Sample]) -> float:
+        """Mean PSNR in dB of the averaged weights."""
+        with torch.inference_mode():
+            values = [self.task.psnr(self.average, sample) for sample in samples]
+        return float(np.average(values, weights=[len(sample.clean) for sample in samples]))
+
+    def wait(self) -> None:
+        """Until the device has done what it was given: until then clocks tell nothing."""
+        if self.device.type == "cuda":
+            torch.cuda.synchronize(self.device)
+
+
+# Drawing the curve takes a tenth of a second, as much as many steps of a small network.
+_SECONDS_BETWEEN_CURVES = 60.0
+
+# Steps that the device may lag behind, so that a run bounded by time ends in time.
+_AHEAD = 16
+
+
+def train(
+    config: TrainConfig, *, resume: bool = False, report: Callable[[Progress], None] | None = None
+) -> Progress:
+    """Where the run stood when it ended; its files are in `config.output`.
+
+    Started by torchrun, the processes train together, and the first one writes.
+
+    The batch of a step is a function of the seed and the step, and so is the learning rate (or one of the
+    time, with `max_minutes`): a run that was interrupted and resumed equals an unbroken one, bit for bit on
+    the CPU when bounded by steps.
+
+    Args:
+        config: The run.
+        resume: Go on from `state.pt` in the output folder, if there is one.
+        report: Called about once a second and after each validation.
+
+    Raises:
+        UsageError: The folder holds another run.
+        InputError: No data.
+    """
+    # Momentum of features that have died decays to denormal numbers, which make products 20 times slower.
+    torch.set_flush_denormal(True)
+    processes = Processes()
+    device = processes.device(select_device(config.device))
+    state_path = config.output / "state.pt"
+    if state_path.exists() and not resume:
+        raise UsageError(
+            f"{config.output}: holds a run already; add --resume to go on, or give another --output"
+        )
+    task = TASKS[config.task](config, device)
+    validation = joined(task.validation(), 1 if device.type == "cpu" else 16)
+    run = _Run(config, task, device, processes)
+    first = processes.rank == 0
+    if state_path.exists():
+        run.load(state_path)
+    facts = {
+        "task": config.task,
+        "version": __version__,
+        "training_data": task.summary,
+        "train_config": json.dumps(public_config(config)),
+    }
+    if first:
+        config.output.mkdir(parents=True, exist_ok=True)
+        with atomic_write(config.output / "config.json") as path:
+            path.write_text(json.dumps(plain_config(config), indent=2) + "\n", encoding="utf-8")
+
+    losses: list[Tensor] = []
+    last_psnr = run.rows[-1][3] if run.rows else math.nan
+
+    def tell() -> Progress:
+        progress = Progress(
+            run.step,
+            min(1.0, run.share()),
+            _mean(losses),
+            last_psnr,
+            run.best,
+            run.seconds,
+        )
+        if report is not None and first:
+            report(progress)
+        return progress
+
+    def save() -> None:
+        if first:
+            with atomic_write(state_path) as path:
+                torch.save(run.state(), path)
+
+    if config.compile:
+        run.gradients.prepare(run.sample(), warnings.warn)
+    since = reported = drawn = time.monotonic()
+    try:
+        while run.share() < 1:
+            losses.append(run.advance())
+            if run.step % _AHEAD == 0:
+                run.wait()
+            now = time.monotonic()
+            run.seconds, since = processes.agreed(run.seconds + now - since), now
+            if first and (run.step % config.validate_every == 0 or run.share() >= 1):
+                last_psnr = run.validate(validation)
+                run.rows.append((run.step, round(run.seconds, 1), _mean(losses), last_psnr))
+                if last_psnr > run.best:
+                    run.best = last_psnr
+                    steps = {"steps": str(run.step), "validation_psnr": f"{last_psnr:.3f}"}
+                    save_checkpoint(config.output / "model.safetensors", run.average, info=facts | steps)
+                save()
+                _write_log(config.output / "log.csv", run.rows)
+                if run.share() >= 1 or now - drawn > _SECONDS_BETWEEN_CURVES:
+                    _draw_curve(config.output / "curve.png", run.rows)
+                    drawn = now
+                tell()
+                losses.clear()
+                reported = time.monotonic()
+            elif now - reported > 1:
+                tell()
+                reported = now
+    except KeyboardInterrupt:
+        save()
+        raise
+    return tell()
+
+
+def _mean(losses: list[Tensor]) -> float:
+    return float(torch.stack(losses).double().mean()) if losses else math.nan
+
+
+def _write_log(target: Path, rows: list[tuple[int, float, float, float]]) -> None:
+    """Write the rows of a run, `_Run.rows`, as a table."""
+    with atomic_write(target) as path, path.open("w", newline="", encoding="utf-8") as file:
+        writer = csv.writer(file)
+        writer.writerow(("step", "seconds", "loss", "validation_psnr_db"))
+        writer.writerows(rows)
+
+
+def _draw_curve(target: Path, rows: list[tuple[int, float, float, float]]) -> None:
+    """Draw validation PSNR and training loss over the steps of a run, `_Run.rows`."""
+    # The object interface: no window system, no global state.
+    from matplotlib.backends.backend_agg import FigureCanvasAgg
+    from matplotlib.figure import Figure
+
+    figure = Figure(figsize=(7, 4), layout="constrained")
+    FigureCanvasAgg(figure)
+    axes = figure.add_subplot()
+    steps = [row[0] for row in rows]
+    axes.plot(steps, [row[3] for row in rows], color="tab:blue", marker=".")
+    axes.set_xlabel("step")
+    axes.set_ylabel("validation PSNR (dB)", color="tab:blue")
+    axes.grid(alpha=0.3)
+    right = axes.twinx()
+    right.plot(steps, [row[2] for row in rows], color="tab:orange", linewidth=1)
+    right.set_ylabel("training loss", color="tab:orange")
+    with atomic_write(target) as path:
+        figure.savefig(path, format="png", dpi=120)

@@ -1,0 +1,1 @@
+"""Weights by name or file, and checkpoints in and out."""

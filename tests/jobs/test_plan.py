@@ -1,0 +1,163 @@
+import os
+from pathlib import Path
+
+import pytest
+
+from deepgsr_cli.errors import InputError, UsageError, WeightsError
+from deepgsr_cli.jobs.plan import plan, shard
+from deepgsr_cli.jobs.run import run
+
+SUFFIXES = {".png", ".tif"}
+
+
+@pytest.fixture
+def tree(tmp_path, monkeypatch):
+    for name in (
+        "in/a.png",
+        "in/sub/b.TIF",
+        "in/sub/c [1].png",
+        "in/notes.txt",
+        "in/.hidden.png",
+        "in/.git/d.png",
+    ):
+        (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
+        (tmp_path / name).touch()
+    monkeypatch.chdir(tmp_path)
+    return tmp_path
+
+
+def pairs(*arguments):
+    return {(j.label, str(j.target)) for j in plan(*arguments, "denoise", SUFFIXES).jobs}
+
+
+def test_a_result_goes_beside_its_input_unless_told_otherwise(tree):
+    assert pairs(["in/a.png"], None) == {("in/a.png", "in/a_denoise.png")}
+
+
+def test_a_folder_is_searched_and_its_tree_kept(tree):
+    expected = {
+        ("in/a.png", "out/a.png"),
+        ("in/sub/b.TIF", "out/sub/b.TIF"),
+        ("in/sub/c [1].png", "out/sub/c [1].png"),
+    }
+    assert pairs(["in"], "out") == expected
+    assert plan(["in"], "out", "denoise", SUFFIXES).passed_over == 1
+
+
+def test_an_output_for_one_file_is_a_file_or_an_existing_folder(tree):
+    assert pairs(["in/a.png"], "x.png") == {("in/a.png", "x.png")}
+    assert pairs(["in/a.png"], "in/sub") == {("in/a.png", "in/sub/a.png")}
+    assert pairs(["in/a.png"], "new/") == {("in/a.png", "new/a.png")}
+
+
+def test_brackets_in_a_name_are_no_pattern_where_the_file_exists(tree):
+    assert pairs(["in/sub/c [1].png"], None) == {("in/sub/c [1].png", "in/sub/c [1]_denoise.png")}
+
+
+def test_patterns_are_expanded_by_us_too(tree):
+    assert pairs(["in/**/*.png"], "out") == {("in/a.png", "out/a.png"), ("in/sub/c [1].png", "out/c [1].png")}
+
+
+def test_a_second_run_does_not_restore_the_results_of_the_first(tree):
+    first = pairs(["in"], None)
+    for _, target in first:
+        Path(target).touch()
+    assert pairs(["in"], None) == first
+    (tree / "in/out").mkdir()
+    (tree / "in/out/a.png").touch()
+    assert ("in/out/a.png", "in/out/out/a.png") not in pairs(["in"], "in/out")
+
+
+def test_the_same_file_given_twice_is_one_job(tree):
+    assert len(pairs(["in/a.png", "./in/a.png"], "out")) == 1
+
+
+def test_a_missing_file_is_a_job_that_will_fail_and_not_stop_the_rest(tree):
+    assert pairs(["in/a.png", "none.png"], "out") == {("in/a.png", "out/a.png"), ("none.png", "out/none.png")}
+
+
+@pytest.mark.parametrize(
+    ("inputs", "output", "sentence"),
+    [
+        (["in/a.png"], "in/a.png", "in/a.png: is an input, and no input is overwritten"),
+        (["in/*.jpg"], None, r"in/\*.jpg: no file matches"),
+        (["in/a.png", "in/sub"], "in/notes.txt", "is a file, and several results need a folder"),
+        (["in"], "-", "3 pictures do not fit one stream"),
+        (["-"], None, "goes alone, with an output"),
+        (["-", "in/a.png"], "out", "goes alone"),
+    ],
+)
+def test_what_cannot_be_is_refused_in_a_sentence(tree, inputs, output, sentence):
+    with pytest.raises(UsageError, match=sentence):
+        plan(inputs, output, "denoise", SUFFIXES)
+
+
+def test_two_results_for_one_path_are_refused(tree):
+    (tree / "two").mkdir()
+    (tree / "two/a.png").touch()
+    with pytest.raises(UsageError, match=r"in/a.png and two/a.png would both be written to out/a.png"):
+        plan(["in/a.png", "two/a.png"], "out", "denoise", SUFFIXES)
+
+
+def test_a_folder_without_pictures_is_refused(tree):
+    (tree / "empty").mkdir()
+    with pytest.raises(UsageError, match="empty: no pictures in there"):
+        plan(["empty"], None, "denoise", SUFFIXES)
+
+
+@pytest.mark.skipif(os.name == "nt", reason="symbolic links need rights on Windows")
+def test_an_input_is_not_overwritten_through_a_link(tree):
+    (tree / "link.png").symlink_to("in/a.png")
+    with pytest.raises(UsageError, match="no input is overwritten"):
+        plan(["in/a.png"], "link.png", "denoise", SUFFIXES)
+
+
+def test_shards_are_disjoint_and_cover_all():
+    jobs = list(range(10))
+    parts = [shard(jobs, f"{i}/3") for i in (1, 2, 3)]
+    assert sorted(job for part in parts for job in part) == jobs
+    assert max(map(len, parts)) - min(map(len, parts)) <= 1
+
+
+@pytest.mark.parametrize("text", ["0/3", "4/3", "1", "a/b", "-1/2", "1/0"])
+def test_shards_out_of_range_are_refused(text):
+    with pytest.raises(UsageError, match=f"--shard {text}: give i/n"):
+        shard([], text)
+
+
+def test_a_bad_file_does_not_stop_the_others(tree):
+    jobs = plan(["in"], "out", "denoise", SUFFIXES).jobs
+
+    def work(job):
+        if job.name.name == "b.TIF":
+            raise InputError("broken")
+        return job.label
+
+    outcomes = list(run(jobs, work, skip_existing=False, overwrite=False))
+    assert [o.status for o in outcomes] == ["done", "failed", "done"]
+    assert outcomes[1].error == "broken"
+    assert outcomes[2].result == jobs[2].label
+
+
+def test_a_mistake_that_every_file_shares_stops_at_once(tree):
+    jobs = plan(["in"], "out", "denoise", SUFFIXES).jobs
+    seen = []
+
+    def work(job):
+        seen.append(job)
+        raise WeightsError("unknown weights")
+
+    with pytest.raises(WeightsError):
+        list(run(jobs, work, skip_existing=False, overwrite=False))
+    assert len(seen) == 1
+
+
+@pytest.mark.parametrize(
+    ("skip", "overwrite", "status"), [(0, 0, "failed"), (1, 0, "skipped"), (0, 1, "done")]
+)
+def test_an_existing_output_is_kept_unless_told_otherwise(tree, skip, overwrite, status):
+    jobs = plan(["in/a.png"], "x.png", "denoise", SUFFIXES).jobs
+    Path("x.png").touch()
+    (outcome,) = run(jobs, lambda job: None, skip_existing=skip, overwrite=overwrite)
+    assert outcome.status == status
+    assert status != "failed" or "x.png: exists; give --overwrite" in outcome.error

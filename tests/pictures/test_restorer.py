@@ -1,0 +1,159 @@
+import subprocess
+import sys
+
+import numpy as np
+import pytest
+
+import deepgsr_cli
+from deepgsr_cli.errors import ShapeError, UsageError
+from deepgsr_cli.pictures.noise import estimate_sigma, picture_sigma
+from deepgsr_cli.pictures.restorer import Restorer, RunOptions, denoise
+from tests.samples import smooth_picture
+
+
+def noisy(channels, sigma, size=(200, 231), seed=0):
+    clean = smooth_picture(channels, *size)
+    noise = np.random.default_rng(seed).normal(0, 1, clean.shape)
+    return (clean + noise * np.reshape(sigma, (-1, 1, 1)) / 255).astype(np.float32)
+
+
+@pytest.mark.parametrize("sigma", [2, 10, 25, 50])
+def test_the_estimate_finds_the_level(sigma):
+    assert estimate_sigma(noisy(1, sigma)) == pytest.approx([sigma], rel=0.08)
+
+
+def test_each_channel_has_its_own_estimate():
+    assert estimate_sigma(noisy(3, [5, 15, 40])) == pytest.approx([5, 15, 40], rel=0.08)
+
+
+def test_a_clean_picture_is_found_clean():
+    clean = smooth_picture(3, 200, 231)
+    assert picture_sigma(estimate_sigma(clean)) == 0
+    rounded = np.rint(clean * 255) / np.float32(255)
+    assert picture_sigma(estimate_sigma(rounded)) == 0
+
+
+def test_texture_on_part_of_a_picture_is_not_taken_for_noise():
+    picture = noisy(1, 5)
+    half = np.random.default_rng(1).random((200, 100)) > 0.5
+    picture[0, :, :100] += 0.3 * half * smooth_picture(1, 200, 100)[0]
+    assert estimate_sigma(picture) == pytest.approx([5], rel=0.15)
+
+
+def test_clipped_regions_do_not_lower_the_estimate():
+    picture = noisy(1, 20)
+    picture[:, :120] = np.clip(picture[:, :120] + 2, 0, 1)  # more than half is white
+    picture = picture.clip(0, 1)
+    assert estimate_sigma(picture) == pytest.approx([20], rel=0.12)
+
+
+@pytest.mark.parametrize("shape", [(1, 1, 1), (3, 5, 400), (1, 15, 15)])
+def test_a_picture_too_small_to_tell_counts_as_clean(shape):
+    assert picture_sigma(estimate_sigma(np.random.default_rng(0).random(shape).astype(np.float32))) == 0
+
+
+@pytest.fixture
+def denoiser(tiny_weights):
+    return lambda channels: Restorer(str(tiny_weights[channels]), RunOptions(device="cpu"))
+
+
+@pytest.mark.parametrize("channels", [1, 3])
+def test_strength_blends_between_the_picture_and_the_restored_one(denoiser, channels):
+    picture = noisy(channels, 25, (37, 53))
+    run = denoiser(channels)
+    full = run(picture, 25)
+    assert np.abs(full - picture).max() > 1e-3
+    assert np.array_equal(run(picture, 25, strength=0), picture)
+    np.testing.assert_allclose(run(picture, 25, strength=0.25), 0.75 * picture + 0.25 * full, atol=1e-6)
+
+
+def test_in_place_gives_the_same_and_uses_the_array(denoiser):
+    picture = noisy(1, 25, (300, 310))
+    expected = denoiser(1)(picture, 25)
+    untouched = noisy(1, 25, (300, 310))
+    assert np.array_equal(picture, untouched)
+    result = denoiser(1)(picture, 25, in_place=True)
+    assert np.array_equal(result, expected)
+    assert np.shares_memory(result, picture)
+
+
+def test_an_ensemble_is_the_mean_of_eight_orientations_and_so_turns_with_the_picture(denoiser, tiny_weights):
+    picture = noisy(3, 25, (37, 53))
+    single = denoiser(3)
+    turns = [(flip, quarters) for flip in (1, -1) for quarters in range(4)]
+    mean = np.mean(
+        [
+            np.rot90(single(np.rot90(picture[..., ::flip], k, (1, 2)), 25), -k, (1, 2))[..., ::flip]
+            for flip, k in turns
+        ],
+        axis=0,
+    )
+    ensemble = Restorer(str(tiny_weights[3]), RunOptions(device="cpu", ensemble=True))
+    restored = ensemble(picture, 25)
+    np.testing.assert_allclose(restored, mean, atol=1e-6)
+    assert np.abs(restored - single(picture, 25)).max() > 1e-3
+    for flip, k in turns[1:]:
+        turned = np.ascontiguousarray(np.rot90(picture[..., ::flip], k, (1, 2)))
+        expected = np.rot90(restored[..., ::flip], k, (1, 2))
+        np.testing.assert_allclose(ensemble(turned, 25), expected, atol=1e-6)
+
+
+def test_level_zero_gives_the_picture_itself(denoiser):
+    picture = noisy(1, 25, (37, 53))
+    assert np.array_equal(denoiser(1)(picture, 0), picture)
+
+
+@pytest.mark.parametrize(
+    ("sigma", "strength", "sentence"),
+    [
+        (76, 1, r"--sigma 76: these weights know 0 to 75"),
+        (-1, 1, r"--sigma -1: these weights know"),
+        (25, 1.5, r"--strength 1.5: give 0"),
+    ],
+)
+def test_values_out_of_range_are_named_with_the_bound(denoiser, sigma, strength, sentence):
+    with pytest.raises(UsageError, match=sentence):
+        denoiser(1)(noisy(1, 25, (37, 53)), sigma, strength=strength)
+
+
+def test_weights_for_the_other_channel_count_are_refused(denoiser):
+    with pytest.raises(UsageError, match="made for gray pictures, this one is colour"):
+        denoiser(1)(noisy(3, 25, (37, 53)), 25)
+
+
+def test_pixels_that_are_not_finite_are_refused(denoiser):
+    picture = noisy(1, 25, (37, 53))
+    picture[0, 3, 4] = np.nan
+    with pytest.raises(ShapeError, match="NaN or infinite"):
+        denoiser(1)(picture, 25)
+
+
+@pytest.mark.parametrize("dtype", ["uint8", "uint16", "float32", "float64"])
+@pytest.mark.parametrize("shape", [(37, 53), (37, 53, 3)])
+def test_an_array_comes_back_in_its_shape_and_dtype(tiny_weights, dtype, shape):
+    channels = 3 if len(shape) == 3 else 1
+    planes = noisy(channels, 25, shape[:2]).clip(0, 1)
+    scale = {"uint8": 255, "uint16": 65535}.get(dtype, 1)
+    picture = np.rint(planes * scale).astype(dtype) if scale > 1 else planes.astype(dtype)
+    picture = picture[0] if channels == 1 else picture.transpose(1, 2, 0)
+    restored = denoise(picture, 25, weights=str(tiny_weights[channels]), device="cpu")
+    assert restored.shape == shape
+    assert restored.dtype == dtype
+    # The same pixels, whatever they are stored as.
+    expected = Restorer(str(tiny_weights[channels]))(planes, 25).clip(0, 1)
+    expected = expected[0] if channels == 1 else expected.transpose(1, 2, 0)
+    np.testing.assert_allclose(
+        restored.clip(0, scale) / scale, expected, atol=4 / 255 if scale == 255 else 1e-4
+    )
+
+
+@pytest.mark.parametrize("picture", [np.zeros((4, 4, 4)), np.zeros(7), np.zeros((4, 4), int)])
+def test_an_array_that_is_no_picture_is_refused(picture):
+    with pytest.raises(ShapeError, match="is no picture; give"):
+        denoise(picture, 25)
+
+
+def test_importing_the_package_imports_no_torch():
+    code = "import sys, deepgsr_cli; deepgsr_cli.__version__; assert 'torch' not in sys.modules"
+    subprocess.run([sys.executable, "-c", code], check=True)
+    assert deepgsr_cli.denoise is denoise
