@@ -28,8 +28,8 @@ def main() -> None:
 
     from deepgsr_cli.pictures.evaluation import EvalConfig, evaluate, means
     from deepgsr_cli.pictures.restorer import Restorer, RunOptions
+    from deepgsr_cli.tasks import train
     from deepgsr_cli.training.config import TrainConfig
-    from deepgsr_cli.training.loop import train
 
     torch.set_num_threads(options.threads)
     print(f"{options.steps} steps of 16 crops of 64 x 64, gray, sigma 0 to 75, seed 0, {options.precision};")
@@ -49,7 +49,7 @@ def main() -> None:
             )
             end = train(config)
             restorer = Restorer(str(Path(folder) / "model.safetensors"), RunOptions(device="cpu"))
-            parameters = sum(p.numel() for p in restorer.load(1)[1].model.parameters())
+            parameters = sum(p.numel() for p in restorer.load(1).model.parameters())
             cells = []
             for test in options.test:
                 evaluation = EvalConfig(test, tuple(options.sigma), gray=True, limit=options.limit)

@@ -24,10 +24,9 @@ def main() -> None:
     import torch
 
     from deepgsr_cli.ct.figures import compare
-    from deepgsr_cli.ct.methods import load_model
     from deepgsr_cli.formats.image import read_image
     from deepgsr_cli.mar.implants import fit_shape
-    from deepgsr_cli.mar.methods import METHODS, MetalMethod
+    from deepgsr_cli.mar.methods import MetalMethod, load_network
     from deepgsr_cli.mar.nmar import ImageOnly
     from deepgsr_cli.mar.trace import metal_mask
     from deepgsr_cli.tomography.geometry import mar_640
@@ -35,7 +34,7 @@ def main() -> None:
 
     geometry = mar_640()
     A, image_only = Radon(geometry), ImageOnly(geometry.shape, geometry.pixel_mm)
-    _, checkpoint = load_model(options.weights, "cpu", offline=False, task="mar", methods=METHODS)
+    loaded = load_network(options.weights, "cpu", offline=False)
 
     def read(path: Path, name: str) -> torch.Tensor:
         return torch.from_numpy(np.load(path)[name])[None, None]
@@ -49,10 +48,10 @@ def main() -> None:
         shown = [read(path, "ma_CT") / 10, read(path, "LI_CT") / 10]
         for name in ("li", "nmar", "deepgsr"):
             if "ma_sinogram" in files:
-                reduce = MetalMethod(name).reduction(checkpoint.model)
+                reduce = MetalMethod(name).reduction(loaded.model)
                 shown.append(reduce(A, read(path, "ma_sinogram"), metal))
             else:
-                reduce = MetalMethod(name).reduction(checkpoint.model, virtual=True)
+                reduce = MetalMethod(name).reduction(loaded.model, virtual=True)
                 x = shown[0].clamp(min=0)
                 shown.append(image_only(x, metal_mask(x), reduce, keep_metal=False))
         scores = [compare(x, clean, geometry.pixel_mm, metal) for x in shown]

@@ -27,13 +27,12 @@ def main() -> None:
     import torch
 
     from deepgsr_cli.ct.display import windowed
-    from deepgsr_cli.ct.methods import load_model
-    from deepgsr_cli.mar.methods import METHODS, MetalMethod
+    from deepgsr_cli.mar.methods import MetalMethod, load_network
     from deepgsr_cli.mar.nmar import ImageOnly
     from deepgsr_cli.mar.trace import metal_mask
     from deepgsr_cli.tomography.attenuation import to_attenuation, to_hu
 
-    _, checkpoint = load_model(options.weights, "cpu", offline=False, task="mar", methods=METHODS)
+    loaded = load_network(options.weights, "cpu", offline=False)
     rows = []
     for path in (path for folder in options.data for path in sorted(folder.glob("*.npy"))):
         x = to_attenuation(np.load(path).astype(np.float32), torch.device("cpu"))
@@ -41,7 +40,7 @@ def main() -> None:
         correct = ImageOnly((x.shape[-2], x.shape[-1]), (options.pixel_mm, options.pixel_mm))
         shown = [x]
         for name in ("li", "nmar", "deepgsr"):
-            reduce = MetalMethod(name).reduction(checkpoint.model, virtual=True)
+            reduce = MetalMethod(name).reduction(loaded.model, virtual=True)
             shown.append(correct(x, metal, reduce) if metal.any() else x)
         hu = [to_hu(image) for image in shown]
         change = windowed(hu[-1] - hu[0], (0.0, 1000.0))

@@ -54,7 +54,8 @@ def print_table(name: str, options: argparse.Namespace) -> None:
     label, network = "", None
     if options.weights and name != "fourier":
         methods = (*methods, "unrolled")
-        label, network = load_unrolled(options.weights, "cpu", offline=True)
+        loaded = load_unrolled(options.weights, "cpu", offline=True)
+        label, network = loaded.weights.label, loaded.model
     config = PhaseEvalConfig(options.data, methods=methods, limit=options.limit, **levels)
     scores: list[PhaseScore] = []
     truths: dict[str, np.ndarray] = {}

@@ -29,7 +29,7 @@ def main() -> None:
 
     from deepgsr_cli.ct.display import windowed
     from deepgsr_cli.ct.figures import compare
-    from deepgsr_cli.ct.methods import Method, load_model, reconstruct
+    from deepgsr_cli.ct.methods import Method, load_network, reconstruct
     from deepgsr_cli.ct.simulation import SimulatedScan
     from deepgsr_cli.evaluation.metrics import psnr, rounded8
     from deepgsr_cli.formats.dicom.series import find_series
@@ -63,9 +63,9 @@ def main() -> None:
     reference = to_attenuation(slice.hu, torch.device("cpu"))
     geometry = sparse_view(series.shape, slice.pixel_mm, 60)
     A, y = Radon(geometry), SimulatedScan(geometry, 1e5)(reference, options.seed)
-    _, checkpoint = load_model(None, "cpu", offline=False)
+    loaded = load_network(None, "cpu", offline=False)
     for name, text in (("fbp", "60 views, FBP"), ("tv", "total variation"), ("deepgsr", "deepgsr ct-recon")):
-        x = reconstruct(A, y, Method(name, 1e5), model=checkpoint.model)
+        x = reconstruct(A, y, Method(name, 1e5), model=loaded.model)
         decibels = compare(x, reference, slice.pixel_mm).psnr
         panels.append((f"{text}, {decibels:.1f} dB", windowed(to_hu(x), (40.0, 400.0))))
     panels.append(("the slice", windowed(slice.hu, (40.0, 400.0))))

@@ -91,7 +91,7 @@ def main() -> None:
     print(f"{width} x {height} x {channels} pixels, {options.threads} threads, {options.repeat} repeats")
     print(f"torch {torch.__version__}")
     for name, denoiser in denoisers.items():
-        parameters = sum(p.numel() for p in denoiser.load(channels)[1].model.parameters())
+        parameters = sum(p.numel() for p in denoiser.load(channels).model.parameters())
         print(f"{name}: {parameters:,} parameters")
     column = max(map(len, methods))
     print(f"\n{'method':<{column}}  median s     Mpx/s   x slower than {names[0]}")

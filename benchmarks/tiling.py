@@ -25,10 +25,11 @@ def load_model(weights: str | None, channels: int):
     import torch
 
     if weights is not None:
+        from deepgsr_cli.models import PRIORS
         from deepgsr_cli.weights.checkpoint import load_checkpoint
         from deepgsr_cli.weights.resolve import resolve
 
-        return load_checkpoint(resolve(weights).path).model
+        return load_checkpoint(resolve(weights).path, PRIORS).model
     from deepgsr_cli.models import PRESETS, DeepGSR
 
     torch.manual_seed(0)

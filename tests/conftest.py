@@ -7,7 +7,7 @@ import pytest
 
 from deepgsr_cli.formats.image import Image, write_image
 from deepgsr_cli.models import PRESETS
-from deepgsr_cli.training.loop import train
+from deepgsr_cli.tasks import train
 from deepgsr_cli.weights.checkpoint import save_checkpoint
 from tests.samples import TINY, short_run, smooth_picture, tiny_model
 

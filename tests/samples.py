@@ -14,11 +14,15 @@ from pydicom.dataset import Dataset, FileMetaDataset
 from pydicom.encaps import encapsulate
 from pydicom.uid import UID, generate_uid
 
+from deepgsr_cli.ct import network as ct_network
 from deepgsr_cli.errors import WeightsError
-from deepgsr_cli.models import PRESETS, DeepGSR
+from deepgsr_cli.mar import network as mar_network
+from deepgsr_cli.models import PRESETS, PRIORS, DeepGSR
+from deepgsr_cli.phase import network as phase_network
+from deepgsr_cli.tasks import train
 from deepgsr_cli.training.config import TrainConfig
-from deepgsr_cli.training.loop import train
-from deepgsr_cli.weights.checkpoint import Checkpoint, load_checkpoint, save_checkpoint
+from deepgsr_cli.weights import checkpoint
+from deepgsr_cli.weights.checkpoint import Checkpoint, save_checkpoint
 
 TINY = dataclasses.replace(
     PRESETS["small"],
@@ -64,6 +68,12 @@ def short_run(pictures: Path, output: Path) -> TrainConfig:
 def weights_of(config: TrainConfig) -> dict[str, torch.Tensor]:
     """The tensors that a run has saved."""
     return load_checkpoint(config.output / "model.safetensors").model.state_dict()
+
+
+def load_checkpoint(path: Path) -> Checkpoint:
+    """A checkpoint of a network of any task."""
+    kinds = PRIORS | ct_network.KINDS | mar_network.KINDS | phase_network.KINDS
+    return checkpoint.load_checkpoint(path, kinds)
 
 
 def state_of(config: TrainConfig) -> dict:

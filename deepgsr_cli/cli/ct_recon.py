@@ -208,7 +208,7 @@ def _reconstruct(request: _Request) -> None:
 
     from deepgsr_cli.compute.device import select_device
     from deepgsr_cli.ct.jobs import plan_projections, plan_scans
-    from deepgsr_cli.ct.methods import Method, load_model
+    from deepgsr_cli.ct.methods import Method, load_network
     from deepgsr_cli.ct.reconstruction import Reconstruction
     from deepgsr_cli.ct.simulation import check_seed, check_views
     from deepgsr_cli.ct.training import MOST_VIEWS
@@ -254,10 +254,10 @@ def _reconstruct(request: _Request) -> None:
         facts["seed"] = str(request.seed)
     model = None
     if method.name == "deepgsr":
-        resolved, checkpoint = load_model(request.weights, request.device, offline=request.offline)
-        model = checkpoint.model
-        derivation += f"; weights sha256 {resolved.sha256}"
-        facts["weights"] = describe_weights(resolved)
+        loaded = load_network(request.weights, request.device, offline=request.offline)
+        model = loaded.model
+        derivation += f"; weights sha256 {loaded.weights.sha256}"
+        facts["weights"] = describe_weights(loaded.weights)
         if num_views > MOST_VIEWS:
             request.tell(
                 f"{num_views} views are more than the {MOST_VIEWS} the network was trained on; compare with"

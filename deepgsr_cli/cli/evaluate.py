@@ -157,7 +157,7 @@ def eval_ct_recon(
     """
     from deepgsr_cli.compute.device import select_device
     from deepgsr_cli.ct.evaluation import CtEvalConfig, evaluate, means, protocol
-    from deepgsr_cli.ct.methods import load_model
+    from deepgsr_cli.ct.methods import load_network
     from deepgsr_cli.ct.slices import eval_slices
 
     check_report(report)
@@ -172,8 +172,8 @@ def eval_ct_recon(
     )
     model = text = None
     if "deepgsr" in config.methods:
-        resolved, checkpoint = load_model(weights, device, offline=offline)
-        model, text = checkpoint.model, resolved.label
+        loaded = load_network(weights, device, offline=offline)
+        model, text = loaded.model, loaded.weights.label
     slices = eval_slices(data, limit)
     facts = protocol(config, slices, text)
     scores: list[CtScore] = []

@@ -112,9 +112,8 @@ def _correct(request: _Request) -> None:
 
     from deepgsr_cli.compute.device import select_device
     from deepgsr_cli.ct.jobs import plan_scans
-    from deepgsr_cli.ct.methods import load_model
     from deepgsr_cli.mar.masks import read_masks
-    from deepgsr_cli.mar.methods import METHODS, TASK, MetalMethod
+    from deepgsr_cli.mar.methods import TASK, MetalMethod, load_network
     from deepgsr_cli.mar.nmar import VIRTUAL_VIEWS
     from deepgsr_cli.mar.reduction import MetalCorrection
     from deepgsr_cli.tomography.geometry_files import read_geometry
@@ -143,12 +142,10 @@ def _correct(request: _Request) -> None:
     derivation += found if masks is None else f"by a mask of sha256 {masks.sha256}"
     model = None
     if method.name == "deepgsr":
-        resolved, checkpoint = load_model(
-            request.weights, request.device, offline=request.offline, task=TASK, methods=METHODS
-        )
-        model = checkpoint.model
-        derivation += f"; weights sha256 {resolved.sha256}"
-        facts["weights"] = describe_weights(resolved)
+        loaded = load_network(request.weights, request.device, offline=request.offline)
+        model = loaded.model
+        derivation += f"; weights sha256 {loaded.weights.sha256}"
+        facts["weights"] = describe_weights(loaded.weights)
     correction = MetalCorrection(
         method, select_device(request.device), model, masks, geometry, derivation, window_hu
     )
@@ -201,11 +198,10 @@ def eval_mar(
     the metal's size, with the protocol.
     """
     from deepgsr_cli.compute.device import select_device
-    from deepgsr_cli.ct.methods import load_model
     from deepgsr_cli.ct.slices import eval_slices
     from deepgsr_cli.mar.evaluation import MarEvalConfig, evaluate, means, protocol
     from deepgsr_cli.mar.masks import eval_masks
-    from deepgsr_cli.mar.methods import METHODS, TASK
+    from deepgsr_cli.mar.methods import TASK, load_network
 
     check_report(report)
     config = MarEvalConfig(
@@ -223,8 +219,8 @@ def eval_mar(
     )
     model = text = None
     if "deepgsr" in config.methods:
-        resolved, checkpoint = load_model(weights, device, offline=offline, task=TASK, methods=METHODS)
-        model, text = checkpoint.model, resolved.label
+        loaded = load_network(weights, device, offline=offline)
+        model, text = loaded.model, loaded.weights.label
     slices, shapes = eval_slices(data, limit), eval_masks(masks)
     facts = protocol(config, slices, shapes, text)
     scores: list[MarScore] = []

@@ -341,7 +341,8 @@ def eval_phase(
     )
     label, network = "", None
     if "unrolled" in config.methods:
-        label, network = load_unrolled(weights, device, offline=offline)
+        loaded = load_unrolled(weights, device, offline=offline)
+        label, network = loaded.weights.label, loaded.model
         weights = None
     restorer = Restorer(weights or DENOISER, RunOptions(device, offline=offline), say)
     facts = protocol(config, restorer, label)

@@ -387,7 +387,8 @@ def _write_picture_report(path: Path, outcomes: list[Outcome], restorer: Restore
         items.append(ReportItem(outcome.job.label, outcome.result.images, metrics, outcome.result.note))
     protocol = run_facts(restorer) | ({} if sigma is None else {"sigma": sigma})
     protocol["figures"] = "clipped to [0, 1], rounded as written"
-    for channels, (resolved, _) in restorer.loaded.items():
+    for channels, loaded in restorer.loaded.items():
+        resolved = loaded.weights
         name = resolved.entry.name if resolved.entry else resolved.path.name
         protocol[f"weights ({'gray' if channels == 1 else 'colour'})"] = f"{name}, sha256 {resolved.sha256}"
     summary = column_means([item.metrics for item in items], [*labels.values()][1:])

@@ -235,8 +235,9 @@ def train_phase(
 def _train(task: str, options: dict[str, Any]) -> None:
     """Train with the options of a command, with a progress bar, and print where the weights are."""
     from deepgsr_cli.compute.processes import Processes
+    from deepgsr_cli.tasks import train
     from deepgsr_cli.training.config import TrainConfig
-    from deepgsr_cli.training.loop import Progress, train
+    from deepgsr_cli.training.loop import Progress
 
     resume, json_lines, quiet = (options.pop(name) for name in ("resume", "json_lines", "quiet"))
     for name in ("data", "pairs", "masks", "scales"):

@@ -127,7 +127,7 @@ def plan_scans(
         try:
             if measured:
                 assert geometry is not None
-                sinograms = Sinograms(path, geometry)
+                sinograms = Sinograms(path, geometry.num_views, geometry.num_bins)
                 found += [(path, sinograms, i, name) for i, name in enumerate(_stack_names(sinograms))]
             else:
                 found += _slices(path, folder, pixel_mm, failures, notes)

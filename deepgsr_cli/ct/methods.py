@@ -12,15 +12,15 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from deepgsr_cli.ct.simulation import FEWEST_PHOTONS, MOST_PHOTONS, noise_variance
-from deepgsr_cli.errors import UsageError, UserError, WeightsError
+from deepgsr_cli.errors import UsageError, UserError
 from deepgsr_cli.tomography.fbp import FILTERS
 from deepgsr_cli.tomography.radon import Radon
 from deepgsr_cli.tomography.solvers import TotalVariation, cgls, primal_dual, sirt
 
 if TYPE_CHECKING:
     from deepgsr_cli.compute.tiling import Precision
-    from deepgsr_cli.weights.checkpoint import Checkpoint
-    from deepgsr_cli.weights.resolve import ResolvedWeights
+    from deepgsr_cli.ct.network import Unrolled
+    from deepgsr_cli.weights.load import Loaded
 
 
 TASK = "ct-recon"
@@ -87,38 +87,27 @@ class Method:
         return text
 
 
-def load_model(
-    weights: str | None,
-    device: str,
-    *,
-    offline: bool,
-    task: str = TASK,
-    methods: tuple[str, ...] = METHODS,
-) -> tuple[ResolvedWeights, Checkpoint]:
-    """The network of "deepgsr", the first of the methods of a task.
+def load_network(weights: str | None, device: str, *, offline: bool) -> Loaded[Unrolled]:
+    """Load the network of "deepgsr".
 
     Raises:
-        WeightsError: As `resolve.resolve`; or there are no default weights.
+        WeightsError: As `load.load`; or there are no default weights.
         UsageError: The weights are for another task.
     """
-    from deepgsr_cli.compute.device import select_device
-    from deepgsr_cli.weights.checkpoint import load_checkpoint
-    from deepgsr_cli.weights.manifest import default_name
-    from deepgsr_cli.weights.resolve import resolve
+    from deepgsr_cli.ct.network import KINDS
+    from deepgsr_cli.weights.load import load
 
-    try:
-        name = weights or default_name(task, 1)
-    except WeightsError as error:
-        others = f"{', '.join(methods[1:-1])} or {methods[-1]}"
-        raise WeightsError(
-            f"--method deepgsr: there are no weights for {task} yet; give --weights FILE, or --method"
-            f" {others}, which need none"
-        ) from error
-    resolved = resolve(name, offline=offline)
-    checkpoint = load_checkpoint(resolved.path, device=select_device(device))
-    if (trained_for := checkpoint.info.get("task")) != task:
-        raise UsageError(f"--weights {name}: trained for {trained_for}; give weights for {task}")
-    return resolved, checkpoint
+    missing = no_weights(TASK, METHODS)
+    return load(TASK, weights, KINDS, device=device, offline=offline, missing=missing)
+
+
+def no_weights(task: str, methods: tuple[str, ...]) -> str:
+    """What a user reads where the first of a task's methods has no default weights."""
+    others = f"{', '.join(methods[1:-1])} or {methods[-1]}"
+    return (
+        f"--method deepgsr: there are no weights for {task} yet; give --weights FILE, or --method"
+        f" {others}, which need none"
+    )
 
 
 def reconstruct(
@@ -135,7 +124,7 @@ def reconstruct(
         A: The operator y was measured with.
         y: The sinogram.
         method: How.
-        model: Of `load_model`, for "deepgsr".
+        model: Of `load_network`, for "deepgsr".
         progress: Called with finished and all iterations by the iterative methods.
 
     Raises:

@@ -151,3 +151,7 @@ class Unrolled(nn.Module):
         prior = self.priors[stage]
         assert isinstance(prior, DeepGSR)
         return prior.residual(images, condition)
+
+
+# By the name in its configuration.
+KINDS = {"unrolled": Unrolled}

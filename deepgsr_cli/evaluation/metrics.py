@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 
-from deepgsr_cli.formats.codecs import Array
+Array = np.ndarray
 
 
 def rounded8(pixels: Array) -> Array:

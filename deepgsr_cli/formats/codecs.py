@@ -74,10 +74,7 @@ def bands(height: int, row: int) -> Iterator[tuple[int, int]]:
         yield top, min(top + step, height)
 
 
-Array = np.ndarray
-
-
-def gray(pixels: Array) -> Array:
+def gray(pixels: np.ndarray) -> np.ndarray:
     """Luma, (1, H, W), of RGB, (3, H, W), by the weights of MATLAB's rgb2gray (ITU-R BT.601); gray stays."""
     if len(pixels) == 1:
         return pixels

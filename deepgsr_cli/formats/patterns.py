@@ -8,11 +8,9 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import torch
 
 from deepgsr_cli.errors import InputError, ShapeError, UsageError, UserError
 from deepgsr_cli.files import atomic_write
-from deepgsr_cli.phase.diffraction import Diffraction, oversampled_fourier
 
 SUFFIXES = (".npz", ".npy", ".h5", ".hdf5", ".tif", ".tiff")
 MODELS = ("fourier", "cdp")
@@ -45,46 +43,6 @@ class Measurement:
     peak: float = 255.0
     alpha: float | None = None
     snr_db: float | None = None
-
-    def operator(self, dtype: torch.dtype = torch.complex64) -> Diffraction:
-        """The operator these are intensities of.
-
-        Raises:
-            UsageError: The model or the masks are missing, or a value is out of range.
-            ShapeError: The arrays do not fit each other.
-        """
-        if self.model not in MODELS:
-            known = ", ".join(MODELS)
-            raise UsageError(f"the measurement's model is {self.model or 'missing'}; give --model: {known}")
-        patterns, *size = self.intensity.shape
-        if self.model == "cdp":
-            return self._coded(patterns, size, dtype)
-        if patterns != 1:
-            raise ShapeError(f"{patterns} patterns, but fourier has one; give --model cdp and --masks")
-        if not 1 <= self.oversampling <= 16:
-            raise UsageError(f"--oversampling {self.oversampling:g}: give 1 to 16, usually 2")
-        height, width = (round(length / self.oversampling) for length in size)
-        support = None if self.support is None else torch.from_numpy(self.support != 0)
-        A = oversampled_fourier(
-            (height, width), self.oversampling, support=support, scaling=self.scaling, dtype=dtype
-        )
-        if A.range_shape[1:] != tuple(size):
-            raise ShapeError(
-                f"{size[0]} x {size[1]} samples are not --oversampling {self.oversampling:g} times whole "
-                "pixels; give the oversampling of the measurement"
-            )
-        return A
-
-    def _coded(self, patterns: int, size: list[int], dtype: torch.dtype) -> Diffraction:
-        if self.masks is None:
-            raise UsageError("the model cdp needs the masks, and the measurement has none; give --masks")
-        masks = self.masks
-        if masks.ndim != 3 or len(masks) != patterns or list(masks.shape[1:]) != size:
-            raise ShapeError(
-                f"masks of shape {masks.shape}, but intensities of shape {self.intensity.shape}; "
-                "give one mask for each pattern, of its size"
-            )
-        return Diffraction(torch.from_numpy(masks).to(dtype))
 
 
 def read_measurement(path: Path, **given: Any) -> Measurement:

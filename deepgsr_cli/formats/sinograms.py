@@ -14,7 +14,6 @@ from typing import Any
 import numpy as np
 
 from deepgsr_cli.errors import InputError
-from deepgsr_cli.tomography.geometry import Geometry
 
 SUFFIXES = (".npy", ".npz", ".h5", ".hdf5", ".tif", ".tiff")
 _DATA_EXCHANGE = "/exchange/data"
@@ -31,13 +30,14 @@ class Sinograms:
 
     Args:
         path: The file.
-        geometry: Of the scan; views and bins must be the file's.
+        num_views: Views of the scan, V, which must be the file's.
+        num_bins: Bins of a view, N, which must be the file's.
 
     Attributes:
         num_slices: How many there are.
 
     Raises:
-        InputError: The file cannot be read, or does not match the geometry.
+        InputError: The file cannot be read, or does not match the scan.
         UsageError: A package to read it is not installed.
 
     Source:
@@ -45,9 +45,9 @@ class Sinograms:
         Journal of Synchrotron Radiation 21, 2014.
     """
 
-    def __init__(self, path: Path, geometry: Geometry) -> None:
+    def __init__(self, path: Path, num_views: int, num_bins: int) -> None:
         self.path = path
-        self._shape = geometry.num_views, geometry.num_bins
+        self._shape = num_views, num_bins
         read = {".npy": _open_npy, ".npz": _open_npz, ".tif": _open_tiff, ".tiff": _open_tiff}
         with _explained(path):
             self.num_slices, self._read = read.get(path.suffix.lower(), _open_hdf5)(path)
@@ -59,7 +59,7 @@ class Sinograms:
         """Sinogram of slice i, (V, N), float32.
 
         Raises:
-            InputError: It is not real numbers, has another shape than the geometry's, NaN, or values that no
+            InputError: It is not real numbers, has another shape than the scan's, NaN, or values that no
                 line integral has.
         """
         with _explained(self.path):

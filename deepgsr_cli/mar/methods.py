@@ -9,14 +9,16 @@ from typing import TYPE_CHECKING
 import torch
 from torch import Tensor
 
+from deepgsr_cli.ct.methods import no_weights
 from deepgsr_cli.errors import UsageError
-from deepgsr_cli.mar.network import MetalReduction
+from deepgsr_cli.mar.network import KINDS, MetalReduction
 from deepgsr_cli.mar.nmar import linear_interpolation, nmar
 from deepgsr_cli.mar.trace import METAL_HU
 from deepgsr_cli.tomography.radon import Radon
 
 if TYPE_CHECKING:
     from deepgsr_cli.compute.tiling import Precision
+    from deepgsr_cli.weights.load import Loaded
 
 
 TASK = "mar"
@@ -61,7 +63,7 @@ class MetalMethod:
         """What makes attenuation without metal, (B, 1, H, W), of an operator, a sinogram and the metal.
 
         Args:
-            model: For "deepgsr", of `ct.methods.load_model`.
+            model: For "deepgsr", of `load_network`.
             virtual: Whether the sinogram is that of an image, to which the correction is added. The network's
                 image then serves only to rebuild the metal's trace: what the trace does not explain stays.
         """
@@ -78,3 +80,16 @@ class MetalMethod:
                 return network(A, y, metal)
 
         return reduce
+
+
+def load_network(weights: str | None, device: str, *, offline: bool) -> Loaded[MetalReduction]:
+    """Load the network of "deepgsr".
+
+    Raises:
+        WeightsError: As `load.load`; or there are no default weights.
+        UsageError: The weights are for another task.
+    """
+    from deepgsr_cli.weights.load import load
+
+    missing = no_weights(TASK, METHODS)
+    return load(TASK, weights, KINDS, device=device, offline=offline, missing=missing)

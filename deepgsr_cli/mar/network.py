@@ -165,6 +165,10 @@ class MetalReduction(nn.Module):
         return self.prior.residual(images, condition).float() / ATTENUATION_SCALE_MM
 
 
+# By the name in its configuration.
+KINDS = {"metal-reduction": MetalReduction}
+
+
 def _completed(A: Radon, y: Tensor, start: MetalStart, x: Tensor) -> Tensor:
     """Sinogram with its trace rebuilt from an image, of which what is negative counts as zero."""
     return rebuilt(A, y, start.trace, x.clamp(min=0))

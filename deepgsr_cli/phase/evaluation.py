@@ -126,7 +126,7 @@ def protocol(config: PhaseEvalConfig, restorer: Restorer, unrolled: str = "") ->
         "figures": "mean of each picture's PSNR and SSIM, clipped to [0, 255], rounded to 8 bits",
     }
     if "red" in config.methods:
-        facts["weights of red"] = restorer.load(1)[0].label
+        facts["weights of red"] = restorer.load(1).weights.label
     if "unrolled" in config.methods:
         facts["weights of unrolled"] = unrolled
     return facts

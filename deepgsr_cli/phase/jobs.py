@@ -20,6 +20,7 @@ from deepgsr_cli.phase.methods import Settings, align, retrieve
 from deepgsr_cli.phase.noise import Noise, check_alpha, check_snr
 from deepgsr_cli.phase.priors import load_unrolled, weighted_denoiser
 from deepgsr_cli.phase.projections import PEAK, Progress, Retrieval
+from deepgsr_cli.phase.simulation import operator_of
 from deepgsr_cli.pictures.restorer import Restorer
 from deepgsr_cli.reports.report import ReportImage
 
@@ -71,7 +72,7 @@ def reconstruct(
     if not 0 < measurement.peak < math.inf:
         raise UsageError(f"--peak {measurement.peak:g}: give the largest value of the picture, above 0")
     device = select_device(restorer.options.device)
-    A = measurement.operator().to(device)
+    A = operator_of(measurement).to(device)
     if truth is not None and truth.shape[1:] != A.domain_shape:
         (height, width), (rows, columns) = A.domain_shape, truth.shape[1:]
         raise ShapeError(
@@ -87,7 +88,8 @@ def reconstruct(
         weights, denoiser = weighted_denoiser(settings.prior, restorer)
     elif settings.method == "unrolled":
         options = restorer.options
-        weights, network = load_unrolled(restorer.weights, options.device, offline=options.offline)
+        loaded = load_unrolled(restorer.weights, options.device, offline=options.offline)
+        weights, network = loaded.weights.label, loaded.model
     generator = torch.Generator().manual_seed(seed)
     with torch.inference_mode():
         retrieval = retrieve(

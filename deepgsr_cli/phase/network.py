@@ -127,6 +127,10 @@ class UnrolledPhase(nn.Module):
         return found
 
 
+# By the name in its configuration.
+KINDS = {"unrolled-phase": UnrolledPhase}
+
+
 def expected_patterns(p: Tensor, variance: Tensor, y: Tensor, deviation: Tensor) -> Tensor:
     """Expectation, (B, J, M, N), complex, of patterns that are CN(p, variance) before their magnitudes are
     measured.

@@ -7,11 +7,12 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from deepgsr_cli.errors import UsageError, WeightsError
+from deepgsr_cli.errors import UsageError
 from deepgsr_cli.phase.message_passing import Denoiser
-from deepgsr_cli.phase.network import UnrolledPhase
+from deepgsr_cli.phase.network import KINDS, UnrolledPhase
 from deepgsr_cli.phase.projections import PEAK
 from deepgsr_cli.pictures.restorer import Restorer
+from deepgsr_cli.weights.load import Loaded, load
 
 TASK = "phase"
 # Weights of the denoiser: hundreds of its passes make a picture.
@@ -32,8 +33,7 @@ def weighted_denoiser(prior: str, restorer: Restorer) -> tuple[str, Denoiser]:
         UsageError: The prior's package is not installed.
     """
     if prior == "deepgsr":
-        resolved, _ = restorer.load(1)
-        return resolved.label, _of_restorer(restorer)
+        return restorer.load(1).weights.label, _of_restorer(restorer)
     try:
         if prior == "bm3d":
             import bm3d
@@ -67,30 +67,21 @@ def _of_restorer(restorer: Restorer) -> Denoiser:
     return denoise
 
 
-def load_unrolled(weights: str | None, device: str, *, offline: bool) -> tuple[str, UnrolledPhase]:
-    """Name with checksum, and network, of the method "unrolled".
+def load_unrolled(weights: str | None, device: str, *, offline: bool) -> Loaded[UnrolledPhase]:
+    """Load the network of the method "unrolled".
 
     Raises:
-        WeightsError: As `resolve.resolve`; or there are no default weights.
+        WeightsError: As `load.load`; or there are no default weights.
         UsageError: The weights are for another task.
     """
-    from deepgsr_cli.compute.device import select_device
-    from deepgsr_cli.weights.checkpoint import load_checkpoint
-    from deepgsr_cli.weights.manifest import default_name
-    from deepgsr_cli.weights.resolve import resolve
-
-    try:
-        name = weights or default_name(TASK, 1)
-    except WeightsError as error:
-        raise WeightsError(
-            "--method unrolled: no weights for it come with deepgsr; give --weights of deepgsr train phase, "
-            "or --method red"
-        ) from error
-    resolved = resolve(name, offline=offline)
-    checkpoint = load_checkpoint(resolved.path, device=select_device(device))
-    if not isinstance(checkpoint.model, UnrolledPhase):
-        raise UsageError(
-            f"--weights {name}: trained for {checkpoint.info.get('task')}, and the method unrolled needs "
-            "weights of deepgsr train phase; give such, or --method red"
-        )
-    return resolved.label, checkpoint.model
+    return load(
+        TASK,
+        weights,
+        KINDS,
+        device=device,
+        offline=offline,
+        missing="--method unrolled: no weights for it come with deepgsr; give --weights of deepgsr train"
+        " phase, or --method red",
+        otherwise=", and the method unrolled needs weights of deepgsr train phase; give such, or --method"
+        " red",
+    )

@@ -1,4 +1,4 @@
-"""Measurements of diffraction patterns simulated from pictures."""
+"""Measurements of diffraction patterns: the operator of one, and ones simulated from pictures."""
 
 from __future__ import annotations
 
@@ -7,8 +7,8 @@ from dataclasses import dataclass
 import numpy as np
 import torch
 
-from deepgsr_cli.errors import UsageError
-from deepgsr_cli.formats.patterns import Measurement
+from deepgsr_cli.errors import ShapeError, UsageError
+from deepgsr_cli.formats.patterns import MODELS, Measurement
 from deepgsr_cli.phase.diffraction import Diffraction, coded_masks, oversampled_fourier
 from deepgsr_cli.phase.noise import alpha_noise, check_alpha, check_snr, photon_noise, snr_noise
 from deepgsr_cli.phase.projections import PEAK
@@ -74,3 +74,47 @@ class Simulation:
             alpha=self.alpha if self.snr_db is None else None,
             snr_db=self.snr_db,
         )
+
+
+def operator_of(measurement: Measurement, dtype: torch.dtype = torch.complex64) -> Diffraction:
+    """The operator that a measurement has the intensities of.
+
+    Raises:
+        UsageError: The model or the masks are missing, or a value is out of range.
+        ShapeError: The arrays do not fit each other.
+    """
+    model, oversampling = measurement.model, measurement.oversampling
+    if model not in MODELS:
+        raise UsageError(
+            f"the measurement's model is {model or 'missing'}; give --model: {', '.join(MODELS)}"
+        )
+    patterns, *size = measurement.intensity.shape
+    if model == "cdp":
+        return _coded(measurement, dtype)
+    if patterns != 1:
+        raise ShapeError(f"{patterns} patterns, but fourier has one; give --model cdp and --masks")
+    if not 1 <= oversampling <= 16:
+        raise UsageError(f"--oversampling {oversampling:g}: give 1 to 16, usually 2")
+    height, width = (round(length / oversampling) for length in size)
+    support = None if measurement.support is None else torch.from_numpy(measurement.support != 0)
+    A = oversampled_fourier(
+        (height, width), oversampling, support=support, scaling=measurement.scaling, dtype=dtype
+    )
+    if A.range_shape[1:] != tuple(size):
+        raise ShapeError(
+            f"{size[0]} x {size[1]} samples are not --oversampling {oversampling:g} times whole "
+            "pixels; give the oversampling of the measurement"
+        )
+    return A
+
+
+def _coded(measurement: Measurement, dtype: torch.dtype) -> Diffraction:
+    masks, shape = measurement.masks, measurement.intensity.shape
+    if masks is None:
+        raise UsageError("the model cdp needs the masks, and the measurement has none; give --masks")
+    if masks.ndim != 3 or masks.shape != shape:
+        raise ShapeError(
+            f"masks of shape {masks.shape}, but intensities of shape {shape}; "
+            "give one mask for each pattern, of its size"
+        )
+    return Diffraction(torch.from_numpy(masks).to(dtype))

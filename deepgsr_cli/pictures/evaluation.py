@@ -113,8 +113,7 @@ def protocol(config: EvalConfig, restorers: Mapping[str, Restorer]) -> dict[str,
     facts["output"] = "clipped to [0, 1], rounded to 8 bits, no border left out"
     for method in config.methods:
         if method in restorers:
-            resolved, _ = restorers[method].load(channels)
-            label = resolved.label
+            label = restorers[method].load(channels).weights.label
             if restorers[method].options.ensemble:
                 label += "; mean of eight orientations"
             facts["weights" if method == "deepgsr" else f"weights of {method}"] = label

@@ -16,8 +16,8 @@ if TYPE_CHECKING:
     from torch import Tensor
 
     from deepgsr_cli.compute.tiling import Precision
-    from deepgsr_cli.weights.checkpoint import Checkpoint
-    from deepgsr_cli.weights.resolve import ResolvedWeights
+    from deepgsr_cli.models import DeepGSR
+    from deepgsr_cli.weights.load import Loaded
 
 
 @dataclass(frozen=True)
@@ -67,37 +67,38 @@ class Restorer:
     options: RunOptions = field(default_factory=RunOptions)
     notify: Callable[[str], None] | None = None
     task: str = "denoise"
-    loaded: dict[int, tuple[ResolvedWeights, Checkpoint]] = field(default_factory=dict, init=False)
+    loaded: dict[int, Loaded[DeepGSR]] = field(default_factory=dict, init=False)
 
-    def load(self, channels: int) -> tuple[ResolvedWeights, Checkpoint]:
-        """The weights' file and its checkpoint for pictures with that many channels.
+    def load(self, channels: int) -> Loaded[DeepGSR]:
+        """Load the model for pictures with that many channels, if it has not been loaded yet.
 
         Raises:
-            WeightsError: As `resolve.resolve`; or not weights for the task.
-            UsageError: The weights are for another number of channels.
+            WeightsError: As `load.load`.
+            UsageError: The weights are for another task or another number of channels.
         """
-        from deepgsr_cli.compute.device import select_device
-        from deepgsr_cli.weights.checkpoint import load_checkpoint
-        from deepgsr_cli.weights.manifest import default_name
-        from deepgsr_cli.weights.resolve import resolve
+        from deepgsr_cli.models import PRIORS
+        from deepgsr_cli.weights.load import load
 
         # Rain is gray: there a gray picture is a colour one of three equal channels. Noise is not, as it
         # differs from channel to channel.
         needed = channels if self.task == "denoise" else 3
         if needed not in self.loaded:
-            name = self.weights or default_name(self.task, needed)
-            resolved = resolve(name, offline=self.options.offline)
-            checkpoint = load_checkpoint(resolved.path, device=select_device(self.options.device))
-            has: Any = checkpoint.model
-            if (task := checkpoint.info.get("task", "denoise")) != self.task:
-                raise UsageError(f"--weights {name}: trained for {task}; give weights for {self.task}")
-            if has.config.channels != needed:
+            options = self.options
+            loaded = load(
+                self.task,
+                self.weights,
+                PRIORS,
+                channels=needed,
+                device=options.device,
+                offline=options.offline,
+            )
+            if (has := loaded.model.config.channels) != needed:
                 kinds = {1: "gray", 3: "colour"}
                 raise UsageError(
-                    f"--weights {name}: made for {kinds[has.config.channels]} pictures, this one is "
+                    f"--weights {self.weights}: made for {kinds[has]} pictures, this one is "
                     f"{kinds[needed]}; leave --weights out to have the right ones chosen"
                 )
-            self.loaded[needed] = resolved, checkpoint
+            self.loaded[needed] = loaded
         return self.loaded[needed]
 
     def __call__(
@@ -135,7 +136,6 @@ class Restorer:
             raise ShapeError(f"an array of shape {pixels.shape} is no picture; give (1 or 3, H, W)")
         if not 0 <= strength <= 1:
             raise UsageError(f"--strength {strength:g}: give 0 (nothing) to 1 (all)")
-        _, checkpoint = self.load(len(pixels))
         if (sigma is not None) != (self.task == "denoise"):
             raise UsageError(f"sigma is {sigma}: denoise needs the noise level, the other tasks take none")
         limit = self.sigma_limit(len(pixels))
@@ -146,7 +146,7 @@ class Restorer:
         if sigma == 0 or strength == 0:
             return pixels if in_place else pixels.copy()
 
-        model: Any = checkpoint.model
+        model: Any = self.load(len(pixels)).model
         options = self.options
         device = select_device(options.device)
         needs = model.tile_needs
@@ -190,7 +190,7 @@ class Restorer:
 
     def sigma_limit(self, channels: int) -> float:
         """Highest noise level, on the 0-255 scale, the weights were trained with."""
-        config = json.loads(self.load(channels)[1].info.get("train_config", "{}"))
+        config = json.loads(self.load(channels).info.get("train_config", "{}"))
         return float(config.get("sigma_max", 255))
 
 

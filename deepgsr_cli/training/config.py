@@ -9,7 +9,6 @@ from pathlib import Path
 from typing import Any
 
 from deepgsr_cli.errors import UsageError
-from deepgsr_cli.tasks import TASKS
 from deepgsr_cli.training.losses import LOSSES
 from deepgsr_cli.training.optimizers import OPTIMIZERS
 
@@ -22,7 +21,7 @@ class TrainConfig:
         data: Folders of clean pictures, or of CT slices (`ct.slices.slice_paths`).
         output: Folder of the run: `model.safetensors` (the best by validation), `state.pt` (to resume from),
             `log.csv`, `curve.png` (drawn at most once a minute, and at the end), `config.json`.
-        task: Name in `TASKS`.
+        task: Name in `tasks.TASKS`.
         pairs: Folders with the sub-folders "rain" and "clean", for the tasks that know rain.
         masks: Folders of metal shapes (`masks.read_shapes`), for mar.
         channels: 1 or 3; pictures are converted.
@@ -94,13 +93,6 @@ class TrainConfig:
     def __post_init__(self) -> None:
         if not self.data and not self.pairs:
             raise UsageError("nothing to train on; give --data FOLDER")
-        if self.preset not in (presets := TASKS[self.task].presets):
-            raise UsageError(f"--preset {self.preset}: known are {', '.join(presets)}")
-        if getattr(presets[self.preset], "search", 0) and self.task != "denoise":
-            raise UsageError(
-                f"--preset {self.preset}: its filter has to know the level of the noise, which only denoise"
-                " is told; give small or paper"
-            )
         if self.loss not in LOSSES:
             raise UsageError(f"--loss {self.loss}: known are {', '.join(LOSSES)}")
         if self.loss == "psnr" and self.task == "mar":

@@ -22,13 +22,12 @@ from deepgsr_cli.compute.processes import Processes
 from deepgsr_cli.errors import UsageError
 from deepgsr_cli.files import atomic_write
 from deepgsr_cli.models.deepgsr import told_more
-from deepgsr_cli.tasks import TASKS
 from deepgsr_cli.training.config import CHANGEABLE, TrainConfig, plain_config, public_config
 from deepgsr_cli.training.optimizers import optimizer
 from deepgsr_cli.training.stepping import Gradients
 from deepgsr_cli.training.task import Sample, Task, joined
 from deepgsr_cli.version import __version__
-from deepgsr_cli.weights.checkpoint import load_checkpoint, save_checkpoint
+from deepgsr_cli.weights.checkpoint import read_checkpoint, save_checkpoint
 
 
 @dataclass(frozen=True)
@@ -55,7 +54,7 @@ class _Run:
         torch.manual_seed(config.seed)
         self.model = task.network()
         if config.start is not None:
-            own, other = self.model.state_dict(), load_checkpoint(config.start).model.state_dict()
+            own, other = self.model.state_dict(), read_checkpoint(config.start).tensors
             # Weights that are told less than this network say the same when it is told more.
             name = "embed.0.weight"
             if name in own and name in other and other[name].shape[1] < own[name].shape[1]:
@@ -162,7 +161,11 @@ _AHEAD = 16
 
 
 def train(
-    config: TrainConfig, *, resume: bool = False, report: Callable[[Progress], None] | None = None
+    config: TrainConfig,
+    make_task: Callable[[TrainConfig, torch.device], Task],
+    *,
+    resume: bool = False,
+    report: Callable[[Progress], None] | None = None,
 ) -> Progress:
     """Where the run stood when it ended; its files are in `config.output`.
 
@@ -174,6 +177,7 @@ def train(
 
     Args:
         config: The run.
+        make_task: Reads the data of the run; its task, on a device.
         resume: Go on from `state.pt` in the output folder, if there is one.
         report: Called about once a second and after each validation.
 
@@ -190,7 +194,7 @@ def train(
         raise UsageError(
             f"{config.output}: holds a run already; add --resume to go on, or give another --output"
         )
-    task = TASKS[config.task](config, device)
+    task = make_task(config, device)
     validation = joined(task.validation(), 1 if device.type == "cpu" else 16)
     run = _Run(config, task, device, processes)
     first = processes.rank == 0

@@ -7,7 +7,7 @@ import json
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any, Generic, TypeVar
 
 from deepgsr_cli.errors import WeightsError, first_line
 from deepgsr_cli.files import atomic_write
@@ -20,12 +20,33 @@ if TYPE_CHECKING:
 
 _FORMAT = "deepgsr-1"
 
+M = TypeVar("M", bound="nn.Module")
+
 
 @dataclass(frozen=True)
-class Checkpoint:
+class Content:
+    """What a checkpoint file holds.
+
+    Attributes:
+        path: The file.
+        config: The model's configuration, as JSON.
+        info: What is known about the weights.
+        tensors: The weights, by their names in the model.
+        sha256: Of the file.
+    """
+
+    path: Path
+    config: str
+    info: dict[str, str]
+    tensors: dict[str, torch.Tensor]
+    sha256: str
+
+
+@dataclass(frozen=True)
+class Checkpoint(Generic[M]):
     """A model in evaluation mode, what its file says about it, and the file's sha256."""
 
-    model: nn.Module
+    model: M
     info: dict[str, str]
     sha256: str
 
@@ -38,7 +59,7 @@ def save_checkpoint(path: Path, model: nn.Module, *, info: Mapping[str, str]) ->
 
     Args:
         path: The file, replaced as a whole if it exists.
-        model: One that `deepgsr_cli.registry.build` makes from its `config_dict()`.
+        model: One that its class's `from_config` makes from its `config_dict()`.
         info: What to know about the weights (task, training protocol, version); not "format" or "config".
 
     Raises:
@@ -59,20 +80,16 @@ def save_checkpoint(path: Path, model: nn.Module, *, info: Mapping[str, str]) ->
         temporary.write_bytes(len(header).to_bytes(8, "little") + header + data[8 + size :])
 
 
-def load_checkpoint(path: Path, *, device: str | torch.device = "cpu") -> Checkpoint:
-    """Model, in evaluation mode on `device`, from a file that `save_checkpoint` wrote.
+def read_checkpoint(path: Path) -> Content:
+    """Read a file that `save_checkpoint` wrote, without making a model of it.
 
-    The whole file is read once, so the sha256 returned is that of the weights in use. Tensors of another
-    floating point type are converted to the model's.
+    The whole file is read once, so the sha256 returned is that of the weights in use.
 
     Raises:
-        WeightsError: Not readable, not safetensors, no deepgsr header, a configuration no model has, or
-            tensors that are not exactly the model's.
+        WeightsError: Not readable, not safetensors, or no deepgsr header.
     """
     from safetensors import SafetensorError
     from safetensors.torch import load
-
-    from deepgsr_cli.registry import build
 
     try:
         data = Path(path).read_bytes()
@@ -98,16 +115,58 @@ def load_checkpoint(path: Path, *, device: str | torch.device = "cpu") -> Checkp
         raise WeightsError(
             f"{path}: a safetensors file without a deepgsr header; give one that deepgsr train wrote"
         )
+    config = info.pop("config", "null")
+    return Content(path, config, info, tensors, hashlib.sha256(data).hexdigest())
+
+
+def build(config: Mapping[str, Any], kinds: Mapping[str, type[M]]) -> M:
+    """Model with random weights that a configuration, as `model.config_dict()` returns it, describes.
+
+    Raises:
+        ValueError: Not a model of these kinds, or a field that is unknown or out of its range.
+    """
+    fields = dict(config)
+    name = fields.pop("model", None)
+    if name not in kinds:
+        raise ValueError(f"model {name!r} is unknown; known are {', '.join(kinds)}")
+    return kinds[name].from_config(fields)  # type: ignore[attr-defined]
+
+
+def model_of(content: Content, kinds: Mapping[str, type[M]], *, device: str | torch.device = "cpu") -> M:
+    """Model of a file's content, in evaluation mode on `device`; tensors become the model's floating type.
+
+    Raises:
+        WeightsError: A configuration no model of these kinds has, or tensors that are not exactly the
+            model's.
+    """
+    path = content.path
     try:
-        model = build(json.loads(info.pop("config", "null")) or {})
+        model = build(json.loads(content.config) or {}, kinds)
     except (ArithmeticError, RuntimeError, TypeError, ValueError) as error:
         raise WeightsError(
             f"{path}: no model has its configuration ({first_line(error)}); give another file"
         ) from error
-    if difference := _tensor_difference(model.state_dict(), tensors):
+    if difference := _tensor_difference(model.state_dict(), content.tensors):
         raise WeightsError(f"{path}: {difference}; the file is damaged or of another version, give another")
-    model.load_state_dict(tensors)
-    return Checkpoint(model.to(device).eval(), info, hashlib.sha256(data).hexdigest())
+    model.load_state_dict(content.tensors)
+    return model.to(device).eval()
+
+
+def load_checkpoint(
+    path: Path, kinds: Mapping[str, type[M]], *, device: str | torch.device = "cpu"
+) -> Checkpoint[M]:
+    """Model, in evaluation mode on `device`, from a file that `save_checkpoint` wrote.
+
+    Args:
+        path: The file.
+        kinds: The classes that the caller takes, by the name in their configuration.
+        device: Where the model goes.
+
+    Raises:
+        WeightsError: As `read_checkpoint` and `model_of`.
+    """
+    content = read_checkpoint(path)
+    return Checkpoint(model_of(content, kinds, device=device), content.info, content.sha256)
 
 
 def unreadable(path: Path, error: OSError) -> WeightsError:

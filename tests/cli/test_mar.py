@@ -32,8 +32,8 @@ from deepgsr_cli.models import DeepGSRConfig
 from deepgsr_cli.tomography.attenuation import WATER_ATTENUATION, to_attenuation, to_hu
 from deepgsr_cli.tomography.geometry import sparse_view
 from deepgsr_cli.tomography.geometry_files import write_geometry
-from deepgsr_cli.weights.checkpoint import load_checkpoint, save_checkpoint
-from tests.samples import FRAME, STUDY, body_hu, saved, saved_slice
+from deepgsr_cli.weights.checkpoint import save_checkpoint
+from tests.samples import FRAME, STUDY, body_hu, load_checkpoint, saved, saved_slice
 
 CPU = torch.device("cpu")
 SIZE, PIXEL_MM = 64, 4.0

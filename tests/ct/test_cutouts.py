@@ -22,6 +22,7 @@ from deepgsr_cli.ct.training import (
 from deepgsr_cli.errors import InputError, UsageError
 from deepgsr_cli.formats.dicom.derived import write_new
 from deepgsr_cli.models import DeepGSRConfig
+from deepgsr_cli.tasks import train
 from deepgsr_cli.tomography.attenuation import hu_to_attenuation
 from deepgsr_cli.tomography.geometry import sparse_view
 from deepgsr_cli.tomography.radon import Radon
@@ -279,4 +280,4 @@ def test_attenuation_beyond_the_window_counts_as_its_end(config):
 
 def test_an_unknown_preset_is_named(config):
     with pytest.raises(UsageError, match="--preset paper: known are small, tiny"):
-        dataclasses.replace(config, preset="paper")
+        train(dataclasses.replace(config, preset="paper"))

@@ -19,7 +19,7 @@ from typer.testing import CliRunner
 
 from deepgsr_cli.cli import app
 from deepgsr_cli.ct.figures import body, compare, residual
-from deepgsr_cli.ct.methods import Method, gaussian_blur, load_model, reconstruct, total_variation
+from deepgsr_cli.ct.methods import Method, gaussian_blur, load_network, reconstruct, total_variation
 from deepgsr_cli.ct.simulation import SimulatedScan, estimated_photons, noise_variance
 from deepgsr_cli.errors import UsageError, WeightsError
 from deepgsr_cli.formats.sinograms import Sinograms
@@ -240,7 +240,7 @@ def test_without_weights_the_error_names_the_methods_that_need_none(monkeypatch)
 
     monkeypatch.setattr("deepgsr_cli.weights.manifest.default_name", none)
     with pytest.raises(WeightsError, match="fbp, sirt, cgls or tv, which need none"):
-        load_model(None, "cpu", offline=True)
+        load_network(None, "cpu", offline=True)
 
 
 # DICOM
@@ -527,7 +527,8 @@ def test_a_stack_is_read_slice_by_slice(measured):
     stack = np.stack([np.load(path)] * 2)
     stack[1, 3, 4] = np.nan
     np.save(path, stack)
-    sinograms = Sinograms(path, read_geometry(geometry))
+    scan = read_geometry(geometry)
+    sinograms = Sinograms(path, scan.num_views, scan.num_bins)
     assert sinograms.num_slices == 2
     assert sinograms.read(0).shape == (90, 100)
     with pytest.raises(Exception, match="slice 2 has NaN or infinity in 1 of its 9000 values"):

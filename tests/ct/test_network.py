@@ -11,8 +11,8 @@ from deepgsr_cli.models import DeepGSRConfig
 from deepgsr_cli.tomography.attenuation import WATER_ATTENUATION
 from deepgsr_cli.tomography.geometry import sparse_view
 from deepgsr_cli.tomography.radon import Radon
-from deepgsr_cli.weights.checkpoint import load_checkpoint, save_checkpoint
-from tests.samples import check_foreign_configuration_is_refused
+from deepgsr_cli.weights.checkpoint import save_checkpoint
+from tests.samples import check_foreign_configuration_is_refused, load_checkpoint
 
 TINY = UnrolledConfig(
     stages=2,

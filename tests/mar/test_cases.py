@@ -19,8 +19,7 @@ from deepgsr_cli.tasks import TASKS
 from deepgsr_cli.tomography.attenuation import WATER_ATTENUATION
 from deepgsr_cli.tomography.geometry import mar_640
 from deepgsr_cli.training.config import TrainConfig
-from deepgsr_cli.weights.checkpoint import load_checkpoint
-from tests.samples import check_resumed_equals_unbroken
+from tests.samples import check_resumed_equals_unbroken, load_checkpoint
 
 CPU = torch.device("cpu")
 SIZE = 32

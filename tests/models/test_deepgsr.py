@@ -3,11 +3,11 @@ import dataclasses
 import pytest
 import torch
 
-from deepgsr_cli.models import PRESETS, DeepGSR, DeepGSRConfig
+from deepgsr_cli.models import PRESETS, PRIORS, DeepGSR, DeepGSRConfig
 from deepgsr_cli.models.deepgsr import GroupBlock, LowRankGroupShrinkage, _analyse, _synthesise
 from deepgsr_cli.models.patches import reflect_to
 from deepgsr_cli.models.wavelets import dwt2, idwt2
-from deepgsr_cli.registry import build
+from deepgsr_cli.weights.checkpoint import build
 
 SMALL = DeepGSRConfig(
     widths=(8, 12),
@@ -235,8 +235,8 @@ def test_base_is_five_times_small():
 
 def test_a_configuration_survives_its_dictionary():
     model = DeepGSR(SMALL)
-    assert build(model.config_dict()).config == SMALL
+    assert build(model.config_dict(), PRIORS).config == SMALL
     with pytest.raises(ValueError, match="unknown configuration depth"):
-        build({**model.config_dict(), "depth": 3})
+        build({**model.config_dict(), "depth": 3}, PRIORS)
     with pytest.raises(ValueError, match="model 'unet' is unknown"):
-        build({**model.config_dict(), "model": "unet"})
+        build({**model.config_dict(), "model": "unet"}, PRIORS)

@@ -6,9 +6,9 @@ import numpy as np
 import pytest
 import torch
 
-from deepgsr_cli.models import GROUPSC_PRESETS, GroupSC, GroupSCConfig
+from deepgsr_cli.models import GROUPSC_PRESETS, PRIORS, GroupSC, GroupSCConfig
 from deepgsr_cli.models.groupsc import bayer_mask, interpolate_mosaic, overcomplete_dct
-from deepgsr_cli.registry import build
+from deepgsr_cli.weights.checkpoint import build
 
 TINY = GroupSCConfig(patch=5, stride=2, atoms=20, steps=6, radius=2, levels=(0.0, 20.0, 50.0))
 COLOUR = dataclasses.replace(TINY, channels=3, patch=3, stride=1, atoms=30)
@@ -298,7 +298,7 @@ def test_a_configuration_survives_its_dictionary():
         fields = json.loads(json.dumps(GroupSC(shape).config_dict()))
         assert fields.pop("model") == "groupsc"
         assert GroupSCConfig.from_dict(fields) == shape
-    model = build(json.loads(json.dumps(GroupSC(TINY).config_dict())))
+    model = build(json.loads(json.dumps(GroupSC(TINY, PRIORS).config_dict())))
     assert isinstance(model, GroupSC)
     model.load_state_dict(GroupSC(TINY).state_dict())
 
@@ -319,7 +319,7 @@ def test_a_configuration_survives_its_dictionary():
 )
 def test_a_configuration_that_cannot_be_is_refused(change, message):
     with pytest.raises(ValueError, match=message):
-        build({"model": "groupsc", **change})
+        build({"model": "groupsc", **change}, PRIORS)
 
 
 def test_tiles_and_memory_of_the_presets():

@@ -5,10 +5,10 @@ import pytest
 import torch
 import torch.nn.functional as F
 
-from deepgsr_cli.models import NSR, NSR_PRESETS, NSRConfig
+from deepgsr_cli.models import NSR, NSR_PRESETS, PRIORS, NSRConfig
 from deepgsr_cli.models.groupsc import interpolate_mosaic
 from deepgsr_cli.models.nsr import SparseConv2d, restore_in_patches
-from deepgsr_cli.registry import build
+from deepgsr_cli.weights.checkpoint import build
 
 TINY = NSRConfig(channels=1, conditions=2, width=8, blocks=2, hidden=12, groups=3, cardinality=4, cell=8)
 SHAPES = {
@@ -221,7 +221,7 @@ def test_a_configuration_survives_its_dictionary():
         fields = json.loads(json.dumps(NSR(shape).config_dict()))
         assert fields.pop("model") == "nsr"
         assert NSRConfig.from_dict(fields) == shape
-    model = build(json.loads(json.dumps(NSR(TINY).config_dict())))
+    model = build(json.loads(json.dumps(NSR(TINY, PRIORS).config_dict())))
     assert isinstance(model, NSR)
     model.load_state_dict(NSR(TINY).state_dict())
 
@@ -240,7 +240,7 @@ def test_a_configuration_survives_its_dictionary():
 )
 def test_a_configuration_that_cannot_be_is_refused(change, message):
     with pytest.raises(ValueError, match=message):
-        build({"model": "nsr", **change})
+        build({"model": "nsr", **change}, PRIORS)
 
 
 def test_tiles_lie_on_cells_and_on_shuffled_pixels():

@@ -25,6 +25,7 @@ from deepgsr_cli.phase.network import UnrolledPhase, UnrolledPhaseConfig
 from deepgsr_cli.phase.noise import Noise, alpha_noise
 from deepgsr_cli.phase.plug_and_play import plug_and_play
 from deepgsr_cli.phase.projections import STEPS, Projections, alternate
+from deepgsr_cli.phase.simulation import operator_of
 from deepgsr_cli.pictures.restorer import Restorer, RunOptions
 from deepgsr_cli.weights.checkpoint import save_checkpoint
 from tests.samples import smooth_picture
@@ -245,7 +246,7 @@ def with_entry(value):
 def test_bad_measurements_are_told_in_a_sentence(tmp_path, fields, kind, words):
     np.savez(tmp_path / "m.npz", **fields)
     with pytest.raises(kind) as error:
-        read_measurement(tmp_path / "m.npz").operator()
+        operator_of(read_measurement(tmp_path / "m.npz"))
     assert words in str(error.value)
 
 

@@ -20,12 +20,13 @@ from deepgsr_cli.phase.network import (
 )
 from deepgsr_cli.phase.noise import PhaseNoise
 from deepgsr_cli.phase.training import Phase, measure, random_noise, random_operator
+from deepgsr_cli.tasks import train
 from deepgsr_cli.training.config import TrainConfig
-from deepgsr_cli.training.loop import train
-from deepgsr_cli.weights.checkpoint import load_checkpoint, save_checkpoint
+from deepgsr_cli.weights.checkpoint import save_checkpoint
 from tests.samples import (
     check_foreign_configuration_is_refused,
     check_resumed_equals_unbroken,
+    load_checkpoint,
     smooth_picture,
 )
 

@@ -14,9 +14,8 @@ from deepgsr_cli.formats.codecs import gray
 from deepgsr_cli.formats.image import Image, picture_paths, read_channels, write_image
 from deepgsr_cli.pictures.dataset import Crops, read_pictures, smaller_copies
 from deepgsr_cli.pictures.training import Denoise, Derain, Restore
-from deepgsr_cli.training.loop import train
-from deepgsr_cli.weights.checkpoint import load_checkpoint
-from tests.samples import check_resumed_equals_unbroken, smooth_picture, weights_of
+from deepgsr_cli.tasks import train
+from tests.samples import check_resumed_equals_unbroken, load_checkpoint, smooth_picture, weights_of
 
 
 @pytest.mark.parametrize("step", [3, 6])
@@ -105,7 +104,7 @@ def test_a_folder_with_a_run_is_not_overwritten(config, trained):
 )
 def test_options_out_of_range_are_named(config, change, sentence):
     with pytest.raises(UsageError, match=sentence):
-        dataclasses.replace(config, **change)
+        train(dataclasses.replace(config, **change))
 
 
 def test_too_few_or_too_small_pictures_are_refused(config):

@@ -6,7 +6,7 @@ from torch import nn
 
 from deepgsr_cli.errors import UsageError
 from deepgsr_cli.models import PRESETS, DeepGSR
-from deepgsr_cli.training.loop import train
+from deepgsr_cli.tasks import train
 from deepgsr_cli.training.optimizers import Muon, optimizer, orthogonal
 from tests.samples import check_resumed_equals_unbroken
 

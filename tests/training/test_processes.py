@@ -6,7 +6,7 @@ import torch
 
 from deepgsr_cli.models import PRESETS
 from deepgsr_cli.pictures.training import Denoise
-from deepgsr_cli.training.loop import train
+from deepgsr_cli.tasks import train
 from deepgsr_cli.training.task import Sample
 from tests.samples import state_of
 

@@ -5,7 +5,7 @@ import torch
 
 import deepgsr_cli.training.stepping
 from deepgsr_cli.pictures.training import Denoise
-from deepgsr_cli.training.loop import train
+from deepgsr_cli.tasks import train
 from deepgsr_cli.training.stepping import Gradients
 from tests.samples import weights_of
 

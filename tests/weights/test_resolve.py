@@ -20,12 +20,13 @@ from safetensors.torch import load_file, save_file
 from torch import nn
 
 from deepgsr_cli.errors import WeightsError
-from deepgsr_cli.registry import build
+from deepgsr_cli.models import PRIORS
 from deepgsr_cli.weights import resolve as resolve_module
-from deepgsr_cli.weights.checkpoint import load_checkpoint, save_checkpoint
+from deepgsr_cli.weights.checkpoint import build, save_checkpoint
 from deepgsr_cli.weights.manifest import WeightsEntry, default_name, load_manifest
 from deepgsr_cli.weights.resolve import ResolvedWeights, list_weights, pull, resolve, verify
 from tests.hub import COMMIT, Hub
+from tests.samples import load_checkpoint
 
 ROOT = Path(resolve_module.__file__).parents[2]
 CONTENT = bytes(range(256)) * 41
@@ -134,7 +135,7 @@ def ask(tmp_path: Path, manifest_file: Path) -> Ask:
 @pytest.fixture
 def model() -> nn.Module:
     torch.manual_seed(3)
-    return build(CONFIG)
+    return build(CONFIG, PRIORS)
 
 
 def write_manifest(folder: Path, *entries: dict[str, Any]) -> Path:
