@@ -6,10 +6,12 @@ import os
 import re
 from dataclasses import dataclass
 from pathlib import Path
-
-import torch
+from typing import TYPE_CHECKING
 
 from deepgsr_cli.errors import DeviceError, UsageError
+
+if TYPE_CHECKING:
+    import torch
 
 _GUESS = 4 << 30
 
@@ -138,5 +140,7 @@ def _text(path: Path) -> str:
 
 def wait(device: torch.device) -> None:
     """Wait until what was started on the device is done."""
+    import torch
+
     if device.type == "cuda":
         torch.cuda.synchronize(device)

@@ -215,12 +215,15 @@ class NSR(nn.Module):
     def tile_needs(self) -> TileNeeds:
         """What tiles must respect: the grid of shuffled pixels or of cells, and the halo, both in pixels.
 
-        The halo is the radius of all convolutions together, exact for plain ones. With cells, a pool near a
-        cut differs, and with it the rest of its cell; with pools over whole images, every pixel does.
+        Up to 32 the halo is the radius of all convolutions, exact for plain ones. Beyond, little comes so
+        far: of `small`'s 68 px, 32 leave a difference between tiles and whole of less than 0.001 levels of
+        255 (trained for minutes; Urban100, noise of 25). With cells, a pool near a cut differs, and with it
+        the rest of its cell; with pools over whole images, every pixel does.
         """
         config = self.config
+        radius = config.shuffle * (2 * config.blocks + 2)
         cell = config.cell if config.groups > 1 and config.cell else 1
-        return TileNeeds(grid=config.shuffle * cell, halo=config.shuffle * (2 * config.blocks + 2))
+        return TileNeeds(grid=config.shuffle * cell, halo=min(radius, 32))
 
     @property
     def bytes_per_pixel(self) -> float:

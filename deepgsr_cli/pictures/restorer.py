@@ -16,7 +16,7 @@ if TYPE_CHECKING:
     from torch import Tensor
 
     from deepgsr_cli.compute.tiling import Precision
-    from deepgsr_cli.models import DeepGSR
+    from deepgsr_cli.models import Prior
     from deepgsr_cli.weights.load import Loaded
 
 
@@ -67,9 +67,9 @@ class Restorer:
     options: RunOptions = field(default_factory=RunOptions)
     notify: Callable[[str], None] | None = None
     task: str = "denoise"
-    loaded: dict[int, Loaded[DeepGSR]] = field(default_factory=dict, init=False)
+    loaded: dict[int, Loaded[Prior]] = field(default_factory=dict, init=False)
 
-    def load(self, channels: int) -> Loaded[DeepGSR]:
+    def load(self, channels: int) -> Loaded[Prior]:
         """Load the model for pictures with that many channels, if it has not been loaded yet.
 
         Raises:

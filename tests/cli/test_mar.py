@@ -270,7 +270,7 @@ def test_weights_of_another_task_and_none_are_one_sentence(run, series, tmp_path
     def none(*_: object):
         raise WeightsError("none")
 
-    monkeypatch.setattr("deepgsr_cli.weights.manifest.default_name", none)
+    monkeypatch.setattr("deepgsr_cli.weights.load.default_name", none)
     result = run(*options)
     assert result.exit_code == 1
     assert "li or nmar, which need none" in result.stderr

@@ -238,7 +238,7 @@ def test_without_weights_the_error_names_the_methods_that_need_none(monkeypatch)
     def none(*_: object):
         raise WeightsError("none")
 
-    monkeypatch.setattr("deepgsr_cli.weights.manifest.default_name", none)
+    monkeypatch.setattr("deepgsr_cli.weights.load.default_name", none)
     with pytest.raises(WeightsError, match="fbp, sirt, cgls or tv, which need none"):
         load_network(None, "cpu", offline=True)
 

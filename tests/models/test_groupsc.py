@@ -36,7 +36,7 @@ def literal(model, x, sigma):
     """The definition for one image (C, H, W): loops over patches, and the matrix of all similarities."""
     config, side = model.config, model.patch
     edge = side // 2 // config.stride * config.stride
-    mask = bayer_mask(*x.shape[-2:])[0].to(x) if config.mosaic else torch.ones_like(x)
+    mask = bayer_mask(x)[0] if config.mosaic else torch.ones_like(x)
     x = interpolate_mosaic(x[None])[0] if config.mosaic else x
 
     def framed(z):
@@ -220,7 +220,7 @@ def test_a_flat_picture_comes_back():
 def test_bilinear_interpolation_keeps_what_is_measured_and_averages_neighbours():
     x = random(2, 1, 9, 12)
     colours = interpolate_mosaic(x)
-    mask = bayer_mask(9, 12).bool().expand(2, -1, -1, -1)
+    mask = bayer_mask(x).bool().expand(2, -1, -1, -1)
     assert torch.equal(colours[mask], x.expand(-1, 3, -1, -1)[mask])
     x = x[:, 0]
     green_at_red = (x[:, 3, 4] + x[:, 5, 4] + x[:, 4, 3] + x[:, 4, 5]) / 4
@@ -298,7 +298,7 @@ def test_a_configuration_survives_its_dictionary():
         fields = json.loads(json.dumps(GroupSC(shape).config_dict()))
         assert fields.pop("model") == "groupsc"
         assert GroupSCConfig.from_dict(fields) == shape
-    model = build(json.loads(json.dumps(GroupSC(TINY, PRIORS).config_dict())))
+    model = build(json.loads(json.dumps(GroupSC(TINY).config_dict())), PRIORS)
     assert isinstance(model, GroupSC)
     model.load_state_dict(GroupSC(TINY).state_dict())
 

@@ -221,7 +221,7 @@ def test_a_configuration_survives_its_dictionary():
         fields = json.loads(json.dumps(NSR(shape).config_dict()))
         assert fields.pop("model") == "nsr"
         assert NSRConfig.from_dict(fields) == shape
-    model = build(json.loads(json.dumps(NSR(TINY, PRIORS).config_dict())))
+    model = build(json.loads(json.dumps(NSR(TINY).config_dict())), PRIORS)
     assert isinstance(model, NSR)
     model.load_state_dict(NSR(TINY).state_dict())
 
