@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import re
+
 
 class UserError(Exception):
     """A mistake or a circumstance outside this program; its message has the value, the bound, the way out."""
@@ -13,6 +15,34 @@ class UsageError(UserError):
     """The command line asks for something that cannot be: exit code 2."""
 
     exit_code = 2
+
+
+class OptionError(UsageError):
+    """An argument, or the option that gives it on the command line, with a value that cannot be.
+
+    `str(error)` is for who calls Python, "sigma is 300: give 0 to 255"; `for_command_line()` for who types
+    commands, "--sigma 300: give 0 to 255".
+
+    Args:
+        option: Name of the argument in Python, as `num_masks`.
+        value: Its value; text, a number or a path.
+        advice: What is wrong and the way out; other options in it are written as on the command line.
+    """
+
+    def __init__(self, option: str, value: object, advice: str) -> None:
+        super().__init__(option, value, advice)
+        self.option, self.value, self.advice = option, value, advice
+
+    def __str__(self) -> str:
+        advice = re.sub(r"(?<![\w-])--([a-z][a-z-]*)", lambda m: m[1].replace("-", "_"), self.advice)
+        return f"{self.option} is {_shown(self.value)}: {advice}"
+
+    def for_command_line(self) -> str:
+        return f"--{self.option.replace('_', '-')} {_shown(self.value)}: {self.advice}"
+
+
+def _shown(value: object) -> str:
+    return f"{value:g}" if isinstance(value, float) else str(value)
 
 
 class InputError(UserError):

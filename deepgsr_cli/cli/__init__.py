@@ -13,7 +13,7 @@ from deepgsr_cli.cli import doctor as doctor_module
 from deepgsr_cli.cli import evaluate, phase, pictures, train, weights
 from deepgsr_cli.cli import mar as mar_module
 from deepgsr_cli.cli.output import say
-from deepgsr_cli.errors import UserError
+from deepgsr_cli.errors import OptionError, UserError
 from deepgsr_cli.version import __version__
 
 
@@ -28,7 +28,7 @@ class Commands(typer.core.TyperGroup):
         try:
             return super().invoke(ctx)
         except UserError as error:
-            say(str(error), style="red")
+            say(error.for_command_line() if isinstance(error, OptionError) else str(error), style="red")
             ctx.exit(error.exit_code)
         except KeyboardInterrupt:
             say("interrupted; what was finished is kept", style="yellow")

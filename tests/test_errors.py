@@ -1,0 +1,42 @@
+import pickle
+
+import pytest
+import typer
+from typer.testing import CliRunner
+
+from deepgsr_cli.cli import Commands
+from deepgsr_cli.errors import OptionError
+
+ADVICE = "give 1 or more, or leave --mask-kind out"
+
+
+def test_an_option_is_named_as_the_reader_wrote_it():
+    error = OptionError("num_masks", 0, ADVICE)
+    assert error.option == "num_masks"
+    assert str(error) == "num_masks is 0: give 1 or more, or leave mask_kind out"
+    assert error.for_command_line() == f"--num-masks 0: {ADVICE}"
+
+
+@pytest.mark.parametrize(("value", "shown"), [(300.0, "300"), (0.25, "0.25"), (7, "7"), ("a-b", "a-b")])
+def test_values_are_shown_short(value, shown):
+    assert str(OptionError("sigma", value, "no")) == f"sigma is {shown}: no"
+
+
+def test_an_error_survives_the_way_between_processes():
+    error = pickle.loads(pickle.dumps(OptionError("sigma", 300.0, "give 0 to 255")))
+    assert (error.option, str(error)) == ("sigma", "sigma is 300: give 0 to 255")
+
+
+def test_the_command_line_names_the_option():
+    app = typer.Typer(cls=Commands, context_settings={"terminal_width": 200})
+
+    @app.command()
+    def run() -> None:
+        raise OptionError("num_masks", 0, ADVICE)
+
+    @app.command()
+    def other() -> None: ...
+
+    outcome = CliRunner().invoke(app, ["run"])
+    assert outcome.exit_code == 2
+    assert f"--num-masks 0: {ADVICE}" in " ".join(outcome.output.split())
