@@ -28,7 +28,7 @@ from deepgsr_cli.tomography.attenuation import hu_to_attenuation
 from deepgsr_cli.tomography.geometry import Geometry, sparse_view
 from deepgsr_cli.tomography.radon import Radon
 from deepgsr_cli.training.losses import LOSSES, STAGES_WEIGHT
-from deepgsr_cli.training.task import Sample, autocast, check_held_out
+from deepgsr_cli.training.task import Draw, autocast, check_held_out, preset_of
 
 if TYPE_CHECKING:
     from deepgsr_cli.training.config import TrainConfig
@@ -150,13 +150,31 @@ def photons_at(size: int, photons: float) -> float:
     return photons * size / NOMINAL_SIZE
 
 
+@dataclass(frozen=True)
+class CTSample:
+    """Scans of slices, all of one geometry.
+
+    Attributes:
+        operator: From attenuation to the sinogram.
+        sinogram: (B, 1, V, N).
+        condition: What the network is told, (B, 2).
+        clean: Attenuation in 1/mm, (B, 1, H, W).
+    """
+
+    operator: Radon
+    sinogram: Tensor
+    condition: Tensor
+    clean: Tensor
+
+
 class CTRecon:
     """Sparse-view CT: simulated scans of slices, of random geometry and dose."""
 
-    presets = UNROLLED_PRESETS
+    given = "filtered backprojection"
 
     def __init__(self, config: TrainConfig, device: torch.device) -> None:
         self.config, self.device = config, device
+        self.shape = preset_of(config, UNROLLED_PRESETS)
         paths, held_out = split_slices(config)
         slices = [hu for path in paths for hu in read_hu(path)]
         self.held_out = [hu for path in held_out for hu in read_hu(path)]
@@ -165,18 +183,18 @@ class CTRecon:
         self.summary = f"{len(slices)} CT slices of {len(paths)} files, fingerprint {fingerprint(paths)}"
 
     def network(self) -> nn.Module:
-        shape = UNROLLED_PRESETS[self.config.preset]
+        shape = self.shape
         if self.config.without_groups:
             shape = dataclasses.replace(shape, prior=shape.prior.without_groups())
         return Unrolled(shape)
 
-    def sample(self, generator: torch.Generator, device_generator: torch.Generator) -> Sample:
+    def sample(self, draw: Draw) -> CTSample:
         batch = self.config.batch
-        x = self.cut_outs(batch, generator)
-        scan = self.scans(float(torch.rand(1, generator=generator)))
-        return self._scanned(scan, x, random_photons(batch, generator), device_generator)
+        x = self.cut_outs(batch, draw.cpu)
+        scan = self.scans(float(torch.rand(1, generator=draw.cpu)))
+        return self._scanned(scan, x, random_photons(batch, draw.cpu), draw.device)
 
-    def validation(self) -> list[Sample]:
+    def validation(self) -> list[CTSample]:
         """Slices reduced to twice the side of a crop, as by 60 views at full size, without noise and with
         that of 1e5 photons."""
         size = 2 * self.config.patch
@@ -192,7 +210,7 @@ class CTRecon:
 
     def _scanned(
         self, scan: Scan, x: Tensor, photons: list[float | None], generator: torch.Generator
-    ) -> Sample:
+    ) -> CTSample:
         """Scans of the images, each with its photons of a scan at full size."""
         A, y = scan.operator, scan.measure(x)
         size = max(A.domain_shape)
@@ -202,30 +220,34 @@ class CTRecon:
             if count is not None:
                 y[i] = projection_noise(y[i], count, generator)
             conditions.append(ct_condition(A.geometry.num_views, count, size))
-        return Sample(y, x, torch.cat(conditions).to(y.device), torch.ones(len(x), device=y.device), A)
+        return CTSample(A, y, torch.cat(conditions).to(y.device), x)
 
-    def loss(self, model: nn.Module, sample: Sample) -> Tensor:
+    def loss(self, model: nn.Module, sample: CTSample) -> Tensor:
         """Error of the result and, with a smaller weight, of every stage, where water is about 1; more
         attenuation than the window holds counts as its end."""
         assert isinstance(model, Unrolled)
-        assert sample.operator is not None
-        assert sample.condition is not None
         with autocast(self.config, self.device):
-            *stages, result = model.iterates(sample.operator, sample.degraded, sample.condition)
+            *stages, result = model.iterates(sample.operator, sample.sinogram, sample.condition)
         measure = LOSSES[self.config.loss]
 
         def error(x: Tensor) -> Tensor:
             x = error_in_window(x, sample.clean)
-            return (measure(ATTENUATION_SCALE_MM * x) * sample.weight).mean()
+            return measure(ATTENUATION_SCALE_MM * x).mean()
 
         return error(result) + STAGES_WEIGHT * torch.stack([error(x) for x in stages]).mean()
 
-    def psnr(self, model: nn.Module, sample: Sample) -> float:
+    def psnr(self, model: nn.Module, sample: CTSample) -> float:
         """In the window of attenuation from 0 to 0.05 / mm."""
-        assert sample.condition is not None
-        y, condition = sample.degraded.to(self.device), sample.condition.to(self.device)
-        x = model(sample.operator, y, condition).cpu()
-        return psnr(*(t.numpy().clip(0, MAX_ATTENUATION) for t in (x, sample.clean)), peak=MAX_ATTENUATION)
+        y, condition = sample.sinogram.to(self.device), sample.condition.to(self.device)
+        return _psnr_in_window(model(sample.operator, y, condition), sample.clean)
+
+    def psnr_given(self, sample: CTSample) -> float:
+        return _psnr_in_window(sample.operator.fbp(sample.sinogram), sample.clean)
+
+
+def _psnr_in_window(x: Tensor, clean: Tensor) -> float:
+    found, expected = (t.cpu().numpy().clip(0, MAX_ATTENUATION) for t in (x, clean))
+    return psnr(found, expected, peak=MAX_ATTENUATION)
 
 
 # End of the window that CT papers measure in, in 1/mm: 1604 HU.

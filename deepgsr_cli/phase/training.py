@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -19,7 +20,7 @@ from deepgsr_cli.phase.noise import PhaseNoise, alpha_noise, snr_noise, snr_sigm
 from deepgsr_cli.pictures.dataset import Crops
 from deepgsr_cli.pictures.training import split_pictures, summary_of, training_pictures
 from deepgsr_cli.training.losses import LOSSES, STAGES_WEIGHT
-from deepgsr_cli.training.task import Sample, autocast
+from deepgsr_cli.training.task import Draw, autocast, preset_of
 
 if TYPE_CHECKING:
     from deepgsr_cli.training.config import TrainConfig
@@ -74,29 +75,47 @@ def measure(
     return torch.cat(magnitudes), torch.cat(conditions).to(x.device)
 
 
+@dataclass(frozen=True)
+class PhaseSample:
+    """Patterns of pictures, all of one operator.
+
+    Attributes:
+        operator: From pictures to their patterns.
+        magnitudes: Measured ones, (B, J, M, N).
+        condition: What the network is told, (B, 3).
+        clean: The pictures, (B, 1, H, W) in [0, 1].
+    """
+
+    operator: Diffraction
+    magnitudes: Tensor
+    condition: Tensor
+    clean: Tensor
+
+
 class Phase:
     """Phase retrieval: coded diffraction patterns of pictures, of random masks and noise."""
 
-    presets = UNROLLED_PHASE_PRESETS
+    given = "a flat picture"
 
     def __init__(self, config: TrainConfig, device: torch.device) -> None:
         self.config, self.device = config, device
+        self.shape = preset_of(config, UNROLLED_PHASE_PRESETS)
         training, self.held_out = split_pictures(config)
         self.crops = Crops(training_pictures(training, config), config.patch, device)
         self.summary = summary_of(training)
 
     def network(self) -> nn.Module:
-        shape = UNROLLED_PHASE_PRESETS[self.config.preset]
+        shape = self.shape
         if self.config.without_groups:
             shape = dataclasses.replace(shape, prior=shape.prior.without_groups())
         return UnrolledPhase(shape)
 
-    def sample(self, generator: torch.Generator, device_generator: torch.Generator) -> Sample:
-        x = self.crops(self.config.batch, generator)
-        A = random_operator(self.config.patch, generator).to(x.device)
-        return self._measured(A, x, [random_noise(generator) for _ in x], generator)
+    def sample(self, draw: Draw) -> PhaseSample:
+        x = self.crops(self.config.batch, draw.cpu)
+        A = random_operator(self.config.patch, draw.cpu).to(x.device)
+        return _measured(A, x, [random_noise(draw.cpu) for _ in x], draw.cpu)
 
-    def validation(self) -> list[Sample]:
+    def validation(self) -> list[PhaseSample]:
         """Pictures reduced to twice the side of a crop behind four uniform masks, at alpha 9, 27 and 81, and
         behind one quaternary mask at an SNR of 20 dB."""
         side = 2 * self.config.patch
@@ -106,22 +125,14 @@ class Phase:
             for kind, count, noise in VALIDATION:
                 generator = torch.Generator().manual_seed(self.config.seed + i)
                 A = Diffraction(coded_masks(kind, count, (side, side), generator))
-                samples.append(self._measured(A, x, [noise], generator))
+                samples.append(_measured(A, x, [noise], generator))
         return samples
 
-    def _measured(
-        self, A: Diffraction, x: Tensor, noises: list[PhaseNoise], generator: torch.Generator
-    ) -> Sample:
-        y, condition = measure(A, x, noises, generator)
-        return Sample(y, x, condition, torch.ones(len(x), device=x.device), diffraction=A)
-
-    def loss(self, model: nn.Module, sample: Sample) -> Tensor:
+    def loss(self, model: nn.Module, sample: PhaseSample) -> Tensor:
         """Error of the result and, with a smaller weight, of every stage."""
         assert isinstance(model, UnrolledPhase)
-        assert sample.diffraction is not None
-        assert sample.condition is not None
         with autocast(self.config, self.device):
-            *stages, result = model.iterates(sample.diffraction, sample.degraded, sample.condition)
+            *stages, result = model.iterates(sample.operator, sample.magnitudes, sample.condition)
         measure_error = LOSSES[self.config.loss]
         loss = measure_error(result - sample.clean).mean()
         if not stages:
@@ -131,12 +142,19 @@ class Phase:
             + STAGES_WEIGHT * torch.stack([measure_error(x - sample.clean).mean() for x in stages]).mean()
         )
 
-    def psnr(self, model: nn.Module, sample: Sample) -> float:
-        assert sample.diffraction is not None
-        assert sample.condition is not None
-        A, y = sample.diffraction.to(self.device), sample.degraded.to(self.device)
+    def psnr(self, model: nn.Module, sample: PhaseSample) -> float:
+        A, y = sample.operator.to(self.device), sample.magnitudes.to(self.device)
         x = model(A, y, sample.condition.to(self.device)).cpu()
         return psnr(rounded8(x.numpy()), sample.clean.numpy())
+
+    def psnr_given(self, sample: PhaseSample) -> float:
+        """Of each picture's mean: what the network starts from is as flat."""
+        flat = sample.clean.mean((2, 3), keepdim=True).expand_as(sample.clean)
+        return psnr(rounded8(flat.numpy()), sample.clean.numpy())
+
+
+def _measured(A: Diffraction, x: Tensor, noises: list[PhaseNoise], generator: torch.Generator) -> PhaseSample:
+    return PhaseSample(A, *measure(A, x, noises, generator), x)
 
 
 # Masks and noise that phase retrieval is validated with.

@@ -1,9 +1,11 @@
-"""Training on pictures: noise, rain or both over clean pictures, or pairs."""
+"""Training on pictures: degraded on the fly as their task says, or in pairs."""
 
 from __future__ import annotations
 
 import dataclasses
 import hashlib
+from collections.abc import Mapping
+from dataclasses import dataclass
 from importlib import resources
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -12,175 +14,198 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from deepgsr_cli.errors import UsageError
+from deepgsr_cli.errors import OptionError, UsageError
 from deepgsr_cli.evaluation.metrics import psnr, rounded8
 from deepgsr_cli.files import fingerprint
 from deepgsr_cli.formats.image import picture_paths, read_channels
-from deepgsr_cli.models import PRESETS, DeepGSR
+from deepgsr_cli.models import (
+    GROUPSC_PRESETS,
+    NSR_PRESETS,
+    PRESETS,
+    PRIORS,
+    DeepGSRConfig,
+    GroupSCConfig,
+    NSRConfig,
+)
 from deepgsr_cli.models.deepgsr import filter_of
 from deepgsr_cli.pictures.dataset import Crops, pair_paths, read_pictures, smaller_copies
-from deepgsr_cli.pictures.noise import as_8_bits, gaussian_noise, protocol_noise
-from deepgsr_cli.pictures.rain import rainy
 from deepgsr_cli.pictures.scenes import structures
+from deepgsr_cli.pictures.tasks import SIGMA, TASKS
 from deepgsr_cli.training.losses import LOSSES
-from deepgsr_cli.training.task import Sample, autocast, split_evenly
+from deepgsr_cli.training.task import Draw, autocast, preset_of, split_evenly
 
 if TYPE_CHECKING:
     from deepgsr_cli.training.config import TrainConfig
 
 
-class _Pictures:
-    """Network and measures of pictures.
+@dataclass(frozen=True)
+class PictureSample:
+    """A batch of pictures.
 
     Attributes:
-        presets: Shapes that the network comes in.
-        conditions: Length of the network's condition vector.
+        shown: What the network is given, in the order of its arguments: degraded pictures, (B, C, H, W);
+            what it is told, (B, conditions), if anything; what a collaborative filter makes of the
+            pictures, if that is known.
+        clean: The pictures without degradation, (B, C, H, W) in [0, 1].
+        weight: What each picture's error counts, (B,).
     """
 
-    presets = PRESETS
-    conditions: int
+    shown: tuple[Tensor, ...]
+    clean: Tensor
+    weight: Tensor
+
+    @property
+    def degraded(self) -> Tensor:
+        return self.shown[0]
+
+
+class PictureTraining:
+    """A task of `pictures.tasks.TASKS`: pictures degraded on the fly, pairs of pictures, or both by turns."""
 
     def __init__(self, config: TrainConfig, device: torch.device) -> None:
         self.config, self.device = config, device
-
-    def network(self) -> nn.Module:
-        config = self.config
-        shape = dataclasses.replace(
-            PRESETS[config.preset], channels=config.channels, conditions=self.conditions
-        )
-        return DeepGSR(shape.without_groups() if config.without_groups else shape)
-
-    def loss(self, model: nn.Module, sample: Sample) -> Tensor:
-        with autocast(self.config, self.device):
-            known = {} if sample.filtered is None else {"filtered": sample.filtered}
-            output = model(sample.degraded, sample.condition, **known)
-        return (LOSSES[self.config.loss](output.float() - sample.clean) * sample.weight).mean()
-
-    def psnr(self, model: nn.Module, sample: Sample) -> float:
-        condition = None if sample.condition is None else sample.condition.to(self.device)
-        restored = rounded8(model(sample.degraded.to(self.device), condition).cpu().numpy())
-        return float(np.mean([psnr(*pair) for pair in zip(restored, sample.clean.numpy())]))
-
-
-class Denoise(_Pictures):
-    """White Gaussian noise; the network is told its level, and whether a file has clipped it."""
-
-    conditions = 2
-
-    def __init__(self, config: TrainConfig, device: torch.device) -> None:
-        super().__init__(config, device)
-        training, self.held_out = split_pictures(config)
-        self.crops = Crops(training_pictures(training, config), config.patch, device)
-        self.summary = summary_of(training)
-
-    def sample(self, generator: torch.Generator, device_generator: torch.Generator) -> Sample:
-        config = self.config
-        clean = self.crops(config.batch, generator)
-        noisy, told = gaussian_noise(
-            clean, (config.sigma_min, config.sigma_max), device_generator, clipped=config.clipped
-        )
-        # On natural pictures the error that a good denoiser leaves has a variance proportional to sigma,
-        # roughly (PSNR tables of DnCNN, 15 to 50). Levels below 2 would otherwise outweigh all others.
-        power = {"charbonnier": 0.5, "mse": 1.0, "psnr": 0.0}[config.loss]
-        weight = (25 / (255 * told[:, 0]).clamp(min=2)) ** power
-        # Here rather than in the network, which is then free of what cannot be compiled or recorded.
-        search = self.presets[config.preset].search
-        filtered = filter_of(noisy, told[:, 0], search) if search else None
-        return Sample(noisy, clean, told, weight, filtered=filtered)
-
-    def validation(self) -> list[Sample]:
-        config = self.config
-        samples = []
-        for path in self.held_out:
-            clean = _centre(read_channels(path, config.channels))
-            for part in (0.2, 1 / 3, 2 / 3):
-                sigma = config.sigma_min + part * (config.sigma_max - config.sigma_min)
-                noisy = clean + protocol_noise(clean.shape, sigma, config.seed)
-                if config.clipped < 1:
-                    samples.append(_single(noisy, clean, torch.tensor([[sigma / 255, 0]])))
-                if config.clipped > 0:
-                    noisy = as_8_bits(torch.from_numpy(noisy)).numpy()
-                    samples.append(_single(noisy, clean, torch.tensor([[sigma / 255, 1]])))
-        return samples
-
-
-class Derain(_Pictures):
-    """Rain: generated over clean pictures, as it is in pairs of pictures, or both by turns."""
-
-    conditions = 0
-    noise = False
-
-    def __init__(self, config: TrainConfig, device: torch.device) -> None:
-        super().__init__(config, device)
+        self.task = TASKS[config.task]
+        self.given = self.task.given
+        self.shape = _shape(config)
         summaries = []
         self.held_out: list[Path] = []
+        self.held_out_pairs: list[tuple[Path, Path]] = []
         self.crops = self.pair_crops = None
-        left_out = 0
         if config.data:
             training, self.held_out = split_pictures(config)
-            kept = _without_test_scenes(training)
-            left_out = len(training) - len(kept)
-            self.held_out = _without_test_scenes(self.held_out)
-            self.crops = Crops(training_pictures(kept, config), config.patch, device)
-            summaries.append(summary_of(kept) + f", {left_out} scenes of rain test sets left out")
-        self.held_out_pairs: list[tuple[Path, Path]] = []
-        if config.pairs:
-            pairs = [pair for folder in config.pairs for pair in pair_paths(folder, "rain")]
+            left_out = ""
+            if self.task.pairs is not None:
+                kept = _without_test_scenes(training)
+                left_out = f", {len(training) - len(kept)} scenes of rain test sets left out"
+                training, self.held_out = kept, _without_test_scenes(self.held_out)
+            self.crops = Crops(training_pictures(training, config), config.patch, device)
+            summaries.append(summary_of(training) + left_out)
+        if config.pairs and self.task.pairs is not None:
+            pairs = [pair for folder in config.pairs for pair in pair_paths(folder, self.task.pairs)]
             pairs, self.held_out_pairs = split_evenly(pairs, config.held_out)
             pictures = [np.concatenate(read_pictures(pair, config.channels, config.patch)) for pair in pairs]
             self.pair_crops = Crops(pictures, config.patch, device)
             summaries.append(summary_of([path for pair in pairs for path in pair]) + " in pairs")
         self.summary = "; ".join(summaries)
 
-    def sample(self, generator: torch.Generator, device_generator: torch.Generator) -> Sample:
-        batch = self.config.batch
+    def network(self) -> nn.Module:
+        fields = dataclasses.asdict(self.shape)
+        return PRIORS[self.config.model].from_config(fields)
+
+    def sample(self, draw: Draw) -> PictureSample:
+        task, config = self.task, self.config
         paired = 0
         if self.pair_crops is not None:
-            draws = torch.rand(batch, generator=generator)
-            paired = batch if self.crops is None else int((draws < PAIRED_SHARE).sum())
+            draws = torch.rand(config.batch, generator=draw.cpu)
+            paired = config.batch if self.crops is None else int((draws < PAIRED_SHARE).sum())
         parts = []
-        if self.crops is not None and paired < batch:
-            clean = self.crops(batch - paired, generator)
-            parts.append((rainy(clean, device_generator), clean))
+        if self.crops is not None and paired < config.batch:
+            clean = self.crops(config.batch - paired, draw.cpu)
+            parts.append((*task.degrade(clean, config, draw), clean))
         if self.pair_crops is not None and paired:
-            parts.append(tuple(self.pair_crops(paired, generator).chunk(2, dim=1)))  # type: ignore[arg-type]
-        degraded, clean = (torch.cat(images) for images in zip(*parts))
-        if self.noise:
-            degraded = self._noisy(degraded, clean, device_generator)
-        return Sample(degraded, clean, None, torch.ones(batch, device=clean.device))
+            degraded, clean = self.pair_crops(paired, draw.cpu).chunk(2, dim=1)
+            parts.append((degraded, clean.new_zeros(paired, task.conditions), clean))
+        degraded, told, clean = (torch.cat(tensors) for tensors in zip(*parts))
+        if task.degrade_further is not None:
+            degraded = task.degrade_further(degraded, clean, config, draw.device)
+        if task.level is None:
+            return PictureSample((degraded,), clean, torch.ones(len(clean), device=clean.device))
+        weight = task.level.ease(told) ** _POWERS[config.loss]
+        shown: tuple[Tensor, ...] = (degraded, told)
+        if search := getattr(self.shape, "search", 0):
+            # Here rather than in the network, which is then free of what cannot be compiled or recorded.
+            shown += (filter_of(degraded, told[:, 0], search),)
+        return PictureSample(shown, clean, weight)
 
-    def _noisy(self, degraded: Tensor, clean: Tensor, generator: torch.Generator) -> Tensor:
-        """A third with noise instead of rain, a third with both."""
-        kind = torch.rand(len(clean), 1, 1, 1, device=clean.device, generator=generator)
-        noisy, _ = gaussian_noise(
-            torch.where(kind < 1 / 3, clean, degraded),
-            (self.config.sigma_min, self.config.sigma_max),
-            generator,
-        )
-        return torch.where(kind < 2 / 3, noisy, degraded)
-
-    def validation(self) -> list[Sample]:
-        config = self.config
-        samples = []
-        for i, path in enumerate(self.held_out):
-            clean = torch.from_numpy(_centre(read_channels(path, config.channels)))[None]
-            generator = torch.Generator().manual_seed(config.seed + i)
-            samples.append(Sample(rainy(clean, generator), clean, None, torch.ones(1)))
+    def validation(self) -> list[PictureSample]:
+        config, task = self.config, self.task
+        cases: list[tuple[Tensor, Tensor, Tensor]] = []
+        for number, path in enumerate(self.held_out):
+            pixels = _centre(read_channels(path, config.channels))
+            clean = torch.from_numpy(pixels)[None]
+            cases += [(*case, clean) for case in task.degrade_for_validation(pixels, config, number)]
         for pair in self.held_out_pairs:
-            rain, dry = (_centre(read_channels(path, config.channels)) for path in pair)
-            samples.append(_single(rain, dry))
-        if self.noise:
-            for i, sample in enumerate(samples):
-                generator = torch.Generator().manual_seed(config.seed + i)
-                degraded = self._noisy(sample.degraded, sample.clean, generator)
-                samples[i] = Sample(degraded, sample.clean, None, sample.weight)
-        return samples
+            degraded, clean = (
+                torch.from_numpy(_centre(read_channels(path, config.channels)))[None] for path in pair
+            )
+            cases.append((degraded, torch.zeros(1, task.conditions), clean))
+        samples = []
+        for number, (degraded, told, clean) in enumerate(cases):
+            if task.degrade_further is not None:
+                generator = torch.Generator().manual_seed(config.seed + number)
+                degraded = task.degrade_further(degraded, clean, config, generator)
+            shown = (degraded,) if task.level is None else (degraded, told)
+            samples.append(PictureSample(shown, clean, torch.ones(1)))
+        return joined(samples, 1 if self.device.type == "cpu" else 16)
+
+    def loss(self, model: nn.Module, sample: PictureSample) -> Tensor:
+        with autocast(self.config, self.device):
+            output = model(*sample.shown)
+        return (LOSSES[self.config.loss](output.float() - sample.clean) * sample.weight).mean()
+
+    def psnr(self, model: nn.Module, sample: PictureSample) -> float:
+        return _mean_psnr(model(*(x.to(self.device) for x in sample.shown)), sample.clean)
+
+    def psnr_given(self, sample: PictureSample) -> float:
+        return _mean_psnr(sample.degraded, sample.clean)
 
 
-class Restore(Derain):
-    """Noise, rain or both, of which the network is told nothing."""
+# Shapes of the networks that pictures are restored with, by kind and name.
+PRESETS_OF: dict[str, Mapping[str, DeepGSRConfig | GroupSCConfig | NSRConfig]] = {
+    "deepgsr": PRESETS,
+    "groupsc": GROUPSC_PRESETS,
+    "nsr": NSR_PRESETS,
+}
 
-    noise = True
+# Of `Level.ease`, that makes an error of each kind as large at all levels.
+_POWERS = {"charbonnier": 0.5, "mse": 1.0, "psnr": 0.0}
+
+
+def _shape(config: TrainConfig) -> DeepGSRConfig | GroupSCConfig | NSRConfig:
+    """Shape of the network of a run.
+
+    Raises:
+        OptionError: There is no such model or preset, or the task cannot use it.
+    """
+    task = TASKS[config.task]
+    if config.model not in PRESETS_OF:
+        raise OptionError("model", config.model, f"known are {', '.join(PRESETS_OF)}")
+    shape = preset_of(config, PRESETS_OF[config.model])
+    if getattr(shape, "search", 0) and task.level is not SIGMA:
+        raise OptionError(
+            "preset",
+            config.preset,
+            "its filter has to know the level of the noise, which only denoise is told; give small or paper",
+        )
+    if getattr(shape, "scale", 1) != task.scale:
+        fitting = [
+            name for name, x in PRESETS_OF[config.model].items() if getattr(x, "scale", 1) == task.scale
+        ]
+        raise OptionError(
+            "preset",
+            config.preset,
+            f"it makes sides {shape.scale} times as long, {task.name} {task.scale} times;"  # type: ignore[union-attr]
+            f" give {' or '.join(fitting)}",
+        )
+    shape = shape.without_groups() if config.without_groups else shape
+    return dataclasses.replace(shape, channels=config.channels, conditions=task.conditions)
+
+
+def joined(samples: list[PictureSample], most: int) -> list[PictureSample]:
+    """Batches of up to `most` samples of pictures of one size, which a device restores faster than one by
+    one."""
+    sizes: dict[torch.Size, list[PictureSample]] = {}
+    for sample in samples:
+        sizes.setdefault(sample.clean.shape, []).append(sample)
+    parts = [equal[i : i + most] for equal in sizes.values() for i in range(0, len(equal), most)]
+    return [
+        PictureSample(
+            tuple(torch.cat(tensors) for tensors in zip(*(x.shown for x in part))),
+            torch.cat([x.clean for x in part]),
+            torch.cat([x.weight for x in part]),
+        )
+        for part in parts
+    ]
 
 
 # Of a batch, where there are both pairs and clean pictures.
@@ -188,6 +213,7 @@ PAIRED_SHARE = 0.3
 
 
 def split_pictures(config: TrainConfig) -> tuple[list[Path], list[Path]]:
+    """Pictures to train on, and those that are held out."""
     paths = [path for folder in config.data for path in picture_paths(folder)]
     if config.validation is not None:
         return paths, picture_paths(config.validation)
@@ -206,6 +232,11 @@ def rain_test_scenes() -> set[str]:
 
 
 def _without_test_scenes(paths: list[Path]) -> list[Path]:
+    """The pictures that are no test scenes.
+
+    Raises:
+        UsageError: None are left.
+    """
     scenes = rain_test_scenes()
     kept = [path for path in paths if hashlib.sha256(path.read_bytes()).hexdigest() not in scenes]
     if not kept and paths:
@@ -231,6 +262,7 @@ def _centre(pixels: np.ndarray) -> np.ndarray:
     return np.ascontiguousarray(pixels[:, top : top + 256, left : left + 256])
 
 
-def _single(degraded: np.ndarray, clean: np.ndarray, condition: Tensor | None = None) -> Sample:
-    degraded = np.asarray(degraded, np.float32)
-    return Sample(torch.from_numpy(degraded)[None], torch.from_numpy(clean)[None], condition, torch.ones(1))
+def _mean_psnr(pictures: Tensor, clean: Tensor) -> float:
+    """Mean PSNR in dB of pictures, (B, C, H, W), rounded to 8 bits."""
+    restored = rounded8(pictures.cpu().numpy())
+    return float(np.mean([psnr(*pair) for pair in zip(restored, clean.numpy())]))

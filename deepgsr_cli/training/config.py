@@ -8,24 +8,25 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from deepgsr_cli.errors import UsageError
+from deepgsr_cli.errors import OptionError, UsageError
 from deepgsr_cli.training.losses import LOSSES
 from deepgsr_cli.training.optimizers import OPTIMIZERS
 
 
 @dataclass(frozen=True)
 class TrainConfig:
-    """What a training run is; every field is an option of `deepgsr train`.
+    """What a training run is; every field is an option of `deepgsr train`, of the tasks that know it.
 
     Attributes:
         data: Folders of clean pictures, or of CT slices (`ct.slices.slice_paths`).
         output: Folder of the run: `model.safetensors` (the best by validation), `state.pt` (to resume from),
             `log.csv`, `curve.png` (drawn at most once a minute, and at the end), `config.json`.
-        task: Name in `tasks.TASKS`.
+        task: Name in `tasks.TRAINING`.
         pairs: Folders with the sub-folders "rain" and "clean", for the tasks that know rain.
         masks: Folders of metal shapes (`masks.read_shapes`), for mar.
         channels: 1 or 3; pictures are converted.
-        preset: Name in the task's `presets`.
+        model: Kind of network to denoise with, a name in `pictures.training.PRESETS_OF`.
+        preset: Shape of the network, a name in its table of presets.
         without_groups: Leave the group blocks out, for ablations.
         validation: Folder of clean pictures to validate on; without one, `held_out` pictures of `data`.
         held_out: Pictures of `data`, evenly spread, or files of slices, the last ones, that are kept for
@@ -34,7 +35,7 @@ class TrainConfig:
             are missing, start at random.
         sigma_min: Lowest noise level, on the 0-255 scale.
         sigma_max: Highest noise level, on the 0-255 scale.
-        clipped: Share of the pictures to denoise that are clipped and rounded to 8 bits, as a file does.
+        clipped: Share of the pictures with noise that are clipped and rounded to 8 bits, as a file does.
         steps: Bound of the run, and end of the learning rate's descent.
         max_minutes: The same in minutes, validation included; whichever comes first. A resumed run goes on
             counting.
@@ -63,6 +64,7 @@ class TrainConfig:
     pairs: tuple[Path, ...] = ()
     masks: tuple[Path, ...] = ()
     channels: int = 1
+    model: str = "deepgsr"
     preset: str = "small"
     without_groups: bool = False
     validation: Path | None = None
@@ -93,28 +95,24 @@ class TrainConfig:
     def __post_init__(self) -> None:
         if not self.data and not self.pairs:
             raise UsageError("nothing to train on; give --data FOLDER")
-        if self.loss not in LOSSES:
-            raise UsageError(f"--loss {self.loss}: known are {', '.join(LOSSES)}")
-        if self.loss == "psnr" and self.task == "mar":
-            raise UsageError("--loss psnr: mar is measured against NMAR; give charbonnier or mse")
-        if self.optimizer not in OPTIMIZERS:
-            raise UsageError(f"--optimizer {self.optimizer}: known are {', '.join(OPTIMIZERS)}")
+        for name, known in (("loss", LOSSES), ("optimizer", OPTIMIZERS)):
+            if getattr(self, name) not in known:
+                raise OptionError(name, getattr(self, name), f"known are {', '.join(known)}")
         if self.precision not in ("fp32", "bf16"):
-            raise UsageError(f"--precision {self.precision}: training knows fp32 and bf16")
-        if not 0 <= self.sigma_min <= self.sigma_max <= 255:
-            raise UsageError(
-                f"--sigma-min {self.sigma_min:g} --sigma-max {self.sigma_max:g}: "
-                "give 0 <= minimum <= maximum <= 255"
-            )
+            raise OptionError("precision", self.precision, "training knows fp32 and bf16")
+        if not 0 <= self.sigma_max <= 255:
+            raise OptionError("sigma_max", self.sigma_max, "give 0 to 255")
+        if not 0 <= self.sigma_min <= self.sigma_max:
+            raise OptionError("sigma_min", self.sigma_min, f"give 0 to --sigma-max, {self.sigma_max:g}")
         if not 0 <= self.clipped <= 1:
-            raise UsageError(f"--clipped {self.clipped:g}: give a share from 0 to 1")
+            raise OptionError("clipped", self.clipped, "give a share from 0 to 1")
         if not all(0 < scale < 1 for scale in self.scales):
-            raise UsageError(f"--scale {max(self.scales):g}: give factors between 0 and 1")
+            raise OptionError("scale", max(self.scales), "give factors between 0 and 1")
         if self.scenes < 0:
-            raise UsageError(f"--scenes {self.scenes}: give 0 or more")
+            raise OptionError("scenes", self.scenes, "give 0 or more")
         for name in ("steps", "batch", "patch", "validate_every", "max_minutes", "learning_rate"):
             if not getattr(self, name) > 0:
-                raise UsageError(f"--{name.replace('_', '-')} {getattr(self, name):g}: give more than 0")
+                raise OptionError(name, getattr(self, name), "give more than 0")
 
 
 # What may differ between a run and its continuation without making it another run.

@@ -11,7 +11,7 @@ import warnings
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, Generic
 
 import numpy as np
 import torch
@@ -25,28 +25,44 @@ from deepgsr_cli.models.deepgsr import told_more
 from deepgsr_cli.training.config import CHANGEABLE, TrainConfig, plain_config, public_config
 from deepgsr_cli.training.optimizers import optimizer
 from deepgsr_cli.training.stepping import Gradients
-from deepgsr_cli.training.task import Sample, Task, joined
+from deepgsr_cli.training.task import Draw, S, TrainingTask
 from deepgsr_cli.version import __version__
 from deepgsr_cli.weights.checkpoint import read_checkpoint, save_checkpoint
 
 
 @dataclass(frozen=True)
 class Progress:
-    """Where a run stands: the step, the share of the run that is done, the mean loss since the last report,
-    the last and the best validation PSNR in dB, training seconds so far."""
+    """Where a run stands.
+
+    Attributes:
+        step: Steps made.
+        share: Share of the run that is done, 0 to 1.
+        loss: Mean loss since the last validation.
+        psnr: PSNR of the last validation, in dB; NaN before the first.
+        best: The best of the run; minus infinity before the first.
+        psnr_given: PSNR of what the pictures to validate on have before any network.
+        given: What that is: "the noisy input".
+        seconds: Seconds of training.
+        validated: Whether this tells of a validation.
+    """
 
     step: int
     share: float
     loss: float
     psnr: float
     best: float
+    psnr_given: float
+    given: str
     seconds: float
+    validated: bool
 
 
-class _Run:
+class _Run(Generic[S]):
     """Everything that a checkpoint of a run holds."""
 
-    def __init__(self, config: TrainConfig, task: Task, device: torch.device, processes: Processes) -> None:
+    def __init__(
+        self, config: TrainConfig, task: TrainingTask[S], device: torch.device, processes: Processes
+    ) -> None:
         self.config = config
         self.processes = processes
         self.task = task
@@ -110,15 +126,9 @@ class _Run:
         self.step, self.seconds, self.best = state["step"], state["seconds"], state["best"]
         self.rows = [tuple(row) for row in state["rows"]]
 
-    def sample(self) -> Sample:
+    def sample(self) -> S:
         """The batch of this step."""
-        config = self.config
-        seeds = [config.seed, self.step, self.processes.rank]
-        streams = np.random.SeedSequence(seeds[: 3 if seeds[2] else 2]).generate_state(2, np.uint64)
-        return self.task.sample(
-            torch.Generator().manual_seed(int(streams[0] >> 1)),
-            torch.Generator(self.device).manual_seed(int(streams[1] >> 1)),
-        )
+        return self.task.sample(Draw.of(self.device, self.config.seed, self.step, self.processes.rank))
 
     def advance(self) -> Tensor:
         """Loss of one step, made; reading it waits for the device."""
@@ -141,11 +151,10 @@ class _Run:
         self.step += 1
         return loss
 
-    def validate(self, samples: list[Sample]) -> float:
+    def validate(self, samples: list[S]) -> float:
         """Mean PSNR in dB of the averaged weights."""
         with torch.inference_mode():
-            values = [self.task.psnr(self.average, sample) for sample in samples]
-        return float(np.average(values, weights=[len(sample.clean) for sample in samples]))
+            return _mean_over(samples, lambda sample: self.task.psnr(self.average, sample))
 
     def wait(self) -> None:
         """Until the device has done what it was given: until then clocks tell nothing."""
@@ -162,12 +171,12 @@ _AHEAD = 16
 
 def train(
     config: TrainConfig,
-    make_task: Callable[[TrainConfig, torch.device], Task],
+    make_task: Callable[[TrainConfig, torch.device], TrainingTask[S]],
     *,
     resume: bool = False,
     report: Callable[[Progress], None] | None = None,
 ) -> Progress:
-    """Where the run stood when it ended; its files are in `config.output`.
+    """Train a network; return where the run ended. Its files are in `config.output`.
 
     Started by torchrun, the processes train together, and the first one writes.
 
@@ -182,8 +191,9 @@ def train(
         report: Called about once a second and after each validation.
 
     Raises:
-        UsageError: The folder holds another run.
+        UsageError: The folder holds another run, or the task cannot do what is asked.
         InputError: No data.
+        ProcessError: Another process of the run has ended.
     """
     # Momentum of features that have died decays to denormal numbers, which make products 20 times slower.
     torch.set_flush_denormal(True)
@@ -195,7 +205,8 @@ def train(
             f"{config.output}: holds a run already; add --resume to go on, or give another --output"
         )
     task = make_task(config, device)
-    validation = joined(task.validation(), 1 if device.type == "cpu" else 16)
+    validation = task.validation()
+    psnr_given = _mean_over(validation, task.psnr_given)
     run = _Run(config, task, device, processes)
     first = processes.rank == 0
     if state_path.exists():
@@ -214,14 +225,17 @@ def train(
     losses: list[Tensor] = []
     last_psnr = run.rows[-1][3] if run.rows else math.nan
 
-    def tell() -> Progress:
+    def tell(*, validated: bool = False) -> Progress:
         progress = Progress(
-            run.step,
-            min(1.0, run.share()),
-            _mean(losses),
-            last_psnr,
-            run.best,
-            run.seconds,
+            step=run.step,
+            share=min(1.0, run.share()),
+            loss=_mean(losses),
+            psnr=last_psnr,
+            best=run.best,
+            psnr_given=psnr_given,
+            given=task.given,
+            seconds=run.seconds,
+            validated=validated,
         )
         if report is not None and first:
             report(progress)
@@ -254,7 +268,7 @@ def train(
                 if run.share() >= 1 or now - drawn > _SECONDS_BETWEEN_CURVES:
                     _draw_curve(config.output / "curve.png", run.rows)
                     drawn = now
-                tell()
+                tell(validated=True)
                 losses.clear()
                 reported = time.monotonic()
             elif now - reported > 1:
@@ -264,6 +278,11 @@ def train(
         save()
         raise
     return tell()
+
+
+def _mean_over(samples: list[S], psnr: Callable[[S], float]) -> float:
+    """Mean PSNR in dB over the images of batches, of a function that gives a batch's mean."""
+    return float(np.average([psnr(s) for s in samples], weights=[len(s.clean) for s in samples]))
 
 
 def _mean(losses: list[Tensor]) -> float:

@@ -2,21 +2,24 @@
 
 from __future__ import annotations
 
+import copy
 import dataclasses
 from collections.abc import Callable
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any, Generic
 
 import torch
 from torch import Tensor, nn
 
+from deepgsr_cli.training.task import S
+
 if TYPE_CHECKING:
-    from deepgsr_cli.training.task import Sample, Task
+    from deepgsr_cli.training.task import TrainingTask
 
 
 _BACKEND = "inductor"
 
 
-class Gradients:
+class Gradients(Generic[S]):
     """Loss of a batch, with the gradients left in the model's parameters.
 
     Args:
@@ -24,11 +27,11 @@ class Gradients:
         model: On its device.
     """
 
-    def __init__(self, task: Task, model: nn.Module) -> None:
+    def __init__(self, task: TrainingTask[S], model: nn.Module) -> None:
         self.task, self.model = task, model
         self.graph: torch.cuda.CUDAGraph | None = None
 
-    def __call__(self, sample: Sample) -> Tensor:
+    def __call__(self, sample: S) -> Tensor:
         """Mean loss, detached."""
         if self.graph is None:
             return self._compute(sample)
@@ -36,7 +39,7 @@ class Gradients:
         self.graph.replay()
         return self.loss.clone()
 
-    def prepare(self, sample: Sample, notify: Callable[[str], None]) -> None:
+    def prepare(self, sample: S, notify: Callable[[str], None]) -> None:
         """Compile the model and, on CUDA, record what a batch like `sample` takes as a graph.
 
         A network of narrow layers is hundreds of short kernels, each of which takes the processor longer to
@@ -54,11 +57,8 @@ class Gradients:
         except Exception as error:
             self.model._compiled_call_impl = None
             notify(f"training goes on without a compiled network: {_first_line(error)}")
-        tensors = _tensors(sample)
-        pictures = len(tensors) == sum(
-            getattr(sample, f.name) is not None for f in dataclasses.fields(sample)
-        )
-        if pictures and all(tensor.is_cuda for tensor in tensors):
+        # An operator, which may work on the CPU or keep a state, is not recorded.
+        if all(isinstance(value, Tensor) and value.is_cuda for value in _values(sample)):
             try:
                 self._record(sample)
             except Exception as error:
@@ -67,17 +67,14 @@ class Gradients:
         self.model.zero_grad(set_to_none=self.graph is None)
         _restore_random(state)
 
-    def _compute(self, sample: Sample) -> Tensor:
+    def _compute(self, sample: S) -> Tensor:
         self.model.zero_grad(set_to_none=True)
         loss = self.task.loss(self.model, sample)
         loss.backward()
         return loss.detach()
 
-    def _record(self, sample: Sample) -> None:
-        self.sample = dataclasses.replace(
-            sample, **{f.name: getattr(sample, f.name).clone() for f in dataclasses.fields(sample)
-                       if isinstance(getattr(sample, f.name), Tensor)}
-        )  # fmt: skip
+    def _record(self, sample: S) -> None:
+        self.sample = copy.deepcopy(sample)
         stream = torch.cuda.Stream()
         stream.wait_stream(torch.cuda.current_stream())
         with torch.cuda.stream(stream):  # libraries choose their kernels before recording
@@ -91,9 +88,14 @@ class Gradients:
         self.graph = graph
 
 
-def _tensors(sample: Sample) -> list[Tensor]:
-    values = [getattr(sample, field.name) for field in dataclasses.fields(sample)]
-    return [value for value in values if isinstance(value, Tensor)]
+def _values(sample: Any) -> list[Any]:
+    """The fields of a batch, a dataclass, with those that are tuples taken apart."""
+    fields = [getattr(sample, field.name) for field in dataclasses.fields(sample)]
+    return [value for field in fields for value in (field if isinstance(field, tuple) else (field,))]
+
+
+def _tensors(sample: Any) -> list[Tensor]:
+    return [value for value in _values(sample) if isinstance(value, Tensor)]
 
 
 def _random_state() -> list[Tensor]:

@@ -2,68 +2,92 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Protocol, TypeVar
 
+import numpy as np
 import torch
 from torch import Tensor, nn
 
-from deepgsr_cli.errors import InputError
+from deepgsr_cli.errors import InputError, OptionError
 
 if TYPE_CHECKING:
-    from deepgsr_cli.mar.cases import MetalCase
-    from deepgsr_cli.phase.diffraction import Diffraction
-    from deepgsr_cli.tomography.radon import Radon
     from deepgsr_cli.training.config import TrainConfig
 
 
+@dataclass(frozen=True)
+class Draw:
+    """Random numbers of one step in one process.
+
+    Attributes:
+        cpu: Generator on the CPU: for what is chosen there.
+        device: Generator on the device: for what is made there.
+    """
+
+    cpu: torch.Generator
+    device: torch.Generator
+
+    @classmethod
+    def of(cls, device: torch.device, seed: int, step: int, rank: int = 0) -> Draw:
+        """Generators that are a function of the run's seed, the step and the process."""
+        seeds = [seed, step, rank] if rank else [seed, step]
+        streams = np.random.SeedSequence(seeds).generate_state(2, np.uint64) >> np.uint64(1)
+        cpu, own = (int(stream) for stream in streams)
+        return cls(torch.Generator().manual_seed(cpu), torch.Generator(device).manual_seed(own))
+
+
+class Sample(Protocol):
+    """A batch to train or to validate on; what else it holds only its task knows."""
+
+    @property
+    def clean(self) -> Tensor:
+        """What the network should find, the batch first."""
+
+
+S = TypeVar("S", bound=Sample)
 T = TypeVar("T")
 
 
-@dataclass(frozen=True)
-class Sample:
-    """A batch: degraded and clean images, (B, C, H, W) in [0, 1] where clean, the condition vectors of the
-    network, (B, conditions), if it has any, and what each image's error counts, (B,). For a network with a
-    collaborative filter, `filtered` has what the filter makes of `degraded`.
-
-    Of a CT scan, `degraded` is the sinogram, (B, 1, V, N), `clean` the attenuation in 1/mm, and `operator`
-    leads from one to the other. Of a scan of metal, `case` has the rest. Of diffraction patterns, `degraded`
-    has the magnitudes, (B, J, M, N), of what `diffraction` makes of `clean`.
-    """
-
-    degraded: Tensor
-    clean: Tensor
-    condition: Tensor | None
-    weight: Tensor
-    operator: Radon | None = None
-    case: MetalCase | None = None
-    diffraction: Diffraction | None = None
-    filtered: Tensor | None = None
-
-
-class Task(Protocol):
-    """A task's network, data and measures.
+class TrainingTask(Protocol[S]):
+    """A task's network, data and measures; made of a run's configuration and its device.
 
     Attributes:
         summary: What is trained on, for the checkpoint's header.
+        given: What `psnr_given` measures, as the words after "PSNR of": "the noisy input".
     """
 
     summary: str
+    given: str
 
     def network(self) -> nn.Module:
         """The network to train, with random weights."""
 
-    def sample(self, generator: torch.Generator, device_generator: torch.Generator) -> Sample:
-        """The batch that the two generators, on the CPU and on the device, stand for."""
+    def sample(self, draw: Draw) -> S:
+        """The batch that a draw stands for, on the device."""
 
-    def validation(self) -> list[Sample]:
-        """Single images on the CPU, the same at each call."""
+    def validation(self) -> list[S]:
+        """Batches on the CPU, the same at each call."""
 
-    def loss(self, model: nn.Module, sample: Sample) -> Tensor:
+    def loss(self, model: nn.Module, sample: S) -> Tensor:
         """What is minimised, a scalar."""
 
-    def psnr(self, model: nn.Module, sample: Sample) -> float:
-        """Mean PSNR in dB of a sample of `validation`, or of what `joined` made of several."""
+    def psnr(self, model: nn.Module, sample: S) -> float:
+        """Mean PSNR in dB of a batch of `validation`."""
+
+    def psnr_given(self, sample: S) -> float:
+        """Mean PSNR in dB of what a batch of `validation` has before any network."""
+
+
+def preset_of(config: TrainConfig, presets: Mapping[str, T]) -> T:
+    """Shape of the network that a run asks for.
+
+    Raises:
+        OptionError: There is none of that name.
+    """
+    if config.preset not in presets:
+        raise OptionError("preset", config.preset, f"known are {', '.join(presets)}")
+    return presets[config.preset]
 
 
 def split_evenly(items: list[T], held_out: int) -> tuple[list[T], list[T]]:
@@ -73,30 +97,8 @@ def split_evenly(items: list[T], held_out: int) -> tuple[list[T], list[T]]:
     return [x for i, x in enumerate(items) if i not in held], [x for i, x in enumerate(items) if i in held]
 
 
-def joined(samples: list[Sample], most: int) -> list[Sample]:
-    """Batches of up to `most` samples of pictures of one size, which a device restores faster than one by
-    one; samples of anything else stay as they are."""
-    result = [x for x in samples if x.operator or x.case or x.diffraction]
-    sizes: dict[torch.Size, list[Sample]] = {}
-    for sample in samples:
-        if not (sample.operator or sample.case or sample.diffraction):
-            sizes.setdefault(sample.clean.shape, []).append(sample)
-    for equal in sizes.values():
-        for first in range(0, len(equal), most):
-            part = equal[first : first + most]
-            conditions = [x.condition for x in part if x.condition is not None]
-            result.append(
-                Sample(
-                    torch.cat([x.degraded for x in part]),
-                    torch.cat([x.clean for x in part]),
-                    torch.cat(conditions) if conditions else None,
-                    torch.cat([x.weight for x in part]),
-                )
-            )
-    return result
-
-
 def check_held_out(count: int, held_out: int) -> None:
+    """Raise InputError unless that many of `count` pictures can be held out."""
     if held_out < 1 or count < 2 * held_out:
         raise InputError(
             f"{count} pictures, of which {held_out} would be held out for validation; "
@@ -105,4 +107,5 @@ def check_held_out(count: int, held_out: int) -> None:
 
 
 def autocast(config: TrainConfig, device: torch.device) -> torch.autocast:
+    """Context in which a network computes with the run's precision."""
     return torch.autocast(device.type, torch.bfloat16, enabled=config.precision == "bf16")

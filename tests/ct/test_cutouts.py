@@ -27,6 +27,7 @@ from deepgsr_cli.tomography.attenuation import hu_to_attenuation
 from deepgsr_cli.tomography.geometry import sparse_view
 from deepgsr_cli.tomography.radon import Radon
 from deepgsr_cli.training.config import TrainConfig
+from deepgsr_cli.training.task import Draw
 from tests.samples import check_resumed_equals_unbroken
 
 CPU = torch.device("cpu")
@@ -231,11 +232,11 @@ def config(folder, tmp_path, monkeypatch):
 
 
 def test_a_batch_is_a_function_of_the_seed(config):
-    first, again, other = (CTRecon(config, CPU).sample(generator(s), generator(s + 1)) for s in (0, 0, 2))
-    assert torch.equal(first.degraded, again.degraded)
+    first, again, other = (CTRecon(config, CPU).sample(Draw.of(CPU, s, 0)) for s in (0, 0, 2))
+    assert torch.equal(first.sinogram, again.sinogram)
     assert torch.equal(first.clean, again.clean)
     assert torch.equal(first.condition, again.condition)
-    assert first.degraded.shape != other.degraded.shape or not torch.equal(first.degraded, other.degraded)
+    assert first.sinogram.shape != other.sinogram.shape or not torch.equal(first.sinogram, other.sinogram)
     assert first.condition.shape == (2, 2)
 
 
@@ -247,8 +248,8 @@ def test_the_last_files_are_held_out(config):
     assert clean.clean.shape == (1, 1, 64, 64)
     assert len(clean.operator.geometry.angles_rad) == round(60 * 64 / 512)
     projected = clean.operator(clean.clean)
-    torch.testing.assert_close(clean.degraded, projected, rtol=0, atol=0.05 * float(projected.max()))
-    assert (noisy.degraded - clean.degraded).abs().max() > 0
+    torch.testing.assert_close(clean.sinogram, projected, rtol=0, atol=0.05 * float(projected.max()))
+    assert (noisy.sinogram - clean.sinogram).abs().max() > 0
     with pytest.raises(InputError, match="4 pictures, of which 3 would be held out"):
         CTRecon(dataclasses.replace(config, held_out=3), CPU)
 
@@ -261,7 +262,7 @@ def test_a_resumed_run_equals_an_unbroken_one_bit_for_bit(config):
 
 def test_attenuation_beyond_the_window_counts_as_its_end(config):
     task = CTRecon(config, CPU)
-    sample = task.sample(generator(), generator())
+    sample = task.sample(Draw.of(CPU, 0, 0))
 
     class Given(Unrolled):
         def iterates(self, A, y, condition):
@@ -279,5 +280,5 @@ def test_attenuation_beyond_the_window_counts_as_its_end(config):
 
 
 def test_an_unknown_preset_is_named(config):
-    with pytest.raises(UsageError, match="--preset paper: known are small, tiny"):
+    with pytest.raises(UsageError, match="preset is paper: known are small, tiny"):
         train(dataclasses.replace(config, preset="paper"))

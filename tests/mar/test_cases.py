@@ -15,10 +15,11 @@ from deepgsr_cli.mar.masks import read_shapes
 from deepgsr_cli.mar.network import METAL_PRESETS, MetalReduction, MetalReductionConfig
 from deepgsr_cli.mar.training import MAR
 from deepgsr_cli.models import DeepGSRConfig
-from deepgsr_cli.tasks import TASKS
+from deepgsr_cli.tasks import TRAINING
 from deepgsr_cli.tomography.attenuation import WATER_ATTENUATION
 from deepgsr_cli.tomography.geometry import mar_640
 from deepgsr_cli.training.config import TrainConfig
+from deepgsr_cli.training.task import Draw
 from tests.samples import check_resumed_equals_unbroken, load_checkpoint
 
 CPU = torch.device("cpu")
@@ -190,7 +191,7 @@ def test_a_turned_case_is_of_the_same_sinogram(quarters, mirror):
 
 
 def test_the_task_is_registered_and_says_what_it_trains_on(config):
-    task = TASKS["mar"](config, CPU)
+    task = TRAINING["mar"](config, CPU)
     assert isinstance(task, MAR)
     assert task.summary.startswith("3 CT slices of 3 files, fingerprint ")
     assert task.summary.endswith("; 1 metal shapes beside generated ones")
@@ -200,7 +201,7 @@ def test_the_task_is_registered_and_says_what_it_trains_on(config):
 def test_normalised_metal_artifact_reduction_has_a_loss_of_1(config):
     """And no error inside metal counts."""
     task = MAR(config, CPU)
-    sample = task.sample(generator(), generator())
+    sample = task.sample(Draw.of(CPU, 0, 0))
     start = sample.case.start
 
     class Given(MetalReduction):
@@ -223,13 +224,13 @@ def test_normalised_metal_artifact_reduction_has_a_loss_of_1(config):
 def test_validation_is_by_turns_from_the_sinogram_and_from_the_image(config):
     task = MAR(config, CPU)
     samples = task.validation()
-    assert [s.operator.geometry.kind for s in samples] == ["fan-flat", "parallel"]
+    assert [s.case.operator.geometry.kind for s in samples] == ["fan-flat", "parallel"]
     assert all(s.clean.shape == (1, 1, 52, 52) for s in samples)
     model = task.network()
     sample = samples[0]
     outside = ~sample.case.metal
     with torch.no_grad():
-        x = model(sample.operator, sample.degraded, sample.case.start.metal)
+        x = model(sample.case.operator, sample.case.sinogram, sample.case.start.metal)
     error = x.clamp(0, MAX_ATTENUATION)[outside] - sample.clean[outside]
     expected = 10 * math.log10(MAX_ATTENUATION**2 / float(error.double().square().mean()))
     with torch.no_grad():
@@ -246,7 +247,7 @@ def test_training_lowers_the_loss_on_one_case(config, monkeypatch):
     task = MAR(config, CPU)
     torch.manual_seed(0)
     model = task.network()
-    sample = task.sample(generator(), generator())
+    sample = task.sample(Draw.of(CPU, 0, 0))
     optimizer = torch.optim.Adam(model.parameters(), 3e-3)
     losses = []
     for _ in range(20):

@@ -8,13 +8,14 @@ import pytest
 import torch
 
 import deepgsr_cli.pictures.training
-import deepgsr_cli.training.task
-from deepgsr_cli.errors import InputError, UsageError
+from deepgsr_cli.errors import InputError, OptionError, UsageError
 from deepgsr_cli.formats.codecs import gray
 from deepgsr_cli.formats.image import Image, picture_paths, read_channels, write_image
+from deepgsr_cli.models import PRIORS
 from deepgsr_cli.pictures.dataset import Crops, read_pictures, smaller_copies
-from deepgsr_cli.pictures.training import Denoise, Derain, Restore
+from deepgsr_cli.pictures.training import PRESETS_OF, PictureTraining, joined
 from deepgsr_cli.tasks import train
+from deepgsr_cli.training.task import Draw
 from tests.samples import check_resumed_equals_unbroken, load_checkpoint, smooth_picture, weights_of
 
 
@@ -95,7 +96,15 @@ def test_a_folder_with_a_run_is_not_overwritten(config, trained):
         ({"loss": "psnr", "task": "mar", "preset": "small"}, "--loss psnr: mar is measured against NMAR"),
         ({"task": "derain", "preset": "collaborative"}, "--preset collaborative: its filter has to know"),
         ({"loss": "l3"}, "--loss l3: known are charbonnier, mse, psnr"),
-        ({"sigma_min": 80.0}, "--sigma-min 80 --sigma-max 75: give 0 <="),
+        ({"sigma_min": 80.0}, "--sigma-min 80: give 0 to --sigma-max, 75"),
+        ({"sigma_max": 300.0}, "--sigma-max 300: give 0 to 255"),
+        ({"clipped": 1.5}, "--clipped 1.5: give a share from 0 to 1"),
+        ({"model": "unet"}, "--model unet: known are deepgsr, groupsc, nsr"),
+        ({"model": "nsr", "preset": "base"}, "--preset base: known are small, sparse, paper, paper-denoise"),
+        (
+            {"model": "nsr", "preset": "paper"},
+            "--preset paper: it makes sides 2 times as long, denoise 1 times; give small or sparse or",
+        ),
         ({"steps": 0}, "--steps 0: give more than 0"),
         ({"precision": "fp8"}, "--precision fp8"),
         ({"scales": (0.5, 1.0)}, "--scale 1: give factors between 0 and 1"),
@@ -103,8 +112,9 @@ def test_a_folder_with_a_run_is_not_overwritten(config, trained):
     ],
 )
 def test_options_out_of_range_are_named(config, change, sentence):
-    with pytest.raises(UsageError, match=sentence):
+    with pytest.raises(OptionError) as caught:
         train(dataclasses.replace(config, **change))
+    assert caught.value.for_command_line().startswith(sentence)
 
 
 def test_too_few_or_too_small_pictures_are_refused(config):
@@ -146,8 +156,10 @@ def test_smaller_copies_keep_the_picture():
 
 
 def test_scenes_and_smaller_copies_join_the_pictures(config):
-    plain = Denoise(config, torch.device("cpu")).crops.pictures
-    more = Denoise(dataclasses.replace(config, scales=(0.5,), scenes=2), torch.device("cpu")).crops.pictures
+    plain = PictureTraining(config, torch.device("cpu")).crops.pictures
+    more = PictureTraining(
+        dataclasses.replace(config, scales=(0.5,), scenes=2), torch.device("cpu")
+    ).crops.pictures
     assert [tuple(p.shape) for p in plain] == [(1, 70, 81)] * 3
     assert [tuple(p.shape) for p in more[3:]] == [(1, 384, 384)] * 2 + [(1, 35, 40)] * 3
 
@@ -165,17 +177,39 @@ def rainy_pairs(tmp_path):
 
 def test_pairs_are_cropped_and_turned_together(config, rainy_pairs):
     config = dataclasses.replace(config, data=(), pairs=(rainy_pairs,), task="derain", channels=3, batch=20)
-    sample = Derain(config, torch.device("cpu")).sample(*generators())
+    sample = PictureTraining(config, torch.device("cpu")).sample(draw())
     torch.testing.assert_close(sample.degraded, sample.clean / 2 + 0.5, rtol=0, atol=1.1 / 255)
-    assert sample.condition is None
+    assert len(sample.shown) == 1
 
 
 def test_both_kinds_of_rain_are_in_a_batch(config, rainy_pairs):
     config = dataclasses.replace(config, pairs=(rainy_pairs,), task="derain", channels=3, batch=100)
-    sample = Derain(config, torch.device("cpu")).sample(*generators())
+    sample = PictureTraining(config, torch.device("cpu")).sample(draw())
     assert sample.degraded.shape == sample.clean.shape == (100, 3, 32, 32)
     paired = ((sample.degraded - sample.clean / 2 - 0.5).abs() < 1.1 / 255).all((1, 2, 3)).sum()
     assert 15 < paired < 45  # 30 are expected
+
+
+@pytest.mark.parametrize(("model", "shape"), [("groupsc", {"steps": 2, "atoms": 16}), ("nsr", {"blocks": 2})])
+def test_other_models_learn_to_denoise(config, monkeypatch, model, shape):
+    tiny = dataclasses.replace(PRESETS_OF[model]["small"], **shape)
+    monkeypatch.setitem(PRESETS_OF[model], "tiny", tiny)
+    end = train(dataclasses.replace(config, model=model, steps=30, validate_every=10, learning_rate=1e-2))
+    assert end.best > end.psnr_given + 1
+    checkpoint = load_checkpoint(config.output / "model.safetensors")
+    assert isinstance(checkpoint.model, PRIORS[model])
+    assert checkpoint.model.config.conditions == 2
+
+
+def test_a_run_tells_of_its_validations_and_of_the_noisy_input(config):
+    told = []
+    end = train(config, report=told.append)
+    assert [p.step for p in told if p.validated] == [3, 6, 8]
+    assert end.given == "the noisy input"
+    task = PictureTraining(config, torch.device("cpu"))
+    mse = [(s.degraded.clamp(0, 1) - s.clean).square().mean() for s in task.validation()]
+    # Rounding to 8 bits, which the figure has, is less than a hundredth of a dB here.
+    assert end.psnr_given == pytest.approx(float(np.mean([-10 * math.log10(x) for x in mse])), abs=0.02)
 
 
 def test_a_blind_batch_has_rain_noise_and_both(config, rainy_pairs):
@@ -188,8 +222,9 @@ def test_a_blind_batch_has_rain_noise_and_both(config, rainy_pairs):
         batch=90,
         sigma_min=20,
         sigma_max=20,
+        clipped=0.0,
     )
-    sample = Restore(config, torch.device("cpu")).sample(*generators())
+    sample = PictureTraining(config, torch.device("cpu")).sample(draw())
     kinds = [0, 0, 0]
     for degraded, clean in zip(sample.degraded, sample.clean):
         for kind, under in enumerate((clean, clean / 2 + 0.5)):
@@ -200,8 +235,21 @@ def test_a_blind_batch_has_rain_noise_and_both(config, rainy_pairs):
     assert min(kinds) > 15
 
 
-def generators():
-    return torch.Generator().manual_seed(0), torch.Generator().manual_seed(1)
+def test_a_share_of_the_noise_of_a_blind_batch_is_clipped_as_in_a_file(config):
+    config = dataclasses.replace(
+        config, task="restore", channels=3, batch=60, sigma_min=50, sigma_max=50, clipped=1.0
+    )
+    task = PictureTraining(config, torch.device("cpu"))
+    levels = [255 * x.degraded for x in (task.sample(draw()), *task.validation())]
+    assert all(float((x - x.round()).abs().max()) < 1e-4 for x in levels)
+    assert all(float(x.min()) >= 0 and float(x.max()) <= 255 for x in levels)
+    half = PictureTraining(dataclasses.replace(config, clipped=0.5), torch.device("cpu")).sample(draw())
+    rounded = ((255 * half.degraded - (255 * half.degraded).round()).abs() < 1e-3).flatten(1).all(1)
+    assert 30 < int(rounded.sum()) < 52  # a third has no noise, and half of the others
+
+
+def draw():
+    return Draw.of(torch.device("cpu"), 0, 0)
 
 
 def test_pictures_without_a_partner_are_refused(config, rainy_pairs):
@@ -217,9 +265,9 @@ def test_scenes_of_rain_test_sets_are_left_out_of_derain_alone(config, pictures,
     monkeypatch.setattr(deepgsr_cli.pictures.training, "rain_test_scenes", lambda: {digest})
     config = dataclasses.replace(config, channels=3)
     device = torch.device("cpu")
-    assert len(Denoise(config, device).crops.pictures) == 3
-    for task in (Derain, Restore):
-        found = task(config, device)
+    assert len(PictureTraining(config, device).crops.pictures) == 3
+    for task in ("derain", "restore"):
+        found = PictureTraining(dataclasses.replace(config, task=task), device)
         assert len(found.crops.pictures) == 2
         assert found.summary.startswith("2 pictures")
         assert found.summary.endswith("1 scenes of rain test sets left out")
@@ -255,11 +303,11 @@ def test_gathered_crops_equal_cut_and_turned_ones(channels):
 
 
 def test_samples_of_one_size_are_validated_together(config):
-    task = Denoise(dataclasses.replace(config, held_out=2), torch.device("cpu"))
+    task = PictureTraining(dataclasses.replace(config, held_out=2), torch.device("cpu"))
     model = task.network().eval()
     torch.nn.init.normal_(model.tail.weight, std=0.01)
     samples = task.validation()
-    batches = deepgsr_cli.training.task.joined(samples, 8)
+    batches = joined(samples, 8)
     assert [len(batch.clean) for batch in batches] == [8, 4]
     with torch.inference_mode():
         alone = [task.psnr(model, sample) for sample in samples]

@@ -48,5 +48,5 @@ def test_muon_lowers_the_error(config):
 
 
 def test_an_unknown_optimiser_is_named(config):
-    with pytest.raises(UsageError, match="--optimizer lion: known are adamw, muon"):
+    with pytest.raises(UsageError, match="optimizer is lion: known are adamw, muon"):
         dataclasses.replace(config, optimizer="lion")

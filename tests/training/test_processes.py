@@ -5,9 +5,9 @@ import socket
 import torch
 
 from deepgsr_cli.models import PRESETS
-from deepgsr_cli.pictures.training import Denoise
+from deepgsr_cli.pictures.training import PictureSample, PictureTraining
 from deepgsr_cli.tasks import train
-from deepgsr_cli.training.task import Sample
+from deepgsr_cli.training.task import Draw
 from tests.samples import state_of
 
 
@@ -32,18 +32,14 @@ def test_two_processes_equal_one_with_both_batches(config, tmp_path, monkeypatch
     torch.multiprocessing.start_processes(work, arguments, nprocs=2, start_method="spawn")
     assert sorted(results.get() for _ in range(2)) == [(0, 4), (1, 4)]
 
-    import numpy as np
+    alone, steps = PictureTraining.sample, iter(range(100))
 
-    alone, steps = Denoise.sample, iter(range(100))
+    def both(self, draw):
+        parts = [alone(self, d) for d in (draw, Draw.of(torch.device("cpu"), config.seed, next(steps), 1))]
+        shown = tuple(torch.cat(tensors) for tensors in zip(*(part.shown for part in parts)))
+        return PictureSample(shown, *(torch.cat([getattr(p, n) for p in parts]) for n in ("clean", "weight")))
 
-    def both(self, generator, device_generator):
-        parts = [alone(self, generator, device_generator)]
-        streams = np.random.SeedSequence([config.seed, next(steps), 1]).generate_state(2, np.uint64)
-        parts.append(alone(self, *(torch.Generator().manual_seed(int(s >> 1)) for s in streams)))
-        names = ("degraded", "clean", "condition", "weight")
-        return Sample(*(torch.cat([getattr(part, name) for part in parts]) for name in names))
-
-    monkeypatch.setattr(Denoise, "sample", both)
+    monkeypatch.setattr(PictureTraining, "sample", both)
     single = dataclasses.replace(config, output=tmp_path / "single")
     train(single)
     together, expected = state_of(config), state_of(single)

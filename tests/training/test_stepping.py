@@ -4,9 +4,10 @@ import pytest
 import torch
 
 import deepgsr_cli.training.stepping
-from deepgsr_cli.pictures.training import Denoise
+from deepgsr_cli.pictures.training import PictureTraining
 from deepgsr_cli.tasks import train
 from deepgsr_cli.training.stepping import Gradients
+from deepgsr_cli.training.task import Draw
 from tests.samples import weights_of
 
 
@@ -40,14 +41,11 @@ def test_what_does_not_compile_is_trained_as_before(plain, monkeypatch):
 @pytest.mark.skipif(not torch.cuda.is_available(), reason="needs CUDA")
 def test_a_recorded_step_equals_a_plain_one(config):
     device = torch.device("cuda")
-    task = Denoise(config, device)
+    task = PictureTraining(config, device)
     model = task.network().to(device)
     torch.nn.init.normal_(model.tail.weight, std=0.01)
     gradients, recorded = Gradients(task, model), Gradients(task, model)
-    samples = [
-        task.sample(torch.Generator().manual_seed(i), torch.Generator(device).manual_seed(i))
-        for i in range(3)
-    ]
+    samples = [task.sample(Draw.of(device, 0, step)) for step in range(3)]
     recorded._record(samples[0])
     for sample in samples[1:]:
         loss = recorded(sample)
