@@ -53,9 +53,7 @@ app = typer.Typer(
 app.add_typer(train.app, name="train")
 app.add_typer(evaluate.app, name="eval")
 app.add_typer(weights.app, name="weights")
-app.command(epilog="Example: deepgsr denoise scan.png --sigma 25 -o clean.png")(pictures.denoise)
-app.command(epilog="Example: deepgsr derain street.jpg -o dry.png")(pictures.derain)
-app.command(epilog="Example: deepgsr restore photos -o restored --report restored.html")(pictures.restore)
+pictures.register(app)
 app.command(
     epilog=f"For {ct_recon_module.NOTICE}. Example: deepgsr ct-recon scan.dcm --views 60 -o sparse.dcm"
 )(ct_recon_module.ct_recon)

@@ -15,28 +15,24 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from deepgsr_cli.cli.command import PICTURES_IN_REPORT, column_means
 from deepgsr_cli.cli.options import (
     Arithmetic,
     Device,
+    DryRun,
     Json,
     Offline,
+    Overwrite,
     Quiet,
     ReportFile,
     Seed,
+    SkipExisting,
     Verbose,
     Weights,
     check_report,
     parse_precision,
 )
 from deepgsr_cli.cli.output import emit, finite, progress_bar, say, silent
-from deepgsr_cli.cli.pictures import (
-    PICTURES_IN_REPORT,
-    DryRun,
-    Overwrite,
-    SkipExisting,
-    column_means,
-    guarded,
-)
 from deepgsr_cli.errors import UsageError
 from deepgsr_cli.version import __version__
 
@@ -357,7 +353,7 @@ def run_plan(
         process: Called with a job, `for_report` and `progress`, as `Reconstruction` is.
         describe: Figures of a `ScanResult` in words.
     """
-    from deepgsr_cli.jobs.run import run
+    from deepgsr_cli.jobs.run import guarded, run
 
     outcomes: list[Outcome] = []
     with progress_bar(len(plan.jobs), task, request.quiet) as advance:
@@ -372,7 +368,7 @@ def run_plan(
 
         for outcome in run(
             plan.jobs,
-            guarded(work, request.verbose),
+            guarded(work, say if request.verbose else None),
             skip_existing=request.skip_existing,
             overwrite=request.overwrite,
         ):

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from deepgsr_cli.cli.command import PICTURES_IN_REPORT
 from deepgsr_cli.cli.ct_recon import DEFAULT_VIEWS, NOTICE
 from deepgsr_cli.cli.options import (
     Arithmetic,
@@ -30,7 +31,6 @@ from deepgsr_cli.cli.options import (
     parse_tile,
 )
 from deepgsr_cli.cli.output import finite, print_table, progress_bar, say
-from deepgsr_cli.cli.pictures import PICTURES_IN_REPORT
 
 if TYPE_CHECKING:
     from _typeshed import DataclassInstance

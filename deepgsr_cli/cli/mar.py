@@ -30,18 +30,20 @@ from deepgsr_cli.cli.evaluate import CsvFile, SliceLimit, present, print_facts, 
 from deepgsr_cli.cli.options import (
     Arithmetic,
     Device,
+    DryRun,
     Json,
     Offline,
+    Overwrite,
     Quiet,
     ReportFile,
     Seed,
+    SkipExisting,
     Verbose,
     Weights,
     check_report,
     parse_precision,
 )
 from deepgsr_cli.cli.output import print_table, progress_bar, say
-from deepgsr_cli.cli.pictures import DryRun, Overwrite, SkipExisting
 
 if TYPE_CHECKING:
     from deepgsr_cli.mar.evaluation import MarMean, MarScore

@@ -1,10 +1,15 @@
-"""Options that mean the same everywhere, and their values parsed."""
+"""Options, each written once, and the groups of them that commands are made of.
+
+A group is a frozen dataclass; a command's options are a class that inherits the groups it has. `command.add`
+makes the command of it. Values are checked where they are parsed, before torch is imported.
+"""
 
 from __future__ import annotations
 
 import math
+from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, cast
+from typing import TYPE_CHECKING, Annotated, Any, cast
 
 import typer
 
@@ -13,36 +18,225 @@ from deepgsr_cli.errors import UsageError
 if TYPE_CHECKING:
     from deepgsr_cli.compute.tiling import Precision
 
+# The panels of a help, in order. An option without a panel comes first.
+FILES, MEASUREMENT, QUALITY, SPEED, BATCH, OUTPUT = PANELS = (
+    "Input and output",
+    "Measurement",
+    "Quality",
+    "Speed",
+    "Batch",
+    "Output style",
+)
+NOTICE = "research use only, not for diagnosis: reconstructions can lack or invent structures"
+
+
+def option(*names: str, panel: str, help: str, default: str | None = None, metavar: str | None = None) -> Any:
+    """Describe an option of a command.
+
+    Args:
+        names: As "--output", "-o"; by default the field's name.
+        panel: Of `PANELS`.
+        help: What it is, with its unit.
+        default: What happens without it, where its default value does not say so; "" shows nothing.
+        metavar: What stands for its value, if not its type.
+    """
+    shown = default is None or (default or False)
+    return typer.Option(*names, help=help, show_default=shown, metavar=metavar, rich_help_panel=panel)
+
+
+def flag(*names: str, panel: str, help: str) -> Any:
+    """Describe an option without a value."""
+    return typer.Option(*names, help=help, metavar="", rich_help_panel=panel)
+
 
 Weights = Annotated[
     str | None,
-    typer.Option(help="Weights: a NAME, a FILE, or hf://owner/repo[@rev]/file.", show_default="shipped"),
+    option(
+        panel=QUALITY,
+        help="Weights: a NAME, a FILE, or hf://owner/repo/file, @rev after repo at will.",
+        default="shipped",
+    ),
 ]
-Device = Annotated[str, typer.Option(help="Device: auto, cpu, cuda, cuda:N or mps.")]
-Arithmetic = Annotated[str, typer.Option(help="Arithmetic: fp32, bf16 or fp16.")]
+Offline = Annotated[bool, flag("--offline", panel=QUALITY, help="Do not use the network for weights.")]
+Device = Annotated[str, option(panel=SPEED, help="Device: auto, cpu, cuda, cuda:N or mps.")]
+Arithmetic = Annotated[str, option(panel=SPEED, help="Arithmetic: fp32, bf16 or fp16.")]
 Tile = Annotated[
-    str, typer.Option(help="Tile side in pixels, 0 for the whole picture, auto to choose by free memory.")
+    str,
+    option(panel=SPEED, help="Tile side in pixels, 0 for the whole picture, auto to choose by free memory."),
 ]
 Overlap = Annotated[
     int | None,
-    typer.Option(help="Pixels that neighbouring tiles share.", show_default="what the model needs"),
+    option(panel=SPEED, help="Pixels that neighbouring tiles share.", default="what the model needs"),
 ]
-Batch = Annotated[int | None, typer.Option(help="Tiles at once.", show_default="by free memory")]
+Batch = Annotated[int | None, option(panel=SPEED, help="Tiles at once.", default="by free memory")]
 Ensemble = Annotated[
     bool,
-    typer.Option(
-        "--ensemble", help="Average over eight orientations: a little better, and eight times the time."
+    flag(
+        "--ensemble",
+        panel=QUALITY,
+        help="Average over eight orientations: a little better, and eight times the time.",
     ),
 ]
-Offline = Annotated[bool, typer.Option("--offline", help="Do not use the network for weights.")]
-Quiet = Annotated[bool, typer.Option("--quiet", "-q", help="Print errors only on stderr.")]
-Verbose = Annotated[bool, typer.Option("--verbose", "-v", help="Show tracebacks of unexpected errors.")]
-Json = Annotated[bool, typer.Option("--json", help="Print one JSON object a line on stdout, nothing else.")]
-Seed = Annotated[int, typer.Option(help="Seed of everything random.")]
+Seed = Annotated[int, option(panel=QUALITY, help="Seed of everything random.")]
+
+SkipExisting = Annotated[bool, flag("--skip-existing", panel=BATCH, help="Pass over finished files.")]
+Overwrite = Annotated[bool, flag("--overwrite", panel=BATCH, help="Replace existing outputs.")]
+Shard = Annotated[str | None, option(panel=BATCH, help="Do part i of n, as 3/8, for job arrays.", default="")]
+DryRun = Annotated[bool, flag("--dry-run", panel=BATCH, help="List what would be done.")]
 ReportFile = Annotated[
     Path | None,
-    typer.Option("--report", help="Write a report to this .html or .json file.", show_default=False),
+    option("--report", panel=FILES, help="Write a report to this .html or .json file.", default=""),
 ]
+Json = Annotated[
+    bool, flag("--json", panel=OUTPUT, help="Print one JSON object a line on stdout, nothing else.")
+]
+Quiet = Annotated[bool, flag("--quiet", "-q", panel=OUTPUT, help="Print errors only, and --json.")]
+Verbose = Annotated[
+    bool,
+    flag(
+        "--verbose",
+        "-v",
+        panel=OUTPUT,
+        help="Name files passed over, and show tracebacks of unexpected errors.",
+    ),
+]
+
+PictureInputs = Annotated[
+    list[str], typer.Argument(help="Pictures, folders of pictures, globs, or - for standard input.")
+]
+PictureOutput = Annotated[
+    str | None,
+    option(
+        "--output",
+        "-o",
+        panel=FILES,
+        help="File, folder, or - for standard output.",
+        default="<name>_<command> beside the input",
+    ),
+]
+Reference = Annotated[
+    Path | None,
+    option(panel=FILES, help="Clean picture, or folder of them: print PSNR and SSIM.", default=""),
+]
+Format = Annotated[
+    str | None,
+    option(panel=FILES, help="Output format: png, jpeg, tiff, webp or bmp.", default="by suffix"),
+]
+White = Annotated[float, option(panel=FILES, help="Value of white in floating point files.")]
+MaxPixels = Annotated[int, option(panel=FILES, help="Most pixels a file may have.")]
+Share = Annotated[float, option(panel=QUALITY, help="Share of the correction applied, 0 to 1.")]
+
+SliceInputs = Annotated[
+    list[str],
+    typer.Argument(help="CT slices, DICOM files or folders; or sinograms: .npy, .npz, .h5 or .tif."),
+]
+SliceOutput = Annotated[str, option("--output", "-o", panel=FILES, help="Folder, or file for one slice.")]
+GeometryFile = Annotated[
+    Path | None,
+    option(panel=MEASUREMENT, help="Geometry of measured sinograms, .toml or .json.", default=""),
+]
+PixelMm = Annotated[
+    float | None,
+    option(panel=MEASUREMENT, help="Pixel size in mm of DICOM files that do not state it.", default=""),
+]
+SliceFormat = Annotated[
+    str | None,
+    option(panel=FILES, help="Output format: dicom, or tiff or npy of float32 HU.", default="dicom"),
+]
+Window = Annotated[
+    str,
+    option(panel=FILES, help="Centre,width in HU of the pictures in the report; no result depends on it."),
+]
+
+
+@dataclass(frozen=True, kw_only=True)
+class BatchOptions:
+    """Options of every command that makes files of files.
+
+    The output's option is not here, as each kind of file has its own words for it.
+    """
+
+    skip_existing: SkipExisting = False
+    overwrite: Overwrite = False
+    shard: Shard = None
+    dry_run: DryRun = False
+    report: ReportFile = None
+    json_lines: Json = False
+    quiet: Quiet = False
+    verbose: Verbose = False
+
+    def check(self) -> None:
+        """Raise a UsageError for values that cannot be; groups that add options add to it."""
+        if self.skip_existing and self.overwrite:
+            raise UsageError("--skip-existing and --overwrite exclude each other; give one")
+        check_report(self.report)
+
+
+@dataclass(frozen=True, kw_only=True)
+class ModelOptions:
+    """Options of every command that runs a model."""
+
+    weights: Weights = None
+    offline: Offline = False
+    device: Device = "auto"
+    precision: Arithmetic = "fp32"
+
+
+@dataclass(frozen=True, kw_only=True)
+class TileOptions:
+    """How a picture is cut into what the model sees at once."""
+
+    tile: Tile = "auto"
+    overlap: Overlap = None
+    batch: Batch = None
+    ensemble: Ensemble = False
+
+
+@dataclass(frozen=True, kw_only=True)
+class PictureOptions(ModelOptions, TileOptions, BatchOptions):
+    """Options of the commands that restore pictures."""
+
+    inputs: PictureInputs
+    output: PictureOutput = None
+    reference: Reference = None
+    format: Format = None
+    white: White = 1.0
+    max_pixels: MaxPixels = 2**29
+    strength: Share = 1.0
+
+    def check(self) -> None:
+        if not 0 <= self.strength <= 1:
+            raise UsageError(f"--strength {self.strength:g}: give 0 (nothing) to 1 (all)")
+        if not 0 < self.white < math.inf:
+            raise UsageError(f"--white {self.white:g}: give the value of white, above 0")
+        if self.max_pixels < 1:
+            raise UsageError(f"--max-pixels {self.max_pixels}: give 1 or more")
+        if self.json_lines and self.output == "-":
+            raise UsageError("--json and -o - would both use standard output; give -o a file")
+        check_reference(self.reference)
+        super().check()
+
+    def level(self) -> float | None:
+        """What the network is told of the degradation; None to estimate it, or if it is told nothing."""
+        return None
+
+
+@dataclass(frozen=True, kw_only=True)
+class SliceOptions(ModelOptions, BatchOptions):
+    """Options of the commands over CT slices."""
+
+    inputs: SliceInputs
+    output: SliceOutput
+    format: SliceFormat = None
+    window: Window = "40,400"
+    pixel_mm: PixelMm = None
+
+    def check(self) -> None:
+        if self.pixel_mm is not None and not 0 < self.pixel_mm < math.inf:
+            raise UsageError(f"--pixel-mm {self.pixel_mm:g}: give a size in mm, above 0")
+        parse_window(self.window)
+        parse_precision(self.precision)
+        super().check()
 
 
 def parse_sigma(text: str) -> float | None:
@@ -72,6 +266,17 @@ def parse_tile(text: str) -> int | None:
     return int(text)
 
 
+def parse_window(text: str) -> tuple[float, float]:
+    """Centre and width in HU."""
+    try:
+        centre, width = map(float, text.split(","))
+    except ValueError:
+        centre = width = math.nan
+    if not (math.isfinite(centre) and 0 < width < math.inf):
+        raise UsageError(f"--window {text}: give centre,width in HU with a width above 0, as 40,400")
+    return centre, width
+
+
 def parse_format(text: str | None) -> str | None:
     from deepgsr_cli.formats.image import SUFFIXES
 
@@ -89,3 +294,9 @@ def check_report(path: Path | None) -> None:
         raise UsageError(f"--report {path}: give a file that ends in .html or .json")
     if path is not None and not path.parent.is_dir():
         raise UsageError(f"--report {path}: there is no folder {path.parent}; make it first")
+
+
+def check_reference(path: Path | None) -> None:
+    """Refuse a reference that is not there."""
+    if path is not None and not path.exists():
+        raise UsageError(f"--reference {path}: no such file or folder")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import math
 import os
 import sys
@@ -57,6 +58,30 @@ def progress_bar(total: int, label: str, quiet: bool) -> Iterator[Callable[[floa
             progress.update(task, completed=done, text=escape(text))
 
         yield advance
+
+
+@contextmanager
+def told_of_compiling(quiet: bool) -> Iterator[None]:
+    """Say, once, that loops are compiled, where they are and stderr is a terminal."""
+    if quiet or not sys.stderr.isatty():
+        yield
+        return
+
+    class Teller(logging.Handler):
+        def emit(self, record: logging.LogRecord) -> None:
+            logger.removeHandler(self)
+            say(record.getMessage())
+
+    # That of `compute.kernels`, which is not imported for it.
+    logger, teller = logging.getLogger("deepgsr_cli.compute.kernels"), Teller()
+    level = logger.level
+    logger.setLevel(logging.INFO)
+    logger.addHandler(teller)
+    try:
+        yield
+    finally:
+        logger.removeHandler(teller)
+        logger.setLevel(level)
 
 
 def finite(value: Any) -> Any:

@@ -10,10 +10,10 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from deepgsr_cli.cli.command import PICTURES_IN_REPORT
 from deepgsr_cli.cli.evaluate import CsvFile, Limit, present, print_facts, write_csv
 from deepgsr_cli.cli.options import Device, Json, Offline, Quiet, ReportFile, Seed, Weights, check_report
 from deepgsr_cli.cli.output import emit, finite, print_table, progress_bar, say, silent
-from deepgsr_cli.cli.pictures import PICTURES_IN_REPORT
 from deepgsr_cli.errors import OutputError, UsageError
 
 if TYPE_CHECKING:
@@ -254,7 +254,7 @@ def _write_report(
     seed: int,
     seconds: float,
 ) -> None:
-    from deepgsr_cli.cli.pictures import run_facts
+    from deepgsr_cli.cli.command import run_facts
     from deepgsr_cli.phase.jobs import curve_picture
     from deepgsr_cli.reports.report import Report, ReportImage, ReportItem, write_report
 
@@ -264,7 +264,7 @@ def _write_report(
     }
     metrics["seconds"] = seconds
     curve = ReportItem("residual by iteration", [ReportImage("Residual", curve_picture(result.retrieval))])
-    protocol = run_facts(restorer) | {
+    protocol = run_facts() | {
         "model": str(data.model),
         "patterns": f"{len(data.intensity)} of {data.intensity.shape[2]} x {data.intensity.shape[1]}",
         "noise": f"SNR {data.snr_db:g} dB" if data.snr_db is not None else f"alpha {data.alpha}",

@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 import functools
+import logging
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any, TypeVar, cast
 
 import torch
+
+_LOG = logging.getLogger(__name__)
 
 T = TypeVar("T", bound=Callable[..., Any])
 
@@ -28,9 +31,26 @@ def in_threads(work: Callable[[int, int], None], count: int) -> None:
 
 
 @functools.cache
+def _numba() -> Any:
+    """Return the module numba, which from then on logs that it compiles."""
+    import numba
+    from numba.core import event
+
+    class Teller(event.Listener):
+        def on_start(self, event: Any) -> None:
+            _LOG.info("compiling for this processor, once: half a minute")
+
+        def on_end(self, event: Any) -> None:
+            pass
+
+    event.register("numba:compile", Teller())
+    return numba
+
+
+@functools.cache
 def compiled(function: T) -> T:
     """The function compiled on first use; kept on disk where some folder can be written."""
-    import numba
+    numba = _numba()
 
     # Multiply and add may be fused; nothing that would change what NaN does.
     compiler = functools.partial(numba.njit, nogil=True, fastmath={"contract"})

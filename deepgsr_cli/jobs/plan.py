@@ -6,10 +6,10 @@ import glob
 import os
 import re
 from collections.abc import Collection, Iterable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 
-from deepgsr_cli.errors import UsageError
+from deepgsr_cli.errors import UsageError, UserError
 
 STREAM = "-"
 
@@ -36,14 +36,33 @@ class Job:
 
 @dataclass(frozen=True)
 class Plan:
-    """The jobs, and how many files of the folders given were passed over because they are no pictures."""
+    """All jobs of a run.
+
+    Attributes:
+        jobs: In the order they are done in.
+        notes: Sentences on the inputs.
+        failures: One for each input that cannot be used.
+        passed_over: Files below the folders given that are no inputs.
+        aims: Sentences on what will be done, for a run that is not dry.
+    """
 
     jobs: list[Job]
-    passed_over: int
+    notes: list[str] = field(default_factory=list)
+    failures: list[UserError] = field(default_factory=list)
+    passed_over: list[Path] = field(default_factory=list)
+    aims: list[str] = field(default_factory=list)
 
 
-def plan(inputs: Iterable[str], output: str | None, task: str, suffixes: Collection[str]) -> Plan:
-    """Jobs for files, folders and globs.
+def plan(
+    inputs: Iterable[str],
+    output: str | None,
+    task: str,
+    suffixes: Collection[str],
+    *,
+    kind: str = "pictures",
+    target_suffix: str | None = None,
+) -> Plan:
+    """Plan jobs for files, folders and globs.
 
     Without an output, a result is written beside its input as `<stem>_<task><suffix>`. An output is a folder
     if it exists as one, ends in a separator, or must be one because the inputs are several or a folder; the
@@ -55,6 +74,8 @@ def plan(inputs: Iterable[str], output: str | None, task: str, suffixes: Collect
         output: File, folder, or "-" for standard output.
         task: Name of the command.
         suffixes: Of files to take from folders, lower case with the dot.
+        kind: What the files are, in the plural.
+        target_suffix: Of results without a name of their own; None for that of the input.
 
     Raises:
         UsageError: Nothing found, two results for one path, or a result in place of an input.
@@ -62,53 +83,57 @@ def plan(inputs: Iterable[str], output: str | None, task: str, suffixes: Collect
     inputs = list(inputs)
     folder = None if output in (None, STREAM) else _as_folder(str(output), inputs)
     found: dict[Path, tuple[Path, Path]] = {}  # by real path: the input, and its path below its root
-    passed_over = 0
-    stream = STREAM in inputs
+    passed_over: list[Path] = []
     for text in inputs:
         if text == STREAM:
             continue
-        path = Path(text)
-        if path.is_dir():
-            candidates = [
-                (file, file.relative_to(path)) for file in sorted(path.rglob("*")) if file.is_file()
-            ]
-            implicit = True
-        elif path.exists() or not glob.has_magic(text):
-            candidates, implicit = [(path, Path(path.name))], False  # a missing file fails when it is read
-        else:
-            matches = sorted(Path(match) for match in glob.glob(text, recursive=True))
-            candidates = [(file, Path(file.name)) for file in matches if file.is_file()]
-            implicit = True
-            if not candidates:
-                raise UsageError(f"{text}: no file matches; check the pattern")
+        candidates, implicit = _candidates(text)
         for file, name in candidates:
-            if implicit and (_hidden(name) or _is_result(file, task) or _inside(file, folder)):
+            if implicit and (_hidden(name) or _is_result(file, task, suffixes) or _inside(file, folder)):
                 continue
             if implicit and file.suffix.lower() not in suffixes:
-                passed_over += 1
+                passed_over.append(file)
                 continue
             found.setdefault(Path(os.path.realpath(file)), (file, name))
+    stream = STREAM in inputs
     if not found and not stream:
         kinds = ", ".join(sorted(suffixes))
-        raise UsageError(f"{', '.join(inputs)}: no pictures in there; looked for {kinds}")
+        raise UsageError(f"{', '.join(inputs)}: no {kind} in there; looked for {kinds}")
     if stream and (found or output is None):
         raise UsageError("- stands for standard input and goes alone, with an output: -o FILE or -o -")
     if output == STREAM and len(found) > 1:
-        raise UsageError(f"-o -: {len(found)} pictures do not fit one stream; give a folder")
+        raise UsageError(f"-o -: {len(found)} {kind} do not fit one stream; give a folder")
 
     jobs = []
     for file, name in found.values():
+        suffix = file.suffix if target_suffix is None else target_suffix
         if output is None:
-            target: Path | None = file.with_name(f"{file.stem}_{task}{file.suffix}")
+            target: Path | None = file.with_name(f"{file.stem}_{task}{suffix}")
         elif output == STREAM:
             target = None
         else:
-            target = folder / name if folder is not None else Path(output)
+            target = Path(output) if folder is None else (folder / name).with_suffix(suffix)
         jobs.append(Job(file, target, name))
     if stream:
         jobs.append(Job(None, None if output == STREAM else Path(str(output)), Path("stdin")))
     refuse_collisions(jobs, set(found))
-    return Plan(jobs, passed_over)
+    notes = [f"{len(passed_over)} files passed over that are no {kind}"] if passed_over else []
+    if output not in (None, STREAM) and folder is None and not Path(str(output)).suffix:
+        notes.append(f"-o {output}: is the name of a file; for a folder, give {output}/")
+    return Plan(jobs, notes, passed_over=passed_over)
+
+
+def _candidates(text: str) -> tuple[list[tuple[Path, Path]], bool]:
+    """Files that an input stands for, with their paths below it, and whether they are not named by it."""
+    path = Path(text)
+    if path.is_dir():
+        return [(file, file.relative_to(path)) for file in sorted(path.rglob("*")) if file.is_file()], True
+    if path.exists() or not glob.has_magic(text):
+        return [(path, Path(path.name))], False  # a missing file fails when it is read
+    matches = [Path(match) for match in sorted(glob.glob(text, recursive=True))]
+    if not any(file.is_file() for file in matches):
+        raise UsageError(f"{text}: no file matches; check the pattern")
+    return [(file, Path(file.name)) for file in matches if file.is_file()], True
 
 
 def shard(jobs: list[Job], text: str) -> list[Job]:
@@ -142,10 +167,12 @@ def _hidden(name: Path) -> bool:
     return any(part.startswith(".") for part in name.parts)
 
 
-def _is_result(file: Path, task: str) -> bool:
+def _is_result(file: Path, task: str, suffixes: Collection[str]) -> bool:
     """Whether the file is what an earlier run made beside its input."""
     stem = file.stem.removesuffix(f"_{task}")
-    return stem != file.stem and file.with_name(stem + file.suffix).exists()
+    return stem != file.stem and any(
+        file.with_name(stem + suffix).exists() for suffix in (file.suffix, *suffixes)
+    )
 
 
 def _inside(file: Path, folder: Path | None) -> bool:

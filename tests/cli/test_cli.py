@@ -295,11 +295,11 @@ def test_a_report_holds_every_file_with_its_figures(run, suffix):
 
 def test_a_report_of_many_files_shows_the_first_and_lists_all(run, monkeypatch):
     import deepgsr_cli.cli
-    import deepgsr_cli.cli.pictures
+    import deepgsr_cli.cli.command
     import deepgsr_cli.formats.image
     import deepgsr_cli.pictures.jobs
 
-    monkeypatch.setattr(deepgsr_cli.cli.pictures, "PICTURES_IN_REPORT", 1)
+    monkeypatch.setattr(deepgsr_cli.cli.command, "PICTURES_IN_REPORT", 1)
     picture("in/a.png")
     picture("in/b.png", seed=1)
     run("denoise", "in", "-o", "out", "--sigma", 25, "--report", "r.json")
@@ -451,7 +451,7 @@ def test_a_pipe_and_a_terminal_of_another_encoding(tmp_path, tiny_weights):
 
 def test_an_interrupt_keeps_what_is_finished_and_leaves_no_partial_file(run, monkeypatch):
     import deepgsr_cli.cli
-    import deepgsr_cli.cli.pictures
+    import deepgsr_cli.cli.command
     import deepgsr_cli.formats.image
     import deepgsr_cli.pictures.jobs
 
@@ -475,7 +475,7 @@ def test_an_interrupt_keeps_what_is_finished_and_leaves_no_partial_file(run, mon
 
 def test_an_unexpected_error_fails_one_file_and_not_the_batch(run, monkeypatch):
     import deepgsr_cli.cli
-    import deepgsr_cli.cli.pictures
+    import deepgsr_cli.cli.command
     import deepgsr_cli.formats.image
     import deepgsr_cli.pictures.jobs
 

@@ -6,6 +6,7 @@ import pytest
 from deepgsr_cli.errors import InputError, UsageError, WeightsError
 from deepgsr_cli.jobs.plan import plan, shard
 from deepgsr_cli.jobs.run import run
+from deepgsr_cli.jobs.work import Result
 
 SUFFIXES = {".png", ".tif"}
 
@@ -41,7 +42,7 @@ def test_a_folder_is_searched_and_its_tree_kept(tree):
         ("in/sub/c [1].png", "out/sub/c [1].png"),
     }
     assert pairs(["in"], "out") == expected
-    assert plan(["in"], "out", "denoise", SUFFIXES).passed_over == 1
+    assert plan(["in"], "out", "denoise", SUFFIXES).passed_over == [Path("in/notes.txt")]
 
 
 def test_an_output_for_one_file_is_a_file_or_an_existing_folder(tree):
@@ -131,12 +132,12 @@ def test_a_bad_file_does_not_stop_the_others(tree):
     def work(job):
         if job.name.name == "b.TIF":
             raise InputError("broken")
-        return job.label
+        return Result({"label": job.label})
 
     outcomes = list(run(jobs, work, skip_existing=False, overwrite=False))
     assert [o.status for o in outcomes] == ["done", "failed", "done"]
     assert outcomes[1].error == "broken"
-    assert outcomes[2].result == jobs[2].label
+    assert outcomes[2].result.facts["label"] == jobs[2].label
 
 
 def test_a_mistake_that_every_file_shares_stops_at_once(tree):
@@ -158,6 +159,6 @@ def test_a_mistake_that_every_file_shares_stops_at_once(tree):
 def test_an_existing_output_is_kept_unless_told_otherwise(tree, skip, overwrite, status):
     jobs = plan(["in/a.png"], "x.png", "denoise", SUFFIXES).jobs
     Path("x.png").touch()
-    (outcome,) = run(jobs, lambda job: None, skip_existing=skip, overwrite=overwrite)
+    (outcome,) = run(jobs, lambda job: Result({}), skip_existing=skip, overwrite=overwrite)
     assert outcome.status == status
     assert status != "failed" or "x.png: exists; give --overwrite" in outcome.error

@@ -10,7 +10,7 @@ from deepgsr_cli.evaluation.metrics import psnr
 from deepgsr_cli.formats.codecs import Metadata
 from deepgsr_cli.formats.image import Image, read_image, write_image
 from deepgsr_cli.jobs.plan import Job
-from deepgsr_cli.pictures.jobs import PictureOptions, restore_file
+from deepgsr_cli.pictures.jobs import FileOptions, Restoration
 from deepgsr_cli.pictures.restorer import Restorer, RunOptions
 from tests.samples import smooth_picture
 
@@ -39,7 +39,7 @@ def job(path: Path) -> Job:
 def test_depth_alpha_and_metadata_survive(tmp_path, denoiser, depth, channels):
     alpha = np.random.default_rng(0).integers(0, np.iinfo(depth).max, (41, 52), depth, endpoint=True)
     source = picture(tmp_path / "a.png", channels, depth, alpha=alpha, metadata=Metadata(dpi=(300.0, 300.0)))
-    restore_file(job(source), denoiser(channels), PictureOptions(sigma=25))
+    Restoration(denoiser(channels), FileOptions(level=25))(job(source))
     before, after = read_image(source), read_image(tmp_path / "out.png")
     assert (after.depth, after.pixels.shape) == (depth, before.pixels.shape)
     assert np.array_equal(after.alpha, alpha)
@@ -50,8 +50,8 @@ def test_depth_alpha_and_metadata_survive(tmp_path, denoiser, depth, channels):
 
 def test_the_figures_are_those_of_the_file_written(tmp_path, denoiser):
     source = picture(tmp_path / "a.png")
-    options = PictureOptions(sigma=25, reference=tmp_path / "clean")
-    facts = restore_file(job(source), denoiser(), options).facts
+    options = FileOptions(level=25, reference=tmp_path / "clean")
+    facts = Restoration(denoiser(), options)(job(source)).facts
     clean = read_image(tmp_path / "clean/a.png").pixels
     assert facts["psnr_in"] == pytest.approx(psnr(read_image(source).pixels, clean), abs=1e-4)
     assert facts["psnr"] == pytest.approx(psnr(read_image(tmp_path / "out.png").pixels, clean), abs=1e-4)
@@ -59,7 +59,7 @@ def test_the_figures_are_those_of_the_file_written(tmp_path, denoiser):
 
 def test_a_picture_compared_with_itself_has_no_error(tmp_path, denoiser):
     source = picture(tmp_path / "a.png", sigma=0)
-    facts = restore_file(job(source), denoiser(), PictureOptions(sigma=0, reference=source)).facts
+    facts = Restoration(denoiser(), FileOptions(level=0, reference=source))(job(source)).facts
     assert facts["psnr"] == float("inf")
 
 
@@ -69,33 +69,33 @@ def test_a_reference_may_be_stored_in_another_format_but_must_fit(tmp_path, deno
     image = read_image(clean)
     clean.unlink()
     write_image(tmp_path / "clean/a.tif", image)
-    options = PictureOptions(sigma=25, reference=tmp_path / "clean")
-    assert "psnr" in restore_file(job(source), denoiser(), options).facts
+    options = FileOptions(level=25, reference=tmp_path / "clean")
+    assert "psnr" in Restoration(denoiser(), options)(job(source)).facts
     (tmp_path / "clean/a.tif").unlink()
     with pytest.raises(InputError, match=r"has no picture a\.png; give a reference for each input"):
-        restore_file(job(source), denoiser(), options)
+        Restoration(denoiser(), options)(job(source))
     write_image(clean, Image(smooth_picture(3, 40, 52), "uint8", "PNG"))
     with pytest.raises(ShapeError, match="is 52 x 40 x 3, the picture itself 52 x 41 x 3"):
-        restore_file(job(source), denoiser(), options)
+        Restoration(denoiser(), options)(job(source))
 
 
 def test_an_estimated_level_is_used_and_reported(tmp_path, denoiser):
     source = picture(tmp_path / "a.png", size=(160, 170))
-    facts = restore_file(job(source), denoiser(), PictureOptions()).facts
+    facts = Restoration(denoiser(), FileOptions())(job(source)).facts
     assert len(facts["sigma_estimated"]) == 3
     assert facts["sigma"] == pytest.approx(25, rel=0.1)
 
 
 def test_a_clean_picture_is_written_unchanged(tmp_path, denoiser):
     source = picture(tmp_path / "a.png", sigma=0, size=(160, 170))
-    result = restore_file(job(source), denoiser(), PictureOptions())
+    result = Restoration(denoiser(), FileOptions())(job(source))
     assert result.note == "no noise found, written unchanged"
     assert np.array_equal(read_image(tmp_path / "out.png").pixels, read_image(source).pixels)
 
 
 def test_a_stream_goes_in_and_out(tmp_path, denoiser, monkeypatch):
     source = picture(tmp_path / "a.png")
-    restore_file(job(source), denoiser(), PictureOptions(sigma=25))
+    Restoration(denoiser(), FileOptions(level=25))(job(source))
 
     class Stream:
         def __init__(self, data=b""):
@@ -103,15 +103,15 @@ def test_a_stream_goes_in_and_out(tmp_path, denoiser, monkeypatch):
 
     monkeypatch.setattr(sys, "stdin", Stream(source.read_bytes()))
     monkeypatch.setattr(sys, "stdout", out := Stream())
-    restore_file(Job(None, None, Path("stdin")), denoiser(), PictureOptions(sigma=25))
+    Restoration(denoiser(), FileOptions(level=25))(Job(None, None, Path("stdin")))
     monkeypatch.undo()
     assert out.buffer.getvalue() == (tmp_path / "out.png").read_bytes()
 
 
 def test_pictures_for_a_report_are_before_after_and_reference(tmp_path, denoiser):
     source = picture(tmp_path / "a.png")
-    options = PictureOptions(sigma=25, reference=tmp_path / "clean", for_report=True)
-    result = restore_file(job(source), denoiser(), options)
+    options = FileOptions(level=25, reference=tmp_path / "clean")
+    result = Restoration(denoiser(), options)(job(source), for_report=True)
     assert [image.label for image in result.images] == ["Input", "Restored", "Reference"]
     shown = [image.pixels.astype(np.float32).transpose(2, 0, 1) / 255 for image in result.images]
     for pixels, path in zip(shown, (source, tmp_path / "out.png", tmp_path / "clean/a.png"), strict=True):

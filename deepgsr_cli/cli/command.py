@@ -1,0 +1,321 @@
+"""How every command that makes files of files is run, and how a class of options becomes a command."""
+
+from __future__ import annotations
+
+import inspect
+import json
+import shlex
+import sys
+from abc import ABC, abstractmethod
+from collections.abc import Callable, Sequence
+from dataclasses import MISSING, Field, fields, replace
+from datetime import datetime, timezone
+from typing import TYPE_CHECKING, Any, ClassVar, Generic, TypeVar, get_args, get_type_hints
+
+import typer
+import typer.core
+
+from deepgsr_cli.cli.options import PANELS, BatchOptions
+from deepgsr_cli.cli.output import emit, finite, progress_bar, say, silent, told_of_compiling
+from deepgsr_cli.errors import UserError
+from deepgsr_cli.version import __version__
+
+if TYPE_CHECKING:
+    from deepgsr_cli.jobs.plan import Job, Plan
+    from deepgsr_cli.jobs.run import Outcome
+    from deepgsr_cli.jobs.work import Facts, Result, Work
+    from deepgsr_cli.reports.report import ReportItem
+
+O = TypeVar("O")
+B = TypeVar("B", bound=BatchOptions)
+
+# More pictures than this would make a report that no browser opens.
+PICTURES_IN_REPORT = 100
+
+
+def add(
+    app: typer.Typer,
+    name: str,
+    options: type[O],
+    do: Callable[[O], None],
+    *,
+    examples: Sequence[str] = (),
+    about: str = "",
+    note: str = "",
+) -> None:
+    """Add a command whose options are the fields of a dataclass, in the panels of `options.PANELS`.
+
+    Args:
+        app: Gets the command.
+        name: What it is called by.
+        options: Dataclass of keyword-only fields, annotated for Typer. Its docstring is the help.
+        do: Called with the options given.
+        examples: Whole commands, for the end of the help.
+        about: Last paragraph of the help, that several commands share.
+        note: Sentence before the examples.
+    """
+    hints = get_type_hints(options, include_extras=True)
+    depths = {
+        name: depth
+        for depth, group in reversed([*enumerate(options.__mro__)])
+        for name in inspect.get_annotations(group)
+    }
+
+    def place(field: Field[Any]) -> tuple[int, int]:
+        """By panel, and there the command's own options before those it shares."""
+        panel = getattr(get_args(hints[field.name])[1], "rich_help_panel", None)
+        return PANELS.index(panel) if panel in PANELS else -1, depths[field.name]
+
+    parameters = [
+        inspect.Parameter(
+            field.name,
+            inspect.Parameter.KEYWORD_ONLY,
+            default=inspect.Parameter.empty if field.default is MISSING else field.default,
+            annotation=hints[field.name],
+        )
+        for field in sorted(fields(options), key=place)  # type: ignore[arg-type]
+    ]
+
+    def callback(**values: Any) -> None:
+        do(options(**values))
+
+    callback.__doc__ = "\n\n".join(filter(None, (inspect.getdoc(options), about)))
+    callback.__annotations__ = {parameter.name: parameter.annotation for parameter in parameters}
+    callback.__signature__ = inspect.Signature(parameters)  # type: ignore[attr-defined]
+    heading = ["Examples:" if len(examples) > 1 else "Example:"] if examples else []
+    epilog = "\n\n".join([*([note] if note else []), *heading, *examples])
+    app.command(name, epilog=epilog, cls=_Command)(callback)
+
+
+class _Command(typer.core.TyperCommand):
+    """A command whose --help shows no type either."""
+
+    def get_help_option(self, ctx: Any) -> Any:
+        option = super().get_help_option(ctx)
+        if option is not None:
+            option.metavar = ""
+        return option
+
+
+class Command(ABC, Generic[B]):
+    """A command that makes a file of each of its inputs.
+
+    Attributes:
+        name: What it is called by.
+        done: What became of the inputs, for the count at the end: "restored", "slices corrected".
+    """
+
+    name: str
+    done: ClassVar[str]
+
+    @abstractmethod
+    def plan(self, options: B) -> Plan:
+        """Find all jobs, from the names and headers of files.
+
+        Raises:
+            UserError: Nothing can be done, or the options do not fit.
+        """
+
+    @abstractmethod
+    def open(self, options: B, plan: Plan) -> Callable[[], Work]:
+        """Return what makes the work; it can be pickled, and called in another process."""
+
+    @abstractmethod
+    def describe(self, options: B, facts: Facts) -> str:
+        """Return figures of a result, or their means, in words; empty if there are none."""
+
+    def remark(self, result: Result) -> str:
+        """Return what there is to know about a result, in words."""
+        return result.note
+
+    def conclude(self, options: B, results: list[Result]) -> list[str]:
+        """Return sentences on all results, beside their count and the mean of their quality."""
+        return []
+
+
+def run(command: Command[B], options: B) -> None:
+    """Run a command: plan, do each job, print what comes of it, and write the report asked for.
+
+    Raises:
+        UserError: Nothing can be done, or the options do not fit.
+        typer.Exit: With 1, where some inputs failed.
+    """
+    options.check()
+    plan = command.plan(options)
+    if options.shard is not None:
+        from deepgsr_cli.jobs.plan import shard
+
+        plan = replace(plan, jobs=shard(plan.jobs, options.shard))
+    tell = silent if options.quiet else say
+    for note in plan.notes:
+        tell(note)
+    for failure in plan.failures:
+        say(str(failure), style="red")
+    for path in plan.passed_over if options.verbose else ():
+        tell(f"{path}: passed over")
+    if options.dry_run:
+        for job in plan.jobs:
+            _print_action(job, _action(job, options), options)
+    else:
+        for aim in plan.aims:
+            tell(aim)
+        # torch comes in here, so what is wrong with the command line is said before.
+        work = command.open(options, plan)()
+        outcomes = _do(command, options, plan, work)
+    if options.json_lines:
+        key = "action" if options.dry_run else "status"
+        for path in plan.passed_over:
+            emit(json.dumps({"input": str(path), key: "passed over"}))
+    if options.dry_run:
+        return
+    for sentence in _summary(command, options, plan, outcomes, work):
+        tell(sentence)
+    if options.report is not None:
+        _write_report(command, options, plan, outcomes, work)
+    if plan.failures or any(outcome.status == "failed" for outcome in outcomes):
+        raise typer.Exit(1)
+
+
+def run_facts() -> dict[str, str]:
+    """Return what a report says of any run: the command, the version and the date."""
+    return {
+        "command": shlex.join(["deepgsr", *sys.argv[1:]]),
+        "version": __version__,
+        "date": datetime.now(timezone.utc).isoformat(timespec="seconds"),
+    }
+
+
+def column_means(rows: Sequence[dict[str, Any]], names: Sequence[str]) -> dict[str, float | str]:
+    """Return the mean of each column that rows have."""
+    found = {name: [row[name] for row in rows if name in row] for name in names}
+    return {name: sum(values) / len(values) for name, values in found.items() if values}
+
+
+def _action(job: Job, options: BatchOptions) -> str:
+    """Return what would be done."""
+    if job.target is None or not job.target.exists():
+        return "write"
+    return "skip" if options.skip_existing else "replace" if options.overwrite else "fail"
+
+
+def _target(job: Job) -> str:
+    return "-" if job.target is None else str(job.target)
+
+
+def _print_action(job: Job, action: str, options: BatchOptions) -> None:
+    if options.json_lines:
+        emit(json.dumps({"input": job.label, "output": _target(job), "action": action}))
+    else:
+        emit(f"{action}: {job.label} -> {_target(job)}")
+
+
+def _do(command: Command[B], options: B, plan: Plan, work: Work) -> list[Outcome]:
+    """Do the jobs of a plan, and print what became of each."""
+    from deepgsr_cli.jobs import run as jobs
+
+    outcomes: list[Outcome] = []
+    with (
+        told_of_compiling(options.quiet),
+        progress_bar(len(plan.jobs), command.name, options.quiet) as advance,
+    ):
+
+        def do(job: Job) -> Result:
+            done = len(outcomes)
+            place = f"{done + 1}/{len(plan.jobs)} {job.label}"
+            advance(done, place)
+            return work(
+                job,
+                for_report=options.report is not None and done < PICTURES_IN_REPORT,
+                progress=lambda now, all_: advance(done + now / all_, place),
+            )
+
+        for outcome in jobs.run(
+            plan.jobs,
+            jobs.guarded(do, say if options.verbose else None),
+            skip_existing=options.skip_existing,
+            overwrite=options.overwrite,
+        ):
+            outcomes.append(outcome)
+            advance(len(outcomes), f"{len(outcomes)}/{len(plan.jobs)} {outcome.job.label}")
+            _print_outcome(command, options, outcome)
+    return outcomes
+
+
+def _print_outcome(command: Command[B], options: B, outcome: Outcome) -> None:
+    """Print the path of a result, with its figures, on stdout and what there is to know on stderr; or all of
+    it as JSON.
+    """
+    job, result = outcome.job, outcome.result
+    if options.json_lines:
+        line: dict[str, Any] = {"input": job.label, "output": _target(job), "status": outcome.status}
+        line["seconds"] = round(outcome.seconds, 3)
+        if result is not None:
+            line |= {name: finite(value) for name, value in result.facts.items() if name != "seconds"}
+            if result.note:
+                line["note"] = result.note
+        if outcome.error:
+            line["error"] = outcome.error
+        emit(json.dumps(line))
+    elif outcome.error:
+        say(outcome.error, style="red")
+    elif result is not None and not options.quiet:
+        if job.target is not None:
+            emit("  ".join(filter(None, (str(job.target), command.describe(options, result.facts)))))
+        if remark := command.remark(result):
+            say(f"{job.label}: {remark}")
+
+
+def _summary(command: Command[B], options: B, plan: Plan, outcomes: list[Outcome], work: Work) -> list[str]:
+    """Return the count of what became of the inputs, and the mean quality where it was measured."""
+    results = [outcome.result for outcome in outcomes if outcome.result is not None]
+    sentences = []
+    if len(outcomes) > 1 or plan.failures:
+        text = f"{len(results)} {command.done}"
+        for status in ("skipped", "failed"):
+            count = sum(outcome.status == status for outcome in outcomes)
+            text += f", {count} {status}" if count else ""
+        text += f", {len(plan.failures)} inputs that cannot be used" if plan.failures else ""
+        sentences.append(text)
+    measured = [result.facts for result in results if "psnr" in result.facts]
+    if len(measured) > 1:
+        means = column_means(measured, [column.name for column in work.columns if column.mean])
+        sentences.append(f"mean of {len(measured)}: {command.describe(options, means)}")
+    return sentences + command.conclude(options, results)
+
+
+def _write_report(command: Command[B], options: B, plan: Plan, outcomes: list[Outcome], work: Work) -> None:
+    from deepgsr_cli.reports.report import Report, ReportItem, write_report
+
+    items: list[ReportItem] = []
+    for number, outcome in enumerate(outcomes):
+        items += _items(outcome, work, with_images=number < PICTURES_IN_REPORT)
+    items += [ReportItem("input", error=str(failure)) for failure in plan.failures]
+    ran = {name: getattr(options, name) for name in ("device", "precision") if hasattr(options, name)}
+    headings = [column.heading for column in work.columns if column.mean]
+    summary = column_means([item.metrics for item in items], headings)
+    report = Report(work.title, command.name, items, {**run_facts(), **ran, **work.protocol}, summary)
+    assert options.report is not None
+    write_report(options.report, report)
+
+
+def _items(outcome: Outcome, work: Work, *, with_images: bool) -> list[ReportItem]:
+    """Return what a report shows of a job; of one that an earlier run has done, too."""
+    from deepgsr_cli.reports.report import ReportItem
+
+    label, result = outcome.job.label, outcome.result
+    before = ""
+    if outcome.status == "skipped":
+        before = "skipped: its output exists"
+        try:
+            result = work.review(outcome.job)
+        except UserError as error:
+            return [ReportItem(label, note=f"{before}; {error}")]
+    if result is None:
+        return [ReportItem(label, error=outcome.error)]
+    facts = result.facts
+    metrics = {column.heading: column.value(facts) for column in work.columns if column.name in facts}
+    if not before:
+        metrics["seconds"] = round(outcome.seconds, 3)
+    note = "; ".join(filter(None, (before, result.note, result.caption)))
+    item = ReportItem(label, result.images if with_images else [], metrics, note)
+    return [item, *(result.plots if with_images else [])]

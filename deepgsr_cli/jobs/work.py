@@ -1,0 +1,89 @@
+"""What is done to each input of a command, and what comes of it."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any, Protocol
+
+from deepgsr_cli.jobs.plan import Job
+from deepgsr_cli.reports.report import ReportImage, ReportItem
+
+Facts = dict[str, Any]
+Progress = Callable[[int, int], None]
+
+
+@dataclass(frozen=True)
+class Column:
+    """A column of a report's table.
+
+    Attributes:
+        name: Of the fact it shows.
+        heading: With the unit.
+        mean: Whether the mean of the column says something.
+        text: What it shows instead, with the names of facts in braces.
+    """
+
+    name: str
+    heading: str
+    mean: bool = True
+    text: str = ""
+
+    def value(self, facts: Facts) -> float | str:
+        """Return what the column shows of a result that has its fact."""
+        return self.text.format_map(facts) if self.text else facts[self.name]
+
+
+@dataclass
+class Result:
+    """What came of one job.
+
+    Attributes:
+        facts: Size, settings, figures; of JSON's types. "seconds", if it is there, leaves out what is done
+            once a run, or for a report alone.
+        note: What the user should know.
+        caption: What a report says of the images.
+        images: Pictures for a report, of one size.
+        plots: Further items of a report, as a curve.
+    """
+
+    facts: Facts
+    note: str = ""
+    caption: str = ""
+    images: list[ReportImage] = field(default_factory=list)
+    plots: list[ReportItem] = field(default_factory=list)
+
+
+class Work(Protocol):
+    """What is done to each job; made once a process, by a function that can be pickled."""
+
+    @property
+    def title(self) -> str:
+        """Heading of the report."""
+
+    @property
+    def columns(self) -> Sequence[Column]:
+        """Columns of the report's table."""
+
+    @property
+    def protocol(self) -> Mapping[str, str]:
+        """All it takes to repeat the run; complete when the last job is done."""
+
+    def __call__(self, job: Job, *, for_report: bool = False, progress: Progress | None = None) -> Result:
+        """Read, do and write one job.
+
+        Args:
+            job: Where from and where to.
+            for_report: Whether to make pictures for a report.
+            progress: Called with finished and all parts.
+
+        Raises:
+            UserError: It cannot be read, done or written.
+        """
+
+    def review(self, job: Job) -> Result:
+        """Return the result of a job that an earlier run has done, with pictures for a report.
+
+        Raises:
+            UserError: The input, its reference or the result cannot be read.
+        """
