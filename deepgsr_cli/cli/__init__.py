@@ -8,10 +8,8 @@ from typing import Annotated, Any
 
 import typer
 
-from deepgsr_cli.cli import ct_recon as ct_recon_module
+from deepgsr_cli.cli import ct_recon, evaluate, mar, phase, pictures, train, weights
 from deepgsr_cli.cli import doctor as doctor_module
-from deepgsr_cli.cli import evaluate, phase, pictures, train, weights
-from deepgsr_cli.cli import mar as mar_module
 from deepgsr_cli.cli.output import say
 from deepgsr_cli.errors import OptionError, UserError
 from deepgsr_cli.version import __version__
@@ -54,11 +52,9 @@ app.add_typer(train.app, name="train")
 app.add_typer(evaluate.app, name="eval")
 app.add_typer(weights.app, name="weights")
 pictures.register(app)
-app.command(
-    epilog=f"For {ct_recon_module.NOTICE}. Example: deepgsr ct-recon scan.dcm --views 60 -o sparse.dcm"
-)(ct_recon_module.ct_recon)
-app.command(epilog=mar_module.EXAMPLE)(mar_module.mar)
-evaluate.app.command("mar", epilog=mar_module.EVAL_EXAMPLE)(mar_module.eval_mar)
+ct_recon.register(app)
+mar.register(app)
+evaluate.app.command("mar", epilog=mar.EVAL_EXAMPLE)(mar.eval_mar)
 app.command(epilog=phase.EXAMPLE)(phase.phase)
 evaluate.app.command("phase", epilog=phase.EVAL_EXAMPLE)(phase.eval_phase)
 app.command()(doctor_module.doctor)

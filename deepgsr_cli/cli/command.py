@@ -28,6 +28,7 @@ if TYPE_CHECKING:
 
 O = TypeVar("O")
 B = TypeVar("B", bound=BatchOptions)
+P = TypeVar("P", bound="Plan")
 
 # More pictures than this would make a report that no browser opens.
 PICTURES_IN_REPORT = 100
@@ -97,7 +98,7 @@ class _Command(typer.core.TyperCommand):
         return option
 
 
-class Command(ABC, Generic[B]):
+class Command(ABC, Generic[B, P]):
     """A command that makes a file of each of its inputs.
 
     Attributes:
@@ -109,7 +110,7 @@ class Command(ABC, Generic[B]):
     done: ClassVar[str]
 
     @abstractmethod
-    def plan(self, options: B) -> Plan:
+    def plan(self, options: B) -> P:
         """Find all jobs, from the names and headers of files.
 
         Raises:
@@ -117,7 +118,7 @@ class Command(ABC, Generic[B]):
         """
 
     @abstractmethod
-    def open(self, options: B, plan: Plan) -> Callable[[], Work]:
+    def open(self, options: B, plan: P) -> Callable[[], Work]:
         """Return what makes the work; it can be pickled, and called in another process."""
 
     @abstractmethod
@@ -133,7 +134,7 @@ class Command(ABC, Generic[B]):
         return []
 
 
-def run(command: Command[B], options: B) -> None:
+def run(command: Command[B, P], options: B) -> None:
     """Run a command: plan, do each job, print what comes of it, and write the report asked for.
 
     Raises:
@@ -209,7 +210,7 @@ def _print_action(job: Job, action: str, options: BatchOptions) -> None:
         emit(f"{action}: {job.label} -> {_target(job)}")
 
 
-def _do(command: Command[B], options: B, plan: Plan, work: Work) -> list[Outcome]:
+def _do(command: Command[B, P], options: B, plan: P, work: Work) -> list[Outcome]:
     """Do the jobs of a plan, and print what became of each."""
     from deepgsr_cli.jobs import run as jobs
 
@@ -241,7 +242,7 @@ def _do(command: Command[B], options: B, plan: Plan, work: Work) -> list[Outcome
     return outcomes
 
 
-def _print_outcome(command: Command[B], options: B, outcome: Outcome) -> None:
+def _print_outcome(command: Command[B, P], options: B, outcome: Outcome) -> None:
     """Print the path of a result, with its figures, on stdout and what there is to know on stderr; or all of
     it as JSON.
     """
@@ -265,7 +266,7 @@ def _print_outcome(command: Command[B], options: B, outcome: Outcome) -> None:
             say(f"{job.label}: {remark}")
 
 
-def _summary(command: Command[B], options: B, plan: Plan, outcomes: list[Outcome], work: Work) -> list[str]:
+def _summary(command: Command[B, P], options: B, plan: P, outcomes: list[Outcome], work: Work) -> list[str]:
     """Return the count of what became of the inputs, and the mean quality where it was measured."""
     results = [outcome.result for outcome in outcomes if outcome.result is not None]
     sentences = []
@@ -283,7 +284,7 @@ def _summary(command: Command[B], options: B, plan: Plan, outcomes: list[Outcome
     return sentences + command.conclude(options, results)
 
 
-def _write_report(command: Command[B], options: B, plan: Plan, outcomes: list[Outcome], work: Work) -> None:
+def _write_report(command: Command[B, P], options: B, plan: P, outcomes: list[Outcome], work: Work) -> None:
     from deepgsr_cli.reports.report import Report, ReportItem, write_report
 
     items: list[ReportItem] = []

@@ -3,170 +3,153 @@
 from __future__ import annotations
 
 import json
-from dataclasses import dataclass
+from collections.abc import Callable
+from dataclasses import dataclass, replace
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from deepgsr_cli.cli.ct_recon import (
-    NOTICE,
-    GeometryFile,
-    PixelMm,
-    SliceFormat,
-    SliceInputs,
-    SliceOutput,
-    SliceRequest,
-    Window,
-    describe_weights,
-    parse_window,
-    raise_exit,
-    run_plan,
-    tell_counts,
-    tell_plan,
-    write_slice_report,
-)
+from deepgsr_cli.cli.command import Command, add, run
 from deepgsr_cli.cli.evaluate import CsvFile, SliceLimit, present, print_facts, write_csv
 from deepgsr_cli.cli.options import (
+    QUALITY,
     Arithmetic,
     Device,
-    DryRun,
+    GeometryFile,
     Json,
     Offline,
-    Overwrite,
     Quiet,
     ReportFile,
     Seed,
-    SkipExisting,
-    Verbose,
+    SliceOptions,
     Weights,
     check_report,
+    flag,
+    option,
     parse_precision,
+    parse_window,
 )
 from deepgsr_cli.cli.output import print_table, progress_bar, say
+from deepgsr_cli.ct import NOTICE
 
 if TYPE_CHECKING:
+    from deepgsr_cli.jobs.work import Facts, Result
     from deepgsr_cli.mar.evaluation import MarMean, MarScore
+    from deepgsr_cli.mar.methods import MetalMethod
+    from deepgsr_cli.mar.reduction import MetalCorrection, MetalPlan
 
 
-EXAMPLE = f"For {NOTICE}. Example: deepgsr mar scan --method nmar -o corrected --report metal.html"
 EVAL_EXAMPLE = "Example: deepgsr eval mar --data slices --masks metals --method li --method nmar"
 
 # Cases whose pictures a report of an evaluation holds, a dozen each.
 _CASES_IN_REPORT = 20
 
-MetalThreshold = Annotated[float, typer.Option(help="CT number in HU above which is metal.")]
+MetalThreshold = Annotated[float, option(panel=QUALITY, help="CT number in HU above which is metal.")]
 
 
 @dataclass(frozen=True, kw_only=True)
-class _Request(SliceRequest):
-    metal_threshold: float
-    mask: Path | None
-    keep_metal: bool
-
-
-def mar(
-    inputs: SliceInputs,
-    output: SliceOutput,
-    method: Annotated[
-        str, typer.Option(help="deepgsr, li (linear interpolation) or nmar (normalised).")
-    ] = "deepgsr",
-    metal_threshold: MetalThreshold = 2500.0,
-    mask: Annotated[
-        Path | None,
-        typer.Option(
-            help="Metal, instead of the threshold: .png, .npy of (H, W) or (slices, H, W), or DICOM SEG.",
-            show_default=False,
-        ),
-    ] = None,
-    keep_metal: Annotated[
-        bool, typer.Option("--keep-metal/--no-keep-metal", help="Leave metal in place, or fill it in.")
-    ] = True,
-    geometry: GeometryFile = None,
-    window: Window = "40,400",
-    pixel_mm: PixelMm = None,
-    format: SliceFormat = None,
-    weights: Weights = None,
-    device: Device = "auto",
-    precision: Arithmetic = "fp32",
-    skip_existing: SkipExisting = False,
-    overwrite: Overwrite = False,
-    dry_run: DryRun = False,
-    report: ReportFile = None,
-    json_lines: Json = False,
-    offline: Offline = False,
-    quiet: Quiet = False,
-    verbose: Verbose = False,
-) -> None:
+class Mar(SliceOptions):
     """Reduce metal artifacts in CT slices.
 
     A DICOM slice is corrected from the image alone, through a virtual scan of it: the result is a derived
     series that differs only where the metal's streaks were. A measured sinogram is corrected itself and
     reconstructed as its geometry file says. Slices without metal come back unchanged.
     """
-    _correct(_Request(**locals()))
+
+    method: Annotated[
+        str, option(panel=QUALITY, help="deepgsr, li (linear interpolation) or nmar (normalised).")
+    ] = "deepgsr"
+    metal_threshold: MetalThreshold = 2500.0
+    mask: Annotated[
+        Path | None,
+        option(
+            panel=QUALITY,
+            help="Metal, instead of the threshold: .png, .npy of (H, W) or (slices, H, W), or DICOM SEG.",
+            default="",
+        ),
+    ] = None
+    keep_metal: Annotated[
+        bool,
+        flag("--keep-metal/--no-keep-metal", panel=QUALITY, help="Leave metal in place, or fill it in."),
+    ] = True
+    geometry: GeometryFile = None
+
+    @property
+    def metal(self) -> str:
+        """Where metal is, in words."""
+        if self.mask is not None:
+            return f"in the mask {self.mask}"
+        return f"above {self.metal_threshold:g} HU"
+
+    def settings(self) -> MetalMethod:
+        """Return the method and its settings."""
+        from deepgsr_cli.mar.methods import MetalMethod
+
+        precision = parse_precision(self.precision)
+        return MetalMethod(self.method, self.metal_threshold, self.keep_metal, precision)
 
 
-def _correct(request: _Request) -> None:
-    request.check()
-    window_hu = parse_window(request.window)
-    precision = parse_precision(request.precision)
+class _Mar(Command[Mar, "MetalPlan"]):
+    name = "mar"
+    done = "slices corrected"
 
+    def plan(self, options: Mar) -> MetalPlan:
+        from deepgsr_cli.ct.jobs import plan_scans
+        from deepgsr_cli.mar.masks import read_masks
+        from deepgsr_cli.mar.reduction import MetalPlan
+        from deepgsr_cli.tomography.geometry_files import read_geometry
+
+        method = options.settings()
+        geometry = None if options.geometry is None else read_geometry(options.geometry)
+        scans = plan_scans(
+            options.inputs,
+            options.output,
+            format=options.format,
+            geometry=geometry,
+            pixel_mm=options.pixel_mm,
+        )
+        masks = None if options.mask is None else read_masks(options.mask, scans.jobs, geometry)
+        plan = MetalPlan(**vars(scans), masks=masks)
+        aims = [f"{plan.scan}; method {method.describe()}; metal {options.metal}"]
+        return replace(plan, notes=[NOTICE, *plan.notes], aims=aims)
+
+    def open(self, options: Mar, plan: MetalPlan) -> Callable[[], MetalCorrection]:
+        return partial(_open, options, replace(plan, jobs=[]))
+
+    def describe(self, options: Mar, facts: Facts) -> str:
+        if not facts["metal_px"]:
+            return f"no metal {options.metal}, unchanged"
+        return f"metal {facts['metal_px']} px, change {facts['change_hu']:.1f} HU (RMS in the body)"
+
+    def conclude(self, options: Mar, results: list[Result]) -> list[str]:
+        without = sum(not result.facts["metal_px"] for result in results)
+        if not without:
+            return []
+        return [f"no metal {options.metal} in {without} of {len(results)} slices, which are unchanged"]
+
+
+def _open(options: Mar, plan: MetalPlan) -> MetalCorrection:
+    """Make the work of a run."""
     from deepgsr_cli.compute.device import select_device
-    from deepgsr_cli.ct.jobs import plan_scans
-    from deepgsr_cli.mar.masks import read_masks
-    from deepgsr_cli.mar.methods import TASK, MetalMethod, load_network
-    from deepgsr_cli.mar.nmar import VIRTUAL_VIEWS
+    from deepgsr_cli.mar.methods import load_network
     from deepgsr_cli.mar.reduction import MetalCorrection
-    from deepgsr_cli.tomography.geometry_files import read_geometry
 
-    method = MetalMethod(request.method, request.metal_threshold, request.keep_metal, precision)
-    geometry = None if request.geometry is None else read_geometry(request.geometry)
-    plan = plan_scans(
-        request.inputs, request.output, format=request.format, geometry=geometry, pixel_mm=request.pixel_mm
+    network = None
+    if options.method == "deepgsr":
+        network = load_network(options.weights, options.device, offline=options.offline)
+    device, window_hu = select_device(options.device), parse_window(options.window)
+    return MetalCorrection(options.settings(), plan, options.metal, device, network, window_hu)
+
+
+def register(app: typer.Typer) -> None:
+    """Add the command to an app."""
+    examples = (
+        "deepgsr mar examples/implant.npy --geometry examples/implant.toml -o corrected.npy",
+        "deepgsr mar series --method nmar -o corrected --skip-existing --report metal.html",
     )
-    masks = None if request.mask is None else read_masks(request.mask, plan.jobs, geometry)
-    tell_plan(plan, request)
-    if request.dry_run:
-        return
-    scan = f"image alone, through a virtual parallel scan of {VIRTUAL_VIEWS} views; no measurement"
-    if plan.measured:
-        scan = "measured sinogram"
-    found = f"above {method.threshold_hu:g} HU" if masks is None else f"in the mask {request.mask}"
-    request.tell(f"{scan}; method {method.describe()}; metal {found}")
-    facts = {
-        "scan": scan,
-        "method": method.describe(),
-        "metal": found if masks is None else f"{found}, sha256 {masks.sha256}",
-        "metal pixels": "kept" if method.keep_metal else "filled in",
-    }
-    derivation = f"{TASK}: {scan}; method {method.describe()}; metal pixels {facts['metal pixels']}; metal "
-    derivation += found if masks is None else f"by a mask of sha256 {masks.sha256}"
-    model = None
-    if method.name == "deepgsr":
-        loaded = load_network(request.weights, request.device, offline=request.offline)
-        model = loaded.model
-        derivation += f"; weights sha256 {loaded.weights.sha256}"
-        facts["weights"] = describe_weights(loaded.weights)
-    correction = MetalCorrection(
-        method, select_device(request.device), model, masks, geometry, derivation, window_hu
-    )
-
-    def describe(figures: dict[str, Any]) -> str:
-        if not figures["metal_px"]:
-            return f"no metal {found}, unchanged"
-        return f"metal {figures['metal_px']} px, change {figures['change_hu']:.1f} HU (RMS in the body)"
-
-    outcomes = run_plan(plan, request, TASK, correction, describe)
-    tell_counts(outcomes, plan, request, "corrected")
-    without = sum(outcome.result is not None and not outcome.result.facts["metal_px"] for outcome in outcomes)
-    if without:
-        request.tell(f"no metal {found} in {without} of {len(outcomes)} slices, which are unchanged")
-    if request.report is not None:
-        title = "Metal artifact reduction from " + ("sinograms" if plan.measured else "the image alone")
-        labels = {"metal_px": "metal (px)", "change_hu": "RMS change in body (HU)"}
-        write_slice_report(title, TASK, outcomes, plan, request, facts, labels)
-    raise_exit(outcomes, plan)
+    add(app, "mar", Mar, partial(run, _Mar()), examples=examples, note=f"For {NOTICE}.")
 
 
 def eval_mar(

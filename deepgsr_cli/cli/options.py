@@ -27,7 +27,6 @@ FILES, MEASUREMENT, QUALITY, SPEED, BATCH, OUTPUT = PANELS = (
     "Batch",
     "Output style",
 )
-NOTICE = "research use only, not for diagnosis: reconstructions can lack or invent structures"
 
 
 def option(*names: str, panel: str, help: str, default: str | None = None, metavar: str | None = None) -> Any:

@@ -84,7 +84,7 @@ _KEPT = "Depth, alpha, colour profile, orientation and resolution are kept, and 
 
 
 @dataclass(frozen=True)
-class PictureCommand(Command[PictureOptions]):
+class PictureCommand(Command[PictureOptions, "Plan"]):
     """The command of a task on pictures."""
 
     name: str

@@ -25,3 +25,9 @@ def slice_images(
         label = f"Error of {name}, ±{ERROR_WINDOW_HU:g} HU"
         images.append(ReportImage(label, windowed(hu - reference, (0.0, 2 * ERROR_WINDOW_HU))))
     return images
+
+
+def window_text(window_hu: tuple[float, float]) -> str:
+    """Return a window in the words of a protocol."""
+    centre, width = window_hu
+    return f"centre,width {centre:g},{width:g} HU"

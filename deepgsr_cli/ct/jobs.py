@@ -3,15 +3,15 @@
 from __future__ import annotations
 
 from collections.abc import Iterable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 from deepgsr_cli.ct.projections import Projections, find_projections
-from deepgsr_cli.errors import InputError, UsageError
+from deepgsr_cli.errors import InputError, UsageError, UserError
 from deepgsr_cli.formats.dicom.projections import holds_projections
 from deepgsr_cli.formats.dicom.series import Series, find_series
 from deepgsr_cli.formats.sinograms import SUFFIXES, Sinograms
-from deepgsr_cli.jobs.plan import Job, refuse_collisions
+from deepgsr_cli.jobs.plan import Job, Plan, refuse_collisions
 from deepgsr_cli.tomography.geometry import Geometry
 
 FORMATS = {"dicom": ".dcm", "tiff": ".tif", "npy": ".npy"}
@@ -58,21 +58,17 @@ class ProjectionJob(Job):
 
 
 @dataclass(frozen=True)
-class ScanPlan:
+class ScanPlan(Plan):
     """What is to be reconstructed.
 
     Attributes:
-        jobs: One for each slice, all of one kind.
-        measured: Whether they are sinograms or projections.
-        failures: Files and series that cannot be used.
-        notes: What the user should know, one sentence each.
+        measured: Whether the jobs, which are of one kind, are sinograms or projections.
+        geometry: What was given, of the sinograms or of the scan that is simulated.
         projections: The scans, where they are projections.
     """
 
-    jobs: list[Job]
-    measured: bool
-    failures: list[InputError]
-    notes: list[str]
+    measured: bool = False
+    geometry: Geometry | None = None
     projections: tuple[Projections, ...] = ()
 
 
@@ -85,7 +81,7 @@ def plan_scans(
     pixel_mm: float | None = None,
     simulation: bool = False,
 ) -> ScanPlan:
-    """Jobs for DICOM files and folders, or for sinograms.
+    """Plan jobs for DICOM files and folders, or for sinograms.
 
     The output is a file for one slice, if it has the suffix of a format; else a folder, below which the trees
     of input folders are kept. What lies in an output folder below an input folder is not taken as input, nor
@@ -120,8 +116,7 @@ def plan_scans(
     for path in () if measured or simulation else paths:
         if holds_projections(path, folder):
             raise UsageError(f"{path}: holds DICOM-CT-PD projections; reconstruct them first, with ct-recon")
-    failures: list[InputError] = []
-    notes: list[str] = []
+    plan = ScanPlan([], measured=measured, geometry=geometry)
     found: list[tuple[Path, Series | Sinograms, int, Path]] = []  # source, its collection, slice, name
     for path in paths:
         try:
@@ -130,33 +125,28 @@ def plan_scans(
                 sinograms = Sinograms(path, geometry.num_views, geometry.num_bins)
                 found += [(path, sinograms, i, name) for i, name in enumerate(_stack_names(sinograms))]
             else:
-                found += _slices(path, folder, pixel_mm, failures, notes)
+                found += _slices(path, folder, pixel_mm, plan)
         except InputError as error:
-            failures.append(error)
+            plan.failures.append(error)
+    if not found and plan.failures:
+        raise plan.failures[0]
     if not found:
-        raise (
-            failures[0]
-            if failures
-            else InputError(
-                f"{paths[0]}: all its CT slices are in {output}, where results go; give another -o"
-            )
-        )
+        raise InputError(f"{paths[0]}: all its CT slices are in {output}, where results go; give another -o")
     as_file = _is_one_file(output, len(found))
-    jobs: list[Job] = []
     for source, collection, i, name in found:
         target = folder if as_file else folder / f"{name}{suffix}"
         if isinstance(collection, Series):
-            jobs.append(SliceJob(source, target, name, collection, i))
+            plan.jobs.append(SliceJob(source, target, name, collection, i))
         else:
-            jobs.append(SinogramJob(source, target, name, collection, i))
-    refuse_collisions(jobs, {Path(job.source).resolve() for job in jobs if job.source})
-    return ScanPlan(jobs, measured, failures, list(dict.fromkeys(notes)))
+            plan.jobs.append(SinogramJob(source, target, name, collection, i))
+    refuse_collisions(plan.jobs, {Path(job.source).resolve() for job in plan.jobs if job.source})
+    return replace(plan, notes=list(dict.fromkeys(plan.notes)))
 
 
 def plan_projections(
     inputs: Iterable[str], output: str, *, format: str | None = None, num_views: int | None = None
 ) -> ScanPlan | None:
-    """Jobs for folders of DICOM-CT-PD projections, one a slice; None if no input is one.
+    """Plan jobs for folders of DICOM-CT-PD projections, one a slice; None if no input is one.
 
     Args:
         inputs: Folders.
@@ -178,7 +168,7 @@ def plan_projections(
             "projections, DICOM slices and sinograms do not go together; reconstruct each in its own run"
         )
     suffix = _output_suffix(output, format)
-    failures: list[InputError] = []
+    failures: list[UserError] = []
     scans: list[tuple[Path, Projections]] = []
     for path in paths:
         if folder.resolve() == path.resolve():
@@ -201,7 +191,7 @@ def plan_projections(
             name = Path(f"{stem}_{i + 1:04}")
             jobs.append(ProjectionJob(path, folder if as_file else folder / f"{name}{suffix}", name, scan, i))
     notes = [note for _, scan in scans for note in scan.notes]
-    return ScanPlan(jobs, True, failures, notes, tuple(scan for _, scan in scans))
+    return ScanPlan(jobs, notes, failures, measured=True, projections=tuple(scan for _, scan in scans))
 
 
 def _is_file_name(output: str) -> bool:
@@ -227,22 +217,24 @@ def _output_suffix(output: str, format: str | None) -> str:
 
 
 def _slices(
-    path: Path, folder: Path, pixel_mm: float | None, failures: list[InputError], notes: list[str]
+    path: Path, folder: Path, pixel_mm: float | None, plan: ScanPlan
 ) -> list[tuple[Path, Series, int, Path]]:
-    """Slices of a DICOM file or folder that are no results of ours."""
+    """Find the slices of a DICOM file or folder that are no results of ours; the plan gets what is told."""
     found = find_series(path, pixel_mm=None if pixel_mm is None else (pixel_mm, pixel_mm))
     sources = [series for series in found.series if RESULT_MARK not in series.description]
     if sources and len(sources) < len(found.series):
-        notes.append(f"{path}: {len(found.series) - len(sources)} series that deepgsr made are passed over")
+        plan.notes.append(
+            f"{path}: {len(found.series) - len(sources)} series that deepgsr made are passed over"
+        )
     # A result that lacks slices, as after a failure, is no fault of the input; its sentence has its name.
-    failures += [error for error in found.failures if not (sources and RESULT_MARK in str(error))]
+    plan.failures.extend(error for error in found.failures if not (sources and RESULT_MARK in str(error)))
     outputs_below = path.resolve() in folder.resolve().parents
-    passed_over = len(found.skipped) + found.num_ignored
-    if passed_over:
-        notes.append(f"{path}: {passed_over} files passed over that are no CT slices")
+    if found.passed_over:
+        plan.notes.append(f"{path}: {len(found.passed_over)} files passed over that are no CT slices")
+        plan.passed_over.extend(found.passed_over)
     slices = []
     for series in sources or found.series:
-        notes += [f"series {series.description!r}: {note}" for note in series.notes]
+        plan.notes.extend(f"series {series.description!r}: {note}" for note in series.notes)
         for i, file in enumerate(series.slices):
             if outputs_below and file.path.resolve().is_relative_to(folder.resolve()):
                 continue

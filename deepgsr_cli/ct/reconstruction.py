@@ -4,44 +4,90 @@ from __future__ import annotations
 
 import time
 import zlib
-from collections.abc import Callable
 from contextlib import suppress
 from dataclasses import asdict, dataclass, field, replace
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import torch
 from torch import Tensor
 
-from deepgsr_cli.ct.display import ERROR_WINDOW_HU, slice_images, windowed
+from deepgsr_cli.ct import NOTICE
+from deepgsr_cli.ct.display import ERROR_WINDOW_HU, slice_images, window_text, windowed
 from deepgsr_cli.ct.figures import compare, residual
 from deepgsr_cli.ct.jobs import ProjectionJob, SinogramJob, SliceJob
-from deepgsr_cli.ct.methods import NAMES, Method, reconstruct
-from deepgsr_cli.ct.projections import SIZE
-from deepgsr_cli.ct.results import ResultWriter
+from deepgsr_cli.ct.methods import NAMES, TASK, Method, reconstruct
+from deepgsr_cli.ct.projections import SIZE, Projections
+from deepgsr_cli.ct.results import ResultWriter, derivation_of, read_result
 from deepgsr_cli.ct.simulation import SimulatedScan, estimated_photons
 from deepgsr_cli.errors import InputError, UserError
 from deepgsr_cli.formats.dicom.slices import AIR_HU, Slice, read_slice
 from deepgsr_cli.jobs.plan import Job
+from deepgsr_cli.jobs.work import Column, Progress, Result
 from deepgsr_cli.reports.report import ReportImage
 from deepgsr_cli.tomography.attenuation import WATER_ATTENUATION, to_attenuation, to_hu
 from deepgsr_cli.tomography.geometry import Geometry, scanner_view, sparse_view
 from deepgsr_cli.tomography.radon import Radon
 
+if TYPE_CHECKING:
+    from deepgsr_cli.ct.network import Unrolled
+    from deepgsr_cli.weights.load import Loaded
 
-@dataclass
-class ScanResult:
-    """What was done to one slice.
+
+_FIGURES = (
+    Column("psnr", "PSNR (dB)"),
+    Column("psnr_fbp", "PSNR FBP (dB)"),
+    Column("psnr_tv", "PSNR TV (dB)"),
+    Column("ssim", "SSIM"),
+    Column("rmse_hu", "RMSE in body (HU)"),
+    Column("bias_hu", "bias in body (HU)"),
+)
+
+
+@dataclass(frozen=True)
+class Scan:
+    """How the slices of a run are measured, or were.
 
     Attributes:
-        facts: Views, photons, method and figures; JSON types.
-        images: Pictures for the report.
-        note: What the report says of the slice.
+        num_views: Views over a turn.
+        geometry: Geometry of measured sinograms; of simulated scans, but for the slice, if it was given.
+        scanner: Whether simulated scans have the distances of the scanner that each slice states.
+        measured: Whether the slices were measured.
+        projections: The scans, where DICOM-CT-PD projections were measured.
+        estimating: Whether the photons of measured scans, for want of better, are estimated from each.
+        seed: Seed of the simulated noise, which differs from slice to slice.
     """
 
-    facts: dict[str, Any]
-    images: list[ReportImage] = field(default_factory=list)
-    note: str = ""
+    num_views: int = 60
+    geometry: Geometry | None = None
+    scanner: bool = False
+    measured: bool = False
+    projections: tuple[Projections, ...] = ()
+    estimating: bool = False
+    seed: int = 0
+
+    def describe(self, photons: float | None) -> str:
+        """Return the scan in words, with the photons a ray that leave the source; None for no noise."""
+        dose = "" if photons is None else f", {photons:g} photons a ray"
+        if self.measured:
+            text = f"{self._measurement()}{dose}"
+            return text + ", photons a ray estimated from the noise of each slice" * self.estimating
+        kind = "fan-beam"
+        of = " at the scanner's distances" if self.scanner else ""
+        if self.geometry is not None:
+            kind = "parallel-beam" if self.geometry.kind == "parallel" else kind
+            of = " of the geometry file"
+        return f"simulated {self.num_views}-view {kind} scan{of}{dose or ' without noise'}, no measurement"
+
+    def _measurement(self) -> str:
+        if not self.projections:
+            return "measured sinogram"
+        stated = {projections.water_attenuation for projections in self.projections} - {None}
+        water = f"attenuation of water is not in the files, {WATER_ATTENUATION} /mm taken"
+        if stated:
+            water = f"water {', '.join(f'{value:g}' for value in stated)} /mm by the files"
+        scans = "; ".join(dict.fromkeys(projections.describe() for projections in self.projections))
+        return f"measured DICOM-CT-PD projections, {scans}; {water}"
 
 
 @dataclass
@@ -49,43 +95,57 @@ class Reconstruction:
     """Reconstruction of one slice after another, with one operator as long as the geometry stays.
 
     Attributes:
-        method: How.
-        device: Where.
-        model: For the method "deepgsr".
-        num_views: Over a turn.
-        geometry: Of measured sinograms; of simulated scans, but for the slice, if it was given.
-        scanner: Whether simulated scans have the distances of the scanner that each slice states.
-        measured: Whether the scans are.
-        estimating: Whether the photons of measured scans, for want of better, are estimated from each.
-        seed: Of the simulated noise, which differs from slice to slice.
-        derivation: What was done, for DICOM.
+        method: Method and its settings.
+        scan: How the slices are measured.
+        device: Device that the arrays are on.
+        network: Network of the method "deepgsr", with its weights.
+        geometry_sha256: Checksum of the geometry's file.
         window_hu: Centre and width of the pictures for the report.
     """
 
     method: Method
+    scan: Scan
     device: torch.device
-    model: torch.nn.Module | None = None
-    num_views: int = 60
-    geometry: Geometry | None = None
-    scanner: bool = False
-    measured: bool = False
-    estimating: bool = False
-    seed: int = 0
-    derivation: str = ""
+    network: Loaded[Unrolled] | None = None
+    geometry_sha256: str | None = None
     window_hu: tuple[float, float] = (40.0, 400.0)
     _A: Radon | None = field(default=None, init=False)
     _scan: SimulatedScan | None = field(default=None, init=False)
     _write: ResultWriter = field(init=False)
 
     def __post_init__(self) -> None:
-        views = f"{'' if self.measured else 'simulated '}{self.num_views}"
+        views = f"{'' if self.scan.measured else 'simulated '}{self.scan.num_views}"
+        derivation = derivation_of(TASK, self.protocol)
         self._write = ResultWriter(
-            f"deepgsr {self.method.name}, {views} views", self.derivation, self.geometry
+            f"deepgsr {self.method.name}, {views} views", derivation, self.scan.geometry
         )
 
-    def __call__(
-        self, job: Job, *, for_report: bool = False, progress: Callable[[int, int], None] | None = None
-    ) -> ScanResult:
+    @property
+    def title(self) -> str:
+        """Heading of the report."""
+        if not self.scan.measured:
+            return "CT from a simulated sparse-view scan"
+        return f"CT from {'measured projections' if self.scan.projections else 'a measured sinogram'}"
+
+    @property
+    def columns(self) -> tuple[Column, ...]:
+        """Columns of the report's table."""
+        return (Column("residual", "residual"),) if self.scan.measured else _FIGURES
+
+    @property
+    def protocol(self) -> dict[str, str]:
+        """All it takes to repeat the run."""
+        scan, method = self.scan, self.method
+        protocol = {"scan": scan.describe(method.photons), "method": method.describe()}
+        if self.geometry_sha256 is not None:
+            protocol["geometry"] = f"sha256 {self.geometry_sha256}"
+        if not scan.measured and method.photons is not None:
+            protocol["seed"] = str(scan.seed)
+        if self.network is not None:
+            protocol["weights"] = self.network.weights.citation
+        return {**protocol, "window": window_text(self.window_hu), "notice": NOTICE}
+
+    def __call__(self, job: Job, *, for_report: bool = False, progress: Progress | None = None) -> Result:
         """Reconstruct and write the slice of a `SliceJob`, a `SinogramJob` or a `ProjectionJob`.
 
         Raises:
@@ -97,23 +157,42 @@ class Reconstruction:
         assert isinstance(job, SinogramJob | ProjectionJob)
         return self._of_measurement(job, for_report, progress)
 
-    def _simulated(
-        self, job: SliceJob, for_report: bool, progress: Callable[[int, int], None] | None
-    ) -> ScanResult:
+    def review(self, job: Job) -> Result:
+        """Compare a slice with what an earlier run has made of it; of a measured one, there is the result.
+
+        Raises:
+            InputError: The slice or its result cannot be read.
+        """
+        assert job.target is not None
+        hu = read_result(job.target)
+        if not isinstance(job, SliceJob):
+            return Result({}, images=[ReportImage("Result", windowed(hu, self.window_hu))])
+        slice = read_slice(job.series, job.index)
+        if hu.shape != slice.hu.shape:
+            raise InputError(f"{job.target}: is no result of {job.label}, as it has another size")
+        x, reference = (to_attenuation(values, self.device) for values in (hu, slice.hu))
+        images = slice_images(to_hu(reference), {"Result": hu}, self.window_hu)
+        return Result(asdict(compare(x, reference, slice.pixel_mm)), caption=self._caption(), images=images)
+
+    def _simulated(self, job: SliceJob, for_report: bool, progress: Progress | None) -> Result:
         slice = read_slice(job.series, job.index)
         A = self._operator(self._simulated_geometry(job, slice))
         if self._scan is None:
             self._scan = SimulatedScan(A.geometry, self.method.photons)
         reference = to_attenuation(slice.hu, self.device)
         # By the slice and not by its number: it does not matter which others are done with it.
-        y = self._scan(reference, (self.seed, zlib.crc32(slice.stored.tobytes())))
+        y = self._scan(reference, (self.scan.seed, zlib.crc32(slice.stored.tobytes())))
         x, hu, seconds = self._reconstruct(A, y, self.method, progress)
         figures = compare(x, reference, slice.pixel_mm)
         self._write(job, hu, slice.pixel_mm, slice)
-        facts: dict[str, Any] = {"scan": "simulated", "views": self.num_views, "photons": self.method.photons}
+        facts: dict[str, Any] = {
+            "scan": "simulated",
+            "views": self.scan.num_views,
+            "photons": self.method.photons,
+        }
         facts |= {"method": self.method.name, **asdict(figures), "residual": residual(A, x, y)}
         facts["seconds"] = seconds  # without the pictures
-        result = ScanResult(facts)
+        result = Result(facts)
         if for_report:
             shown = self._for_report(A, y, x, self.method)
             others = {name: image for name, image in shown.items() if image is not x}
@@ -121,7 +200,7 @@ class Reconstruction:
                 facts[f"psnr_{name.lower()}"] = compare(image, reference, slice.pixel_mm).psnr
             reconstructions = {name: to_hu(image) for name, image in shown.items()}
             result.images = slice_images(to_hu(reference), reconstructions, self.window_hu)
-            result.note = f"{self._window_text()}; errors: gray 0, white +{ERROR_WINDOW_HU:g} HU"
+            result.caption = self._caption()
         return result
 
     def _simulated_geometry(self, job: SliceJob, slice: Slice) -> Geometry:
@@ -131,11 +210,11 @@ class Reconstruction:
             InputError: The slice does not state the scanner's distances, or does not fit into the scan.
         """
         shape, pixel_mm = job.series.shape, slice.pixel_mm
-        if self.geometry is None and not self.scanner:
-            return sparse_view(shape, pixel_mm, self.num_views)
+        if self.scan.geometry is None and not self.scan.scanner:
+            return sparse_view(shape, pixel_mm, self.scan.num_views)
         try:
-            if self.geometry is not None:
-                return replace(self.geometry, shape=shape, pixel_mm=pixel_mm)
+            if self.scan.geometry is not None:
+                return replace(self.scan.geometry, shape=shape, pixel_mm=pixel_mm)
             source_mm, detector_mm = (
                 float(slice.header.get(keyword) or 0)
                 for keyword in ("DistanceSourceToPatient", "DistanceSourceToDetector")
@@ -145,17 +224,17 @@ class Reconstruction:
                     "does not state DistanceSourceToPatient and DistanceSourceToDetector; leave --geometry"
                     " scanner out for the fan beam of the sparse-view papers"
                 )
-            return scanner_view(shape, pixel_mm, self.num_views, source_mm, detector_mm)
+            return scanner_view(shape, pixel_mm, self.scan.num_views, source_mm, detector_mm)
         except UserError as error:
             raise InputError(f"{job.label}: {error}") from error
 
     def _of_measurement(
-        self, job: SinogramJob | ProjectionJob, for_report: bool, progress: Callable[[int, int], None] | None
-    ) -> ScanResult:
+        self, job: SinogramJob | ProjectionJob, for_report: bool, progress: Progress | None
+    ) -> Result:
         outside: np.ndarray | None = None
         if isinstance(job, SinogramJob):
-            assert self.geometry is not None
-            geometry, sinogram = self.geometry, job.sinograms.read(job.index)
+            assert self.scan.geometry is not None
+            geometry, sinogram = self.scan.geometry, job.sinograms.read(job.index)
         else:
             # Only filtered backprojection can leave out a part of what was measured.
             diameter_mm = job.projections.reconstruction_mm if self.method.name == "fbp" else None
@@ -166,7 +245,7 @@ class Reconstruction:
             outside = np.hypot(grid_mm[:, None], grid_mm) > job.projections.diameter_mm / 2
         A = self._operator(geometry)
         y = torch.from_numpy(sinogram).to(self.device)[None, None]
-        method = replace(self.method, photons=estimated_photons(y)) if self.estimating else self.method
+        method = replace(self.method, photons=estimated_photons(y)) if self.scan.estimating else self.method
         x, hu, seconds = self._reconstruct(A, y, method, progress)
         if outside is not None:
             hu[outside] = AIR_HU
@@ -177,22 +256,27 @@ class Reconstruction:
             "photons": method.photons,
         }
         facts |= {"method": self.method.name, "residual": residual(A, x, y), "seconds": seconds}
-        result = ScanResult(facts)
+        result = Result(facts)
         if for_report:
             result.images = [
                 ReportImage(name, windowed(to_hu(image), self.window_hu))
                 for name, image in self._for_report(A, y, x, method).items()
             ]
-            result.note = self._window_text()
+            result.caption = self._window_text()
         return result
 
     def _reconstruct(
-        self, A: Radon, y: Tensor, method: Method, progress: Callable[[int, int], None] | None
+        self, A: Radon, y: Tensor, method: Method, progress: Progress | None
     ) -> tuple[Tensor, np.ndarray, float]:
         """Attenuation in 1/mm, (1, 1, H, W), the same in HU, (H, W), and the seconds it took."""
         started = time.perf_counter()
-        x = reconstruct(A, y, method, model=self.model, progress=progress)
+        x = reconstruct(
+            A, y, method, model=None if self.network is None else self.network.model, progress=progress
+        )
         return x, to_hu(x), round(time.perf_counter() - started, 3)
+
+    def _caption(self) -> str:
+        return f"{self._window_text()}; errors: gray 0, white +{ERROR_WINDOW_HU:g} HU"
 
     def _window_text(self) -> str:
         centre, width = self.window_hu

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -11,13 +12,23 @@ from pydicom.dataset import Dataset
 
 from deepgsr_cli.ct.jobs import ProjectionJob, SinogramJob, SliceJob
 from deepgsr_cli.ct.projections import Projections
+from deepgsr_cli.errors import InputError
 from deepgsr_cli.files import atomic_write, make_folder
 from deepgsr_cli.formats.dicom.derived import DerivedSeries, write_new
-from deepgsr_cli.formats.dicom.series import Series, SliceFile
-from deepgsr_cli.formats.dicom.slices import Slice
+from deepgsr_cli.formats.dicom.series import Series, SliceFile, find_series
+from deepgsr_cli.formats.dicom.slices import Slice, read_slice
 from deepgsr_cli.formats.sinograms import Sinograms
 from deepgsr_cli.jobs.plan import Job
 from deepgsr_cli.tomography.geometry import Geometry
+
+
+def derivation_of(task: str, protocol: Mapping[str, str]) -> str:
+    """Return what DICOM files say of their derivation: a protocol without names of files."""
+    parts = [f"{task}: {protocol['scan']}"]
+    parts += [f"{key} {protocol[key]}" for key in ("method", "geometry", "seed") if key in protocol]
+    if "weights" in protocol:
+        parts.append(f"weights {protocol['weights'].rpartition(', ')[2]}")
+    return "; ".join(parts)
 
 
 @dataclass
@@ -77,6 +88,24 @@ class ResultWriter:
         if self._measurement is None or self._measurement[0] != sinograms.path:
             self._measurement = sinograms.path, sinograms.checksum()
         return self._measurement[1]
+
+
+def read_result(path: Path) -> np.ndarray:
+    """Read a result, (H, W), float32 HU, that `ResultWriter` has written.
+
+    Raises:
+        InputError: It cannot be read.
+    """
+    if path.suffix.lower() == ".dcm":
+        return read_slice(find_series(path).series[0], 0).hu
+    try:
+        if path.suffix.lower() == ".npy":
+            return np.load(path, allow_pickle=False)
+        import tifffile
+
+        return tifffile.imread(path)
+    except (OSError, ValueError) as error:
+        raise InputError(f"{path}: cannot be read; delete it, and run again") from error
 
 
 def _reconstructed_slice(

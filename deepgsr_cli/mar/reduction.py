@@ -5,31 +5,53 @@ from __future__ import annotations
 import time
 from collections.abc import Callable
 from dataclasses import dataclass, field, replace
-from typing import Any
+from typing import TYPE_CHECKING, Any, ClassVar
 
 import numpy as np
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from deepgsr_cli.ct.display import ERROR_WINDOW_HU, windowed
+from deepgsr_cli.ct import NOTICE
+from deepgsr_cli.ct.display import ERROR_WINDOW_HU, window_text, windowed
 from deepgsr_cli.ct.figures import body
-from deepgsr_cli.ct.jobs import SinogramJob, SliceJob
-from deepgsr_cli.ct.reconstruction import ScanResult
-from deepgsr_cli.ct.results import ResultWriter
+from deepgsr_cli.ct.jobs import ScanPlan, SinogramJob, SliceJob
+from deepgsr_cli.ct.results import ResultWriter, read_result
 from deepgsr_cli.errors import InputError
 from deepgsr_cli.formats.dicom.slices import Slice, read_slice
 from deepgsr_cli.jobs.plan import Job
+from deepgsr_cli.jobs.work import Column, Progress, Result
 from deepgsr_cli.mar.masks import MOST_METAL, MetalMasks
 from deepgsr_cli.mar.methods import NAMES, TASK, MetalMethod
-from deepgsr_cli.mar.nmar import ImageOnly, virtual_scan
+from deepgsr_cli.mar.nmar import VIRTUAL_VIEWS, ImageOnly, virtual_scan
 from deepgsr_cli.mar.trace import metal_mask, metal_trace
 from deepgsr_cli.reports.report import ReportImage
 from deepgsr_cli.tomography.attenuation import WATER_ATTENUATION, to_attenuation, to_hu
-from deepgsr_cli.tomography.geometry import Geometry
 from deepgsr_cli.tomography.radon import Radon
 
+if TYPE_CHECKING:
+    from deepgsr_cli.mar.network import MetalReduction
+    from deepgsr_cli.weights.load import Loaded
+
 _METAL_COLOUR = (255, 64, 64)
+
+
+@dataclass(frozen=True)
+class MetalPlan(ScanPlan):
+    """Slices to be corrected.
+
+    Attributes:
+        masks: Metal marked by the user; None to find it by the threshold.
+    """
+
+    masks: MetalMasks | None = None
+
+    @property
+    def scan(self) -> str:
+        """What is corrected, in words."""
+        if self.measured:
+            return "measured sinogram"
+        return f"image alone, through a virtual parallel scan of {VIRTUAL_VIEWS} views; no measurement"
 
 
 @dataclass
@@ -37,32 +59,62 @@ class MetalCorrection:
     """Metal artifact reduction of one slice after another, with one operator as long as the geometry stays.
 
     Attributes:
-        method: How.
-        device: Where.
-        model: For the method "deepgsr".
-        masks: Metal marked by the user; None to find it by the threshold.
-        geometry: Of measured scans.
-        derivation: What was done, for DICOM.
+        method: Method and its settings.
+        plan: What is corrected, and the metal marked in it.
+        metal: Where metal is, in words.
+        device: Device that the arrays are on.
+        network: Network of the method "deepgsr", with its weights.
         window_hu: Centre and width of the pictures for the report.
     """
 
     method: MetalMethod
+    plan: MetalPlan
+    metal: str
     device: torch.device
-    model: torch.nn.Module | None = None
-    masks: MetalMasks | None = None
-    geometry: Geometry | None = None
-    derivation: str = ""
+    network: Loaded[MetalReduction] | None = None
     window_hu: tuple[float, float] = (40.0, 400.0)
+    columns: ClassVar[tuple[Column, ...]] = (
+        Column("metal_px", "metal (px)"),
+        Column("change_hu", "RMS change in body (HU)"),
+    )
     _image_only: ImageOnly | None = field(default=None, init=False)
     _A: Radon | None = field(default=None, init=False)
     _write: ResultWriter = field(init=False)
 
     def __post_init__(self) -> None:
-        self._write = ResultWriter(f"deepgsr {TASK} {self.method.name}", self.derivation, self.geometry)
+        self._write = ResultWriter(
+            f"deepgsr {TASK} {self.method.name}", self._derivation(), self.plan.geometry
+        )
 
-    def __call__(
-        self, job: Job, *, for_report: bool = False, progress: Callable[[int, int], None] | None = None
-    ) -> ScanResult:
+    @property
+    def title(self) -> str:
+        """Heading of the report."""
+        return "Metal artifact reduction from " + ("sinograms" if self.plan.measured else "the image alone")
+
+    @property
+    def protocol(self) -> dict[str, str]:
+        """All it takes to repeat the run."""
+        masks = self.plan.masks
+        protocol = {
+            "scan": self.plan.scan,
+            "method": self.method.describe(),
+            "metal": self.metal if masks is None else f"{self.metal}, sha256 {masks.sha256}",
+            "metal pixels": "kept" if self.method.keep_metal else "filled in",
+        }
+        if self.network is not None:
+            protocol["weights"] = self.network.weights.citation
+        return {**protocol, "window": window_text(self.window_hu), "notice": NOTICE}
+
+    def _derivation(self) -> str:
+        masks, protocol = self.plan.masks, self.protocol
+        parts = [f"{TASK}: {protocol['scan']}", f"method {protocol['method']}"]
+        parts.append(f"metal pixels {protocol['metal pixels']}")
+        parts.append(f"metal {self.metal if masks is None else f'by a mask of sha256 {masks.sha256}'}")
+        if self.network is not None:
+            parts.append(f"weights sha256 {self.network.weights.sha256}")
+        return "; ".join(parts)
+
+    def __call__(self, job: Job, *, for_report: bool = False, progress: Progress | None = None) -> Result:
         """Correct and write the slice of a `SliceJob` or a `SinogramJob`; one without metal is not changed.
 
         Args:
@@ -89,7 +141,26 @@ class MetalCorrection:
             "seconds": round(time.perf_counter() - started, 3),  # without the pictures
         }
         note = "" if case.metal.any() else "no metal, unchanged"
-        return ScanResult(facts, self._images(case, hu) if for_report else [], note)
+        return Result(facts, caption=note, images=self._images(case, hu) if for_report else [])
+
+    def review(self, job: Job) -> Result:
+        """Return the pictures of a slice, if it has been measured as one, and of its corrected one.
+
+        Raises:
+            InputError: The slice or its result cannot be read.
+        """
+        assert job.target is not None
+        shown = {"Result": read_result(job.target)}
+        if isinstance(job, SliceJob):
+            shown = {"Input": read_slice(job.series, job.index).hu, **shown}
+            if shown["Input"].shape != shown["Result"].shape:
+                raise InputError(f"{job.target}: is no result of {job.label}, as it has another size")
+        images = [ReportImage(label, windowed(hu, self.window_hu)) for label, hu in shown.items()]
+        return Result({}, images=images)
+
+    @property
+    def _model(self) -> MetalReduction | None:
+        return None if self.network is None else self.network.model
 
     def _of_slice(self, job: SliceJob) -> _Case:
         slice = read_slice(job.series, job.index)
@@ -103,7 +174,7 @@ class MetalCorrection:
 
         def correct(method: MetalMethod) -> np.ndarray:
             found = image_only(
-                x, metal, method.reduction(self.model, virtual=True), keep_metal=method.keep_metal
+                x, metal, method.reduction(self._model, virtual=True), keep_metal=method.keep_metal
             )
             # Added to the values of the file, so that what does not change keeps them exactly.
             change_hu = ((found - x) / WATER_ATTENUATION * 1000)[0, 0].cpu().numpy()
@@ -113,22 +184,22 @@ class MetalCorrection:
         return _Case(x, slice.hu, metal, slice.pixel_mm, slice, A, lambda: A(x), correct)
 
     def _of_sinogram(self, job: SinogramJob) -> _Case:
-        assert self.geometry is not None
-        A = self._A = self._A or Radon(self.geometry)
+        assert self.plan.geometry is not None
+        A = self._A = self._A or Radon(self.plan.geometry)
         y = torch.from_numpy(job.sinograms.read(job.index)).to(self.device)[None, None]
         x = A.fbp(y)
         metal = self._metal(job, x)
 
         def correct(method: MetalMethod) -> np.ndarray:
-            found = method.reduction(self.model)(A, y, metal)
+            found = method.reduction(self._model)(A, y, metal)
             return to_hu(torch.where(metal, x, found) if method.keep_metal else found)
 
-        return _Case(x, to_hu(x), metal, self.geometry.pixel_mm, None, A, lambda: y, correct)
+        return _Case(x, to_hu(x), metal, self.plan.geometry.pixel_mm, None, A, lambda: y, correct)
 
     def _metal(self, job: Job, x: Tensor) -> Tensor:
         """Where metal is, bool, (1, 1, H, W), in the slice of a job."""
-        if self.masks is not None:
-            return torch.from_numpy(self.masks(job)).to(x.device)[None, None]
+        if self.plan.masks is not None:
+            return torch.from_numpy(self.plan.masks(job)).to(x.device)[None, None]
         metal = metal_mask(x, self.method.threshold_hu)
         share = float(metal.float().mean())
         if share > MOST_METAL:

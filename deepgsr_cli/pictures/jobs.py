@@ -78,10 +78,8 @@ class Restoration:
             protocol["sigma"] = "auto" if level is None else f"{level:g}"
         protocol["figures"] = "clipped to [0, 1], rounded as written"
         for channels, loaded in self.restorer.loaded.items():
-            resolved = loaded.weights
-            name = resolved.entry.name if resolved.entry else resolved.path.name
             kind = "gray" if channels == 1 else "colour"
-            protocol[f"weights ({kind})"] = f"{name}, sha256 {resolved.sha256}"
+            protocol[f"weights ({kind})"] = loaded.weights.citation
         return protocol
 
     def __call__(self, job: Job, *, for_report: bool = False, progress: Progress | None = None) -> Result:

@@ -28,7 +28,17 @@ class ResolvedWeights:
     @property
     def label(self) -> str:
         """Name and the checksum's first 12 digits."""
-        return f"{self.entry.name if self.entry else self.path.name}, sha256 {self.sha256[:12]}"
+        return f"{self.name}, sha256 {self.sha256[:12]}"
+
+    @property
+    def citation(self) -> str:
+        """Name and the whole checksum."""
+        return f"{self.name}, sha256 {self.sha256}"
+
+    @property
+    def name(self) -> str:
+        """Name in the manifest, or of the file."""
+        return self.entry.name if self.entry else self.path.name
 
 
 @dataclass(frozen=True)

@@ -72,13 +72,13 @@ class Found:
         series: In the order of their first files.
         failures: One a file or series that cannot be used; each message names it.
         skipped: DICOM files that are no CT slices, each with its reason.
-        num_ignored: Files that are not DICOM.
+        passed_over: Those files, and files that are not DICOM.
     """
 
     series: list[Series]
     failures: list[InputError]
     skipped: list[NotCTError]
-    num_ignored: int
+    passed_over: list[Path]
 
 
 class _Place(NamedTuple):
@@ -123,17 +123,18 @@ def find_series(path: Path, *, pixel_mm: tuple[float, float] | None = None) -> F
     skipped: list[NotCTError] = []
     files = files_below(path, failures)
     candidates: dict[tuple[Any, ...], list[_Candidate]] = {}
-    num_ignored = 0
+    passed_over: list[Path] = []
     for file in files:
         try:
             header = read_header(file)
             if header is None:
-                num_ignored += 1
+                passed_over.append(file)
                 continue
             for candidate in _candidates(file, header, pixel_mm):
                 candidates.setdefault(candidate.key, []).append(candidate)
         except NotCTError as error:
             skipped.append(error)
+            passed_over.append(file)
         except InputError as error:
             failures.append(error)
     series = []
@@ -148,7 +149,7 @@ def find_series(path: Path, *, pixel_mm: tuple[float, float] | None = None) -> F
     if not series and not failures:
         reason = f"; the first refused: {skipped[0]}" if skipped else "; give a folder with DICOM files"
         raise InputError(f"{path}: none of its {len(files)} files is a CT slice{reason}")
-    return Found(series, failures, skipped, num_ignored)
+    return Found(series, failures, skipped, passed_over)
 
 
 def _candidates(path: Path, header: Dataset, pixel_mm: tuple[float, float] | None) -> list[_Candidate]:
