@@ -26,19 +26,24 @@ class OptionError(UsageError):
     Args:
         option: Name of the argument in Python, as `num_masks`.
         value: Its value; text, a number or a path.
-        advice: What is wrong and the way out; other options in it are written as on the command line.
+        advice: What is wrong and the way out, after a colon, or after a blank if it starts with "is "; other
+            options in it are written as on the command line.
+        flag: The option on the command line, where it is not the argument's name with dashes.
     """
 
-    def __init__(self, option: str, value: object, advice: str) -> None:
-        super().__init__(option, value, advice)
+    def __init__(self, option: str, value: object, advice: str, flag: str | None = None) -> None:
+        super().__init__(option, value, advice, flag)
         self.option, self.value, self.advice = option, value, advice
+        self.flag = flag or f"--{option.replace('_', '-')}"
 
     def __str__(self) -> str:
         advice = re.sub(r"(?<![\w-])--([a-z][a-z-]*)", lambda m: m[1].replace("-", "_"), self.advice)
-        return f"{self.option} is {_shown(self.value)}: {advice}"
+        return f"{self.option} is {_shown(self.value)}: {advice.removeprefix('is ')}"
 
     def for_command_line(self) -> str:
-        return f"--{self.option.replace('_', '-')} {_shown(self.value)}: {self.advice}"
+        """The sentence with the options as they are typed."""
+        gap = " " if self.advice.startswith("is ") else ": "
+        return f"{self.flag} {_shown(self.value)}{gap}{self.advice}"
 
 
 def _shown(value: object) -> str:
@@ -54,7 +59,7 @@ class OutputError(UserError):
 
 
 class ShapeError(UserError):
-    """An array whose shape, dtype or range does not fit."""
+    """An array, or the geometry of a scan, whose shape, type or range does not fit."""
 
 
 class WeightsError(UserError):
@@ -63,6 +68,18 @@ class WeightsError(UserError):
 
 class DeviceError(UserError):
     """A device that was asked for and is not there."""
+
+
+class MissingDeviceError(OptionError, DeviceError):
+    """An argument that names a device this machine does not have."""
+
+    exit_code = 1
+
+
+class MissingWeightsError(OptionError, WeightsError):
+    """An argument that needs weights where there are none by default."""
+
+    exit_code = 1
 
 
 def first_line(error: BaseException) -> str:

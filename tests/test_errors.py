@@ -5,7 +5,7 @@ import typer
 from typer.testing import CliRunner
 
 from deepgsr_cli.cli import Commands
-from deepgsr_cli.errors import OptionError
+from deepgsr_cli.errors import MissingDeviceError, MissingWeightsError, OptionError
 
 ADVICE = "give 1 or more, or leave --mask-kind out"
 
@@ -40,3 +40,19 @@ def test_the_command_line_names_the_option():
     outcome = CliRunner().invoke(app, ["run"])
     assert outcome.exit_code == 2
     assert f"--num-masks 0: {ADVICE}" in " ".join(outcome.output.split())
+
+
+def test_advice_may_go_on_from_the_value():
+    error = OptionError("overlap", 8, "is below 64 px; give --overlap 64")
+    assert str(error) == "overlap is 8: below 64 px; give overlap 64"
+    assert error.for_command_line() == "--overlap 8 is below 64 px; give --overlap 64"
+
+
+def test_the_command_line_may_have_another_name():
+    error = pickle.loads(pickle.dumps(OptionError("num_views", 2, "give 4 or more", "--views")))
+    assert error.for_command_line() == "--views 2: give 4 or more"
+
+
+@pytest.mark.parametrize("kind", [MissingDeviceError, MissingWeightsError])
+def test_what_a_machine_lacks_is_no_wrong_usage(kind):
+    assert kind("device", "cuda", "not on this machine").exit_code == 1

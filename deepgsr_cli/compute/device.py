@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from deepgsr_cli.errors import DeviceError, UsageError
+from deepgsr_cli.errors import MissingDeviceError, OptionError
 
 if TYPE_CHECKING:
     import torch
@@ -32,18 +32,18 @@ def select_device(name: str) -> torch.device:
         name: "auto", "cpu", "cuda" (the current one), "cuda:N" with N from 0, or "mps".
 
     Raises:
-        UsageError: `name` is none of these.
-        DeviceError: The device is not in this machine, or this build of torch cannot use it.
+        OptionError: `name` is none of these.
+        MissingDeviceError: The device is not in this machine, or this build of torch cannot use it.
     """
     import torch
 
     if not re.fullmatch(r"auto|cpu|mps|cuda(:\d+)?", name, re.ASCII):
-        raise UsageError(f"--device {name}: not a device; give auto, cpu, cuda, cuda:N or mps")
+        raise OptionError("device", name, "not a device; give auto, cpu, cuda, cuda:N or mps")
     present = _device_names()
     if name == "auto":
         return torch.device(present[0])
     if name not in present and not (name == "cuda" and "cuda:0" in present):
-        raise DeviceError(f"--device {name}: not on this machine; give {' or '.join(present)}, or auto")
+        raise MissingDeviceError("device", name, f"not on this machine; give {' or '.join(present)}, or auto")
     return torch.device(name)
 
 

@@ -11,7 +11,7 @@ from typing import Literal
 import torch
 from torch import Tensor
 
-from deepgsr_cli.errors import UsageError, UserError
+from deepgsr_cli.errors import OptionError, UserError
 
 Precision = Literal["fp32", "bf16", "fp16"]
 
@@ -79,20 +79,24 @@ def blend_spans(length: int, tile: int, overlap: int, halo: int, grid: int) -> l
         grid: Period of the model.
 
     Raises:
-        UsageError: The overlap is below two halos, or leaves the tile no room to advance.
+        OptionError: The overlap is below two halos, or leaves the tile no room to advance.
     """
     if length <= tile:
         return [Span(0, length, torch.ones(length))]
     if overlap < 2 * halo:
-        raise UsageError(
-            f"--overlap {overlap} is below the {2 * halo} px that tiles of this model must share; "
-            f"give --overlap {2 * halo} or more"
+        raise OptionError(
+            "overlap",
+            overlap,
+            f"is below the {2 * halo} px that tiles of this model must share; "
+            f"give --overlap {2 * halo} or more",
         )
     overlap = _ceil(overlap, grid)
     if tile < overlap + grid:
-        raise UsageError(
-            f"--tile {tile} is too small beside an overlap of {overlap} px on a grid of {grid} px; "
-            f"give --tile {2 * overlap + grid} or more, or --tile 0 for the whole image"
+        raise OptionError(
+            "tile",
+            tile,
+            f"is too small beside an overlap of {overlap} px on a grid of {grid} px; "
+            f"give --tile {2 * overlap + grid} or more, or --tile 0 for the whole image",
         )
     step = tile // grid * grid - overlap
     count = math.ceil((length - overlap) / step)
@@ -153,7 +157,7 @@ def apply_tiled(
         notify: Called with a sentence when, for the first time, memory ran out or half precision overflowed.
 
     Raises:
-        UsageError: Tile and overlap do not go together.
+        OptionError: Tile and overlap do not go together.
         UserError: Memory does not suffice for the smallest tile, or the model gives non-finite values in
             float32 where its input is finite.
     """

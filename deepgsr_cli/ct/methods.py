@@ -12,7 +12,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from deepgsr_cli.ct.simulation import FEWEST_PHOTONS, MOST_PHOTONS, noise_variance
-from deepgsr_cli.errors import UsageError, UserError
+from deepgsr_cli.errors import MissingWeightsError, OptionError, ShapeError
 from deepgsr_cli.tomography.fbp import FILTERS
 from deepgsr_cli.tomography.radon import Radon
 from deepgsr_cli.tomography.solvers import TotalVariation, cgls, primal_dual, sirt
@@ -60,18 +60,20 @@ class Method:
 
     def __post_init__(self) -> None:
         if self.name not in METHODS:
-            raise UsageError(f"--method {self.name}: known are {', '.join(METHODS)}")
+            raise OptionError("method", self.name, f"known are {', '.join(METHODS)}")
         if self.filter not in FILTERS:
-            raise UsageError(f"--filter {self.filter}: known are {', '.join(FILTERS)}")
+            raise OptionError("filter", self.filter, f"known are {', '.join(FILTERS)}")
         if self.photons is not None and not FEWEST_PHOTONS <= self.photons <= MOST_PHOTONS:
-            raise UsageError(
-                f"--photons {self.photons:g}: give photons a ray, {FEWEST_PHOTONS:g} to {MOST_PHOTONS:g}, or"
-                " leave it out for a scan without noise"
+            raise OptionError(
+                "photons",
+                self.photons,
+                f"give photons a ray, {FEWEST_PHOTONS:g} to {MOST_PHOTONS:g}, or"
+                " leave it out for a scan without noise",
             )
         if self.iterations is not None and self.iterations < 1:
-            raise UsageError(f"--iterations {self.iterations}: give 1 or more")
+            raise OptionError("iterations", self.iterations, "give 1 or more")
         if not 0 < self.strength < math.inf:
-            raise UsageError(f"--strength {self.strength:g}: give a factor above 0; 1 is the tuned one")
+            raise OptionError("strength", self.strength, "give a factor above 0; 1 is the tuned one")
 
     def describe(self) -> str:
         """The method and the settings it has, in a few words."""
@@ -91,8 +93,9 @@ def load_network(weights: str | None, device: str, *, offline: bool) -> Loaded[U
     """Load the network of "deepgsr".
 
     Raises:
-        WeightsError: As `load.load`; or there are no default weights.
-        UsageError: The weights are for another task.
+        WeightsError: As `load.load`.
+        MissingWeightsError: There are no default weights.
+        OptionError: The weights are for another task.
     """
     from deepgsr_cli.ct.network import KINDS
     from deepgsr_cli.weights.load import load
@@ -101,12 +104,13 @@ def load_network(weights: str | None, device: str, *, offline: bool) -> Loaded[U
     return load(TASK, weights, KINDS, device=device, offline=offline, missing=missing)
 
 
-def no_weights(task: str, methods: tuple[str, ...]) -> str:
-    """What a user reads where the first of a task's methods has no default weights."""
+def no_weights(task: str, methods: tuple[str, ...]) -> MissingWeightsError:
+    """The error where the first of a task's methods has no default weights."""
     others = f"{', '.join(methods[1:-1])} or {methods[-1]}"
-    return (
-        f"--method deepgsr: there are no weights for {task} yet; give --weights FILE, or --method"
-        f" {others}, which need none"
+    return MissingWeightsError(
+        "method",
+        methods[0],
+        f"there are no weights for {task} yet; give --weights FILE, or --method {others}, which need none",
     )
 
 
@@ -184,7 +188,7 @@ def _start(A: Radon, y: Tensor) -> Tensor | None:
     """Smooth filtered backprojection to iterate from, None where the views do not suffice for it."""
     try:
         return A.fbp(y, "hann").clamp(min=0)
-    except UserError:
+    except ShapeError:
         return None
 
 

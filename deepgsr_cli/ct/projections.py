@@ -10,7 +10,7 @@ from pathlib import Path
 import numpy as np
 from pydicom.dataset import Dataset
 
-from deepgsr_cli.errors import InputError, UsageError
+from deepgsr_cli.errors import InputError, OptionError
 from deepgsr_cli.files import files_below
 from deepgsr_cli.formats.dicom.projections import (
     ANGLE,
@@ -233,9 +233,12 @@ class Projections:
             InputError: The projections are not evenly spaced.
         """
         if num_views > self.views_per_turn:
-            raise UsageError(
-                f"--views {num_views}: the projections in {self.folder} are {self.views_per_turn} a turn;"
-                " give as many or fewer, or leave it out for all"
+            raise OptionError(
+                "num_views",
+                num_views,
+                f"the projections in {self.folder} are {self.views_per_turn} a turn;"
+                " give as many or fewer, or leave it out for all",
+                flag="--views",
             )
         steps = np.abs(np.diff(self._focus_angle))
         typical = np.median(steps)

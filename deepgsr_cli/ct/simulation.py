@@ -10,7 +10,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from deepgsr_cli.errors import UsageError
+from deepgsr_cli.errors import OptionError
 from deepgsr_cli.tomography.geometry import Geometry
 from deepgsr_cli.tomography.radon import Radon
 
@@ -25,13 +25,18 @@ _CHI_SQUARED_MEDIAN = 0.4549
 def check_views(num_views: int) -> None:
     """Raise unless a scan of so many views is within bounds."""
     if not FEWEST_VIEWS <= num_views <= MOST_VIEWS:
-        raise UsageError(f"--views {num_views}: give {FEWEST_VIEWS} to {MOST_VIEWS} views over a full turn")
+        raise OptionError(
+            "num_views",
+            num_views,
+            f"give {FEWEST_VIEWS} to {MOST_VIEWS} views over a full turn",
+            flag="--views",
+        )
 
 
 def check_seed(seed: int) -> None:
     """Raise unless noise can be drawn from the seed."""
     if seed < 0:
-        raise UsageError(f"--seed {seed}: give 0 or more")
+        raise OptionError("seed", seed, "give 0 or more")
 
 
 class SimulatedScan:

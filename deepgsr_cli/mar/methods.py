@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from deepgsr_cli.ct.methods import no_weights
-from deepgsr_cli.errors import UsageError
+from deepgsr_cli.errors import OptionError
 from deepgsr_cli.mar.network import KINDS, MetalReduction
 from deepgsr_cli.mar.nmar import linear_interpolation, nmar
 from deepgsr_cli.mar.trace import METAL_HU
@@ -46,11 +46,13 @@ class MetalMethod:
 
     def __post_init__(self) -> None:
         if self.name not in METHODS:
-            raise UsageError(f"--method {self.name}: known are {', '.join(METHODS)}")
+            raise OptionError("method", self.name, f"known are {', '.join(METHODS)}")
         if not LEAST_METAL_HU <= self.threshold_hu <= MOST_METAL_HU:
-            raise UsageError(
-                f"--metal-threshold {self.threshold_hu:g}: give {LEAST_METAL_HU:g} to {MOST_METAL_HU:g} HU;"
-                " bone reaches about 2000"
+            raise OptionError(
+                "threshold_hu",
+                self.threshold_hu,
+                f"give {LEAST_METAL_HU:g} to {MOST_METAL_HU:g} HU; bone reaches about 2000",
+                flag="--metal-threshold",
             )
 
     def describe(self) -> str:
@@ -86,8 +88,9 @@ def load_network(weights: str | None, device: str, *, offline: bool) -> Loaded[M
     """Load the network of "deepgsr".
 
     Raises:
-        WeightsError: As `load.load`; or there are no default weights.
-        UsageError: The weights are for another task.
+        WeightsError: As `load.load`.
+        MissingWeightsError: There are no default weights.
+        OptionError: The weights are for another task.
     """
     from deepgsr_cli.weights.load import load
 

@@ -10,7 +10,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from deepgsr_cli.errors import ShapeError, UserError
+from deepgsr_cli.errors import OptionError, ShapeError
 from deepgsr_cli.mar.materials import BONE, BONE_70_KEV, METALS, SPECTRUM, WATER, WATER_70_KEV
 from deepgsr_cli.tomography.attenuation import hu_to_attenuation
 from deepgsr_cli.tomography.geometry import Geometry
@@ -35,14 +35,14 @@ class MetalScan:
         photons: Photons a ray that leave the source.
 
     Raises:
-        UserError: An unknown metal, or less than one photon.
+        OptionError: An unknown metal, or less than one photon.
     """
 
     def __init__(self, geometry: Geometry, metal: str = "titanium", photons: float = 2e7) -> None:
         if metal not in METALS:
-            raise UserError(f"the metal is {metal!r}; give one of {', '.join(METALS)}")
+            raise OptionError("metal", metal, f"give one of {', '.join(METALS)}")
         if not 1 <= photons < math.inf:
-            raise UserError(f"photons is {photons:g}; give 1 or more, the papers' number is 2e7")
+            raise OptionError("photons", photons, "give 1 or more, the papers' number is 2e7")
         self.metal, self.photons = METALS[metal], photons
         self.operator = Radon(geometry)
         self.water_correction = _water_correction()

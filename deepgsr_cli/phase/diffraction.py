@@ -8,7 +8,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from deepgsr_cli.errors import ShapeError, UsageError
+from deepgsr_cli.errors import OptionError, ShapeError
 
 MASK_KINDS = ("uniform", "quaternary", "binary")
 SCALINGS = ("prdeep", "unitary")
@@ -110,11 +110,11 @@ def oversampled_fourier(
         dtype: complex64 or complex128.
 
     Raises:
-        UsageError: The oversampling or the scaling is out of range.
+        OptionError: The oversampling or the scaling is out of range.
         ShapeError: The support has another shape.
     """
     if not 1 <= oversampling <= 16:
-        raise UsageError(f"--oversampling {oversampling:g}: give 1 to 16, usually 2")
+        raise OptionError("oversampling", oversampling, "give 1 to 16, usually 2")
     if support is not None and support.shape != shape:
         raise ShapeError(
             f"a support of shape {tuple(support.shape)} for a picture of {shape}; give its shape"
@@ -141,12 +141,12 @@ def coded_masks(
         dtype: complex64 or complex128.
 
     Raises:
-        UsageError: An unknown kind, or no mask.
+        OptionError: An unknown kind, or no mask.
     """
     if kind not in MASK_KINDS:
-        raise UsageError(f"--mask-kind {kind}: known are {', '.join(MASK_KINDS)}")
+        raise OptionError("mask_kind", kind, f"known are {', '.join(MASK_KINDS)}")
     if count < 1:
-        raise UsageError(f"--num-masks {count}: give 1 or more")
+        raise OptionError("num_masks", count, "give 1 or more")
     turns = torch.rand(count, *shape, generator=generator, dtype=torch.float64)
     steps = {"quaternary": 4, "binary": 2}.get(kind)
     if steps is None:
@@ -158,5 +158,5 @@ def coded_masks(
 
 def _scale(scaling: str, shape: tuple[int, int], size: tuple[int, int]) -> float:
     if scaling not in SCALINGS:
-        raise UsageError(f"--scaling {scaling}: known are {', '.join(SCALINGS)}")
+        raise OptionError("scaling", scaling, f"known are {', '.join(SCALINGS)}")
     return 1.0 if scaling == "unitary" else math.sqrt(math.prod(shape) / math.prod(size))

@@ -8,7 +8,7 @@ from dataclasses import dataclass, replace
 import torch
 from torch import Tensor
 
-from deepgsr_cli.errors import UsageError
+from deepgsr_cli.errors import OptionError, UsageError
 from deepgsr_cli.phase.diffraction import Diffraction
 from deepgsr_cli.phase.message_passing import MAX_SIGMA, Denoiser, message_passing
 from deepgsr_cli.phase.network import UnrolledPhase, phase_condition
@@ -64,15 +64,15 @@ class Settings:
 
     def __post_init__(self) -> None:
         if self.method not in METHODS:
-            raise UsageError(f"--method {self.method}: known are {', '.join(METHODS)}")
+            raise OptionError("method", self.method, f"known are {', '.join(METHODS)}")
         if self.prior not in PRIORS:
-            raise UsageError(f"--prior {self.prior}: known are {', '.join(PRIORS)}")
+            raise OptionError("prior", self.prior, f"known are {', '.join(PRIORS)}")
         if self.method != "red" and self.prior != PRIORS[0]:
-            raise UsageError(f"--prior {self.prior}: the method {self.method} has none; give --method red")
+            raise OptionError("prior", self.prior, f"the method {self.method} has none; give --method red")
         for name in ("restarts", "iterations"):
             value = getattr(self, name)
             if value is not None and value < 1:
-                raise UsageError(f"--{name} {value}: give 1 or more")
+                raise OptionError(name, value, "give 1 or more")
 
 
 def retrieve(

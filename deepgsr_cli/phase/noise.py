@@ -8,7 +8,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from deepgsr_cli.errors import UsageError
+from deepgsr_cli.errors import OptionError
 
 
 def alpha_noise(z: Tensor, alpha: float, generator: torch.Generator) -> Tensor:
@@ -98,10 +98,10 @@ class PhaseNoise:
 def check_alpha(alpha: float) -> None:
     """Refuse an alpha that is no noise level."""
     if not 0 <= alpha <= 1000:
-        raise UsageError(f"--alpha {alpha:g}: give 0 to 1000, as for pictures in 0-255")
+        raise OptionError("alpha", alpha, "give 0 to 1000, as for pictures in 0-255")
 
 
 def check_snr(snr_db: float) -> None:
     """Refuse an SNR that is none."""
     if not -20 <= snr_db <= 200:
-        raise UsageError(f"--snr {snr_db:g}: give -20 to 200 dB")
+        raise OptionError("snr_db", snr_db, "give -20 to 200 dB", flag="--snr")

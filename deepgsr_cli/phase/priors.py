@@ -7,7 +7,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from deepgsr_cli.errors import UsageError
+from deepgsr_cli.errors import MissingWeightsError, OptionError
 from deepgsr_cli.phase.message_passing import Denoiser
 from deepgsr_cli.phase.network import KINDS, UnrolledPhase
 from deepgsr_cli.phase.projections import PEAK
@@ -30,7 +30,7 @@ def weighted_denoiser(prior: str, restorer: Restorer) -> tuple[str, Denoiser]:
         restorer: Has the weights, for gray pictures.
 
     Raises:
-        UsageError: The prior's package is not installed.
+        OptionError: The prior's package is not installed.
     """
     if prior == "deepgsr":
         return restorer.load(1).weights.label, _of_restorer(restorer)
@@ -41,9 +41,10 @@ def weighted_denoiser(prior: str, restorer: Restorer) -> tuple[str, Denoiser]:
             return "", lambda x, sigma: _restored(bm3d.bm3d(x[0, 0].cpu().numpy(), sigma), x)
         from skimage.restoration import denoise_tv_chambolle
     except ImportError as error:
-        raise UsageError(
-            f"--prior {prior}: needs a package that is not installed ({error.name}); "
-            "pip install 'deepgsr[bench]'"
+        raise OptionError(
+            "prior",
+            prior,
+            f"needs a package that is not installed ({error.name}); pip install 'deepgsr[bench]'",
         ) from error
 
     def by_tv(x: Tensor, sigma: float) -> Tensor:
@@ -71,8 +72,9 @@ def load_unrolled(weights: str | None, device: str, *, offline: bool) -> Loaded[
     """Load the network of the method "unrolled".
 
     Raises:
-        WeightsError: As `load.load`; or there are no default weights.
-        UsageError: The weights are for another task.
+        WeightsError: As `load.load`.
+        MissingWeightsError: There are no default weights.
+        OptionError: The weights are for another task.
     """
     return load(
         TASK,
@@ -80,8 +82,11 @@ def load_unrolled(weights: str | None, device: str, *, offline: bool) -> Loaded[
         KINDS,
         device=device,
         offline=offline,
-        missing="--method unrolled: no weights for it come with deepgsr; give --weights of deepgsr train"
-        " phase, or --method red",
+        missing=MissingWeightsError(
+            "method",
+            "unrolled",
+            "no weights for it come with deepgsr; give --weights of deepgsr train phase, or --method red",
+        ),
         otherwise=", and the method unrolled needs weights of deepgsr train phase; give such, or --method"
         " red",
     )

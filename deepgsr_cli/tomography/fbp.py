@@ -6,7 +6,7 @@ import math
 
 import numpy as np
 
-from deepgsr_cli.errors import UserError
+from deepgsr_cli.errors import ShapeError
 from deepgsr_cli.tomography.geometry import Geometry
 from deepgsr_cli.tomography.projectors import Array
 
@@ -85,7 +85,7 @@ def _parker(since_first: Array, range_rad: float, fan: Array) -> Array:
         fan: Angle of each bin's ray to the central one, (N,).
 
     Raises:
-        UserError: The range is less than half a turn and the fan.
+        ShapeError: The range is less than half a turn and the fan.
 
     Source:
         Parker, Optimal short scan convolution reconstruction for fan beam CT, Medical Physics 9(2), 1982; for
@@ -94,7 +94,7 @@ def _parker(since_first: Array, range_rad: float, fan: Array) -> Array:
     half = (range_rad - math.pi) / 2
     needed = 2 * np.abs(fan).max()
     if 2 * half < needed - 1e-9:
-        raise UserError(
+        raise ShapeError(
             f"the views cover {math.degrees(range_rad):.0f} degrees, but filtered backprojection of this fan"
             f" needs {math.degrees(math.pi + needed):.1f} or more; use an iterative method"
         )

@@ -9,7 +9,7 @@ from typing import Any
 
 import numpy as np
 
-from deepgsr_cli.errors import UserError
+from deepgsr_cli.errors import ShapeError
 
 KINDS = ("parallel", "fan-flat", "fan-arc")
 
@@ -44,7 +44,7 @@ class Geometry:
         offset_bins: How far the detector is shifted along itself; 0.25 is the quarter-detector offset.
 
     Raises:
-        UserError: A value that no scanner can have.
+        ShapeError: A value that no scanner can have.
     """
 
     kind: str
@@ -59,7 +59,7 @@ class Geometry:
 
     def __post_init__(self) -> None:
         if self.kind not in KINDS:
-            raise UserError(f"kind is {self.kind!r}; give one of {', '.join(KINDS)}")
+            raise ShapeError(f"kind is {self.kind!r}; give one of {', '.join(KINDS)}")
         values: dict[str, Any] = {
             "shape": tuple(whole_number("shape", n) for n in several("shape", self.shape, 2)),
             "pixel_mm": tuple(_positive("pixel_mm", d) for d in several("pixel_mm", self.pixel_mm, 2)),
@@ -75,7 +75,7 @@ class Geometry:
         for name, value in values.items():
             object.__setattr__(self, name, value)
         if not self.angles_rad:
-            raise UserError("the list of angles is empty; give one angle per view")
+            raise ShapeError("the list of angles is empty; give one angle per view")
         if self.kind == "parallel":
             self._check_parallel()
         else:
@@ -83,25 +83,25 @@ class Geometry:
 
     def _check_parallel(self) -> None:
         if self.source_mm or self.detector_mm:
-            raise UserError(
+            raise ShapeError(
                 f"source_mm is {self.source_mm:g} and detector_mm is {self.detector_mm:g}, but parallel rays"
                 " have neither; leave them out or give kind fan-flat or fan-arc"
             )
 
     def _check_fan(self) -> None:
         if self.source_mm <= self.radius_mm:
-            raise UserError(
+            raise ShapeError(
                 f"source_mm is {self.source_mm:g}, inside the slice, whose corners are {self.radius_mm:g} mm"
                 " from the isocentre; give the distance from the source to the isocentre"
             )
         if self.detector_mm < 0:
-            raise UserError(
+            raise ShapeError(
                 f"detector_mm is {self.detector_mm:g}; give the distance from the isocentre to the detector,"
                 " 0 or more"
             )
         widest = math.degrees(np.abs(self.fan_angles_rad()).max())
         if widest >= 90:
-            raise UserError(
+            raise ShapeError(
                 f"the outermost bin is {widest:.0f} degrees off the central ray, which must be below 90;"
                 " give a smaller num_bins or bin_mm"
             )
@@ -216,7 +216,7 @@ def scanner_view(
         source_to_detector_mm: Distance from the source to the detector.
 
     Raises:
-        UserError: The source is within the slice, or the detector before the isocentre.
+        ShapeError: The source is within the slice, or the detector before the isocentre.
     """
     radius_mm = math.hypot(*(n * d for n, d in zip(shape, pixel_mm))) / 2
     fan = math.asin(min(1.0, radius_mm / source_mm)) if source_mm > 0 else 0.0
@@ -269,26 +269,26 @@ def even_angles(start_deg: float, range_deg: float, num_views: int) -> tuple[flo
 def several(name: str, values: object, count: int | None = None) -> list[Any]:
     """The values as a list, which must have `count` entries if that is given."""
     if not isinstance(values, Iterable) or isinstance(values, str):
-        raise UserError(f"{name} is {values!r}; give a list of numbers")
+        raise ShapeError(f"{name} is {values!r}; give a list of numbers")
     listed = list(values)
     if count is not None and len(listed) != count:
-        raise UserError(f"{name} has {len(listed)} entries; give {count}, for rows and for columns")
+        raise ShapeError(f"{name} has {len(listed)} entries; give {count}, for rows and for columns")
     return listed
 
 
 def finite_number(name: str, value: object) -> float:
     if isinstance(value, bool) or not isinstance(value, int | float | np.number) or not math.isfinite(value):
-        raise UserError(f"{name} is {value!r}; give a finite number")
+        raise ShapeError(f"{name} is {value!r}; give a finite number")
     return float(value)
 
 
 def _positive(name: str, value: object) -> float:
     if (number := finite_number(name, value)) <= 0:
-        raise UserError(f"{name} is {number:g}; give a number above 0")
+        raise ShapeError(f"{name} is {number:g}; give a number above 0")
     return number
 
 
 def whole_number(name: str, value: object) -> int:
     if (number := finite_number(name, value)) < 1 or number != int(number):
-        raise UserError(f"{name} is {number:g}; give a whole number, 1 or more")
+        raise ShapeError(f"{name} is {number:g}; give a whole number, 1 or more")
     return int(number)

@@ -9,7 +9,7 @@ from dataclasses import MISSING, asdict, fields
 from pathlib import Path
 from typing import Any
 
-from deepgsr_cli.errors import InputError, UserError
+from deepgsr_cli.errors import InputError, ShapeError
 from deepgsr_cli.files import atomic_write
 from deepgsr_cli.tomography.geometry import Geometry, even_angles, finite_number, several, whole_number
 
@@ -33,13 +33,13 @@ def read_geometry(path: Path) -> Geometry:
         known = [f.name for f in fields(Geometry) if f.name != "angles_rad"]
         for key in table:
             if key not in known and key not in _ANGLE_KEYS:
-                raise UserError(f"{key} is not known; give {', '.join((*known, *_ANGLE_KEYS))}")
+                raise InputError(f"{key} is not known; give {', '.join((*known, *_ANGLE_KEYS))}")
         for field in fields(Geometry):
             if field.name in known and field.default is MISSING and field.name not in table:
-                raise UserError(f"{field.name} is missing; add it")
+                raise InputError(f"{field.name} is missing; add it")
         angles = _read_angles({key: table.pop(key) for key in _ANGLE_KEYS if key in table})
         return Geometry(angles_rad=angles, **table)
-    except UserError as error:
+    except (InputError, ShapeError) as error:
         raise InputError(f"{path}: {error}") from error
 
 
@@ -48,7 +48,7 @@ def write_geometry(geometry: Geometry, path: Path) -> None:
 
     Raises:
         OutputError: The file cannot be written.
-        UserError: The name ends in neither `.toml` nor `.json`.
+        InputError: The name ends in neither `.toml` nor `.json`.
     """
     table = asdict(geometry)
     table["angles_deg"] = [math.degrees(a) for a in table.pop("angles_rad")]
@@ -65,7 +65,7 @@ def write_geometry(geometry: Geometry, path: Path) -> None:
 
 def _suffix(path: Path) -> str:
     if path.suffix.lower() not in (".toml", ".json"):
-        raise UserError(f"{path.name} is not a geometry file; give a name that ends in .toml or .json")
+        raise InputError(f"{path.name} is not a geometry file; give a name that ends in .toml or .json")
     return path.suffix.lower()
 
 
@@ -76,11 +76,11 @@ def _read_table(path: Path) -> dict[str, Any]:
         text = path.read_text(encoding="utf-8")
         table = json.loads(text) if suffix == ".json" else _parse_toml(text)
     except OSError as error:
-        raise UserError(f"cannot be read, {error.strerror}; give another file") from error
+        raise InputError(f"cannot be read, {error.strerror}; give another file") from error
     except ValueError as error:  # of the encoding, of JSON and of TOML
-        raise UserError(f"is not valid {suffix[1:].upper()}, {error}; correct the file") from error
+        raise InputError(f"is not valid {suffix[1:].upper()}, {error}; correct the file") from error
     if not isinstance(table, dict):
-        raise UserError("is not a table of keys and values; give one, with kind, shape and so on")
+        raise InputError("is not a table of keys and values; give one, with kind, shape and so on")
     return table
 
 
@@ -95,13 +95,13 @@ def _parse_toml(text: str) -> dict[str, Any]:
 def _read_angles(table: dict[str, Any]) -> tuple[float, ...]:
     """Angles in radians from either form of a file."""
     if "angles_deg" in table and len(table) > 1:
-        raise UserError(f"angles_deg and {list(table)[1]} exclude each other; give one of them")
+        raise InputError(f"angles_deg and {list(table)[1]} exclude each other; give one of them")
     if "angles_deg" in table:
         return tuple(
             math.radians(finite_number("angles_deg", a)) for a in several("angles_deg", table["angles_deg"])
         )
     if "num_views" not in table:
-        raise UserError("there are no angles; give angles_deg, or num_views with start_deg and range_deg")
+        raise InputError("there are no angles; give angles_deg, or num_views with start_deg and range_deg")
     start, extent = (
         finite_number(k, table.get(k, default)) for k, default in (("start_deg", 0), ("range_deg", 360))
     )

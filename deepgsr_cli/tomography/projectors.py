@@ -13,7 +13,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from deepgsr_cli.compute.kernels import compiled, in_threads
-from deepgsr_cli.errors import UserError
+from deepgsr_cli.errors import OptionError
 from deepgsr_cli.tomography.geometry import KINDS, Geometry, Rays
 
 # A pair of matrices, forward and transposed, may take this much: 512 x 512 pixels by 120 views.
@@ -194,9 +194,11 @@ def check_matrix_bytes(maps: list[RaySamples | PixelSamples], dtype: torch.dtype
     """Raise unless the matrices of these samples, and their transposes, are within the bound."""
     num_bytes = sum(4 * samples.num_samples for samples in maps) * (4 + dtype.itemsize)
     if num_bytes > MAX_MATRIX_BYTES:
-        raise UserError(
-            f"engine csr would need {num_bytes / 2**30:.1f} GiB for this geometry, at most"
-            f" {MAX_MATRIX_BYTES / 2**30:.0f} GiB are allowed; give engine auto"
+        raise OptionError(
+            "engine",
+            "csr",
+            f"its matrices would need {num_bytes / 2**30:.1f} GiB for this geometry, at most"
+            f" {MAX_MATRIX_BYTES / 2**30:.0f} GiB are allowed; give engine auto",
         )
 
 

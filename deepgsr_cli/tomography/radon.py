@@ -9,7 +9,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from deepgsr_cli.errors import DeviceError, ShapeError, UserError
+from deepgsr_cli.errors import DeviceError, OptionError, ShapeError
 from deepgsr_cli.tomography.fbp import FILTERS, fbp_weights, ramp_spectrum
 from deepgsr_cli.tomography.geometry import Geometry
 from deepgsr_cli.tomography.projectors import (
@@ -38,16 +38,16 @@ class Radon:
         dtype: float32 or float64.
 
     Raises:
-        UserError: An unknown engine or dtype, or a matrix of more than `MAX_MATRIX_BYTES`.
+        OptionError: An unknown engine or dtype, or a matrix of more than `MAX_MATRIX_BYTES`.
     """
 
     def __init__(
         self, geometry: Geometry, *, engine: str = "auto", dtype: torch.dtype = torch.float32
     ) -> None:
         if engine not in ENGINES:
-            raise UserError(f"engine is {engine!r}; give one of {', '.join(ENGINES)}")
+            raise OptionError("engine", engine, f"give one of {', '.join(ENGINES)}")
         if dtype not in (torch.float32, torch.float64):
-            raise UserError(f"dtype is {dtype}; give torch.float32 or torch.float64")
+            raise OptionError("dtype", dtype, "give torch.float32 or torch.float64")
         self.geometry, self.engine, self.dtype = geometry, engine, dtype
         self.domain_shape = geometry.shape
         self.range_shape = (geometry.num_views, geometry.num_bins)
@@ -96,7 +96,8 @@ class Radon:
         Raises:
             ShapeError: Another shape or dtype.
             DeviceError: The engine does not run where y is.
-            UserError: An unknown filter, or a fan over less than half a turn and the fan's angle.
+            OptionError: An unknown filter.
+            ShapeError: A fan over less than half a turn and the fan's angle.
 
         Source:
             Kak and Slaney, Principles of Computerized Tomographic Imaging, 1988, ch. 3.
@@ -185,7 +186,7 @@ class Radon:
     def _filter(self, name: str, device: torch.device) -> tuple[Tensor, Tensor]:
         """Weights, (V, N), before the ramp, and the ramp's windowed spectrum, (M / 2 + 1)."""
         if name not in FILTERS:
-            raise UserError(f"filter is {name!r}; give one of {', '.join(FILTERS)}")
+            raise OptionError("filter", name, f"give one of {', '.join(FILTERS)}")
         if (name, device) not in self._filters:
             arrays = fbp_weights(self.geometry), ramp_spectrum(self.geometry, name)
             weights, response = (torch.from_numpy(a).to(self.dtype).to(device) for a in arrays)

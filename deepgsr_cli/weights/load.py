@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Generic, TypeVar
 
 from deepgsr_cli.compute.device import select_device
-from deepgsr_cli.errors import UsageError, WeightsError
+from deepgsr_cli.errors import MissingWeightsError, OptionError, WeightsError
 from deepgsr_cli.weights.checkpoint import model_of, read_checkpoint
 from deepgsr_cli.weights.manifest import default_name
 from deepgsr_cli.weights.resolve import ResolvedWeights, resolve
@@ -35,7 +35,7 @@ def load(
     channels: int = 1,
     device: str = "auto",
     offline: bool = False,
-    missing: str | None = None,
+    missing: MissingWeightsError | None = None,
     otherwise: str | None = None,
 ) -> Loaded[M]:
     """Load the model that a task is done with.
@@ -47,21 +47,21 @@ def load(
         channels: Of the images, for the default.
         device: "auto", "cpu", "cuda", ...
         offline: Do not use the network to fetch weights.
-        missing: The sentence where there are no default weights, if not the manifest's.
+        missing: The error where there are no default weights, if not the manifest's.
         otherwise: What to give instead of weights for another task, as the rest of a sentence.
 
     Raises:
         WeightsError: As `resolve.resolve` and `checkpoint.load_checkpoint`; or there are no default weights.
-        UsageError: The weights are for another task.
+        OptionError: The weights are for another task.
     """
     try:
         name = spec or default_name(task, channels)
     except WeightsError as error:
-        raise error if missing is None else WeightsError(missing) from error
+        raise error if missing is None else missing from error
     resolved = resolve(name, offline=offline)
     content = read_checkpoint(resolved.path)
     # Before there was a second task, headers did not name it.
     if (trained_for := content.info.get("task", "denoise")) != task:
         otherwise = otherwise or f"; give weights for {task}"
-        raise UsageError(f"--weights {name}: trained for {trained_for}{otherwise}")
+        raise OptionError("weights", name, f"trained for {trained_for}{otherwise}")
     return Loaded(model_of(content, kinds, device=select_device(device)), content.info, resolved)

@@ -51,7 +51,7 @@ def test_a_device_that_is_there_is_given(machine: dict[str, int]) -> None:
 def test_a_device_that_is_not_there_is_an_error_that_names_what_is(
     machine: dict[str, int], name: str
 ) -> None:
-    with pytest.raises(DeviceError, match=f"--device {name}: not on this machine; give cpu, or auto"):
+    with pytest.raises(DeviceError, match=f"device is {name}: not on this machine; give cpu, or auto"):
         select_device(name)
 
 

@@ -25,7 +25,7 @@ from typer.testing import CliRunner
 
 from deepgsr_cli.cli import app
 from deepgsr_cli.ct.projections import Projections, find_projections
-from deepgsr_cli.errors import InputError, UsageError
+from deepgsr_cli.errors import InputError, OptionError
 from deepgsr_cli.formats.dicom.projections import holds_projections
 from deepgsr_cli.tomography.attenuation import WATER_ATTENUATION, attenuation_to_hu
 from deepgsr_cli.tomography.geometry import Geometry
@@ -349,7 +349,7 @@ def test_fewer_views_are_evenly_spaced_projections_of_one_focal_spot(tmp_path):
     assert not scan.notes
     steps = np.diff(np.unwrap(geometry.angles_rad))
     assert np.abs(steps - 2 * np.pi / 30).max() < 2 * np.pi / 45
-    with pytest.raises(UsageError, match=r"--views 91: .* 90 a turn"):
+    with pytest.raises(OptionError, match=r"num_views is 91: .* 90 a turn"):
         scan_of(folder).thinned(91)
 
 

@@ -5,7 +5,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from deepgsr_cli.errors import ShapeError, UserError
+from deepgsr_cli.errors import OptionError, ShapeError
 from deepgsr_cli.mar import simulation
 from deepgsr_cli.mar.implants import fit_shape, random_metal
 from deepgsr_cli.mar.materials import BONE, BONE_70_KEV, METALS, SPECTRUM, WATER, WATER_70_KEV
@@ -198,9 +198,9 @@ def test_batch_of_two_equals_two_runs() -> None:
 
 
 def test_what_cannot_be_scanned_is_refused() -> None:
-    with pytest.raises(UserError, match="titanium, iron, gold"):
+    with pytest.raises(OptionError, match="titanium, iron, gold"):
         MetalScan(small(), "copper")
-    with pytest.raises(UserError, match="photons is 0"):
+    with pytest.raises(OptionError, match="photons is 0"):
         MetalScan(small(), photons=0)
     with pytest.raises(ShapeError, match="bool of the slice's shape"):
         MetalScan(small()).line_integrals(tissue(), block().float())

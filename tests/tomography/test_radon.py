@@ -9,7 +9,7 @@ import pytest
 import torch
 
 from deepgsr_cli.compute.kernels import compiled
-from deepgsr_cli.errors import InputError, ShapeError, UserError
+from deepgsr_cli.errors import DeviceError, InputError, OptionError, ShapeError
 from deepgsr_cli.tomography import projectors
 from deepgsr_cli.tomography.attenuation import attenuation_to_hu, hu_to_attenuation
 from deepgsr_cli.tomography.fbp import FILTERS
@@ -254,7 +254,7 @@ def test_a_short_scan_of_a_fan_is_as_good_as_a_full_turn(kind, extra_deg):
 def test_a_fan_over_too_short_a_range_is_refused():
     geometry = covering("fan-flat", angles=tuple(math.radians(i) for i in range(120)))
     with pytest.raises(
-        UserError, match=r"cover 120 degrees, but .* needs 2\d\d\.\d or more; use an iterative"
+        ShapeError, match=r"cover 120 degrees, but .* needs 2\d\d\.\d or more; use an iterative"
     ):
         Radon(geometry).fbp(torch.zeros(1, 1, *Radon(geometry).range_shape))
 
@@ -367,7 +367,7 @@ def test_a_geometry_file_must_be_there_and_be_a_table(tmp_path):
     ],
 )
 def test_an_impossible_geometry_is_one_sentence(kind, changes, message):
-    with pytest.raises(UserError, match=message):
+    with pytest.raises(ShapeError, match=message):
         small(kind, **changes)
 
 
@@ -382,16 +382,16 @@ def test_wrong_input_is_refused(monkeypatch):
         A.fbp(torch.zeros(1, 1, 8, 61))
     with pytest.raises(ShapeError, match=r"image is torch.float64, but the operator torch.float32"):
         A(torch.zeros(1, 1, 37, 53, dtype=torch.float64))
-    with pytest.raises(UserError, match="filter is 'ramp'; give one of ram-lak"):
+    with pytest.raises(OptionError, match="filter is ramp: give one of ram-lak"):
         A.fbp(torch.zeros(1, 1, 7, 61), filter="ramp")
-    with pytest.raises(UserError, match="engine is 'astra'; give one of auto"):
+    with pytest.raises(OptionError, match="engine is astra: give one of auto"):
         Radon(geometry, engine="astra")
-    with pytest.raises(UserError, match=r"dtype is torch.float16"):
+    with pytest.raises(OptionError, match=r"dtype is torch.float16"):
         Radon(geometry, dtype=torch.float16)
-    with pytest.raises(UserError, match="on meta, where engine numba does not run"):
+    with pytest.raises(DeviceError, match="on meta, where engine numba does not run"):
         Radon(geometry, engine="numba")(torch.zeros(1, 1, 37, 53, device="meta"))
     monkeypatch.setattr(projectors, "MAX_MATRIX_BYTES", 1000)
-    with pytest.raises(UserError, match=r"engine csr would need .* GiB"):
+    with pytest.raises(OptionError, match=r"engine is csr: its matrices would need .* GiB"):
         Radon(geometry, engine="csr")
 
 
