@@ -82,28 +82,49 @@ def make_folder(path: Path) -> None:
         raise OutputError(f"{path}: the folder cannot be made, {error.strerror}; give another -o") from error
 
 
-def fingerprint(paths: list[Path]) -> str:
-    """First 12 hexadecimal digits of the SHA-256 over the files' contents, in order."""
+def sha256(path: Path) -> str:
+    """SHA-256 of a file, in hexadecimal digits; a part of it at a time is in memory.
+
+    Raises:
+        OSError: The file cannot be read.
+    """
     digest = hashlib.sha256()
-    for path in paths:
-        digest.update(hashlib.sha256(path.read_bytes()).digest())
-    return digest.hexdigest()[:12]
+    with path.open("rb") as file:
+        while chunk := file.read(1 << 20):
+            digest.update(chunk)
+    return digest.hexdigest()
 
 
-def files_below(path: Path, failures: list[InputError], without: Path | None = None) -> list[Path]:
-    """The file that a path is, or files at any depth that are not hidden, in order.
+def fingerprint(paths: list[Path]) -> str:
+    """First 12 hexadecimal digits of the SHA-256 over those of the files, in order."""
+    digests = b"".join(bytes.fromhex(sha256(path)) for path in paths)
+    return hashlib.sha256(digests).hexdigest()[:12]
+
+
+def files_below(
+    path: Path, failures: list[InputError] | None = None, without: Path | None = None
+) -> list[Path]:
+    """List the files in a folder, at any depth: first its own, then those of each folder in it, by name.
+
+    Hidden files and folders are left out.
 
     Args:
-        path: A file or a folder.
-        failures: Folders that cannot be listed are added to these.
-        without: A folder that does not count.
+        path: The folder; a file is a list of itself.
+        failures: Folders that cannot be listed are added to these; None has the first one raised.
+        without: A folder that is left out.
+
+    Raises:
+        InputError: A folder cannot be listed, and `failures` is None.
     """
     if not path.is_dir():
         return [path]
     pruned = None if without is None else without.resolve()
 
     def refuse(error: OSError) -> None:
-        failures.append(InputError(f"{error.filename}: cannot be listed, {error.strerror}; change its mode"))
+        failure = InputError(f"{error.filename}: cannot be listed, {error.strerror}; change its mode")
+        if failures is None:
+            raise failure from error
+        failures.append(failure)
 
     files = []
     for root, folders, names in os.walk(path, onerror=refuse):

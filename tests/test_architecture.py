@@ -26,12 +26,7 @@ UPWARD: set[tuple[str, str]] = set()
 READS_FILES = {
     "ct.projections",  # names the type of a DICOM header
     "ct.results",  # writes reconstructions as TIFF
-    "ct.slices",  # reads 16-bit PNGs of CT, whose values are no picture's
-    "mar.masks",  # reads shapes of metal from PNGs
-    "phase.evaluation",  # reduces pictures by Pillow
     "phase.jobs",  # makes a picture of a curve
-    "phase.training",  # reduces pictures by Pillow
-    "pictures.dataset",  # reduces pictures by Pillow
     "pictures.scenes",  # draws scenes by Pillow
 }
 

@@ -16,7 +16,7 @@ import typer
 from deepgsr_cli.errors import UsageError
 
 if TYPE_CHECKING:
-    from deepgsr_cli.compute.tiling import Precision
+    from deepgsr_cli.compute.precision import Precision
 
 # The panels of a help, in order. An option without a panel comes first.
 FILES, MEASUREMENT, QUALITY, SPEED, BATCH, OUTPUT = PANELS = (

@@ -6,16 +6,12 @@ import itertools
 import math
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
-from typing import Literal
 
 import torch
 from torch import Tensor
 
+from deepgsr_cli.compute.precision import Precision, autocast
 from deepgsr_cli.errors import OptionError, UserError
-
-Precision = Literal["fp32", "bf16", "fp16"]
-
-_HALF = {"bf16": torch.bfloat16, "fp16": torch.float16}
 
 # How the allocators of CUDA libraries, MPS, and the CPU (Linux, Windows) say that memory ran out in what is
 # only a RuntimeError.
@@ -276,7 +272,7 @@ class _Evaluation:
         return restored.cpu()
 
     def _run(self, tiles: Tensor, precision: Precision) -> Tensor:
-        with torch.autocast(self.device.type, dtype=_HALF.get(precision), enabled=precision in _HALF):
+        with autocast(self.device, precision):
             return self.function(tiles).float()
 
 

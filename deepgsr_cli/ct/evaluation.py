@@ -25,7 +25,7 @@ from deepgsr_cli.tomography.geometry import sparse_view
 from deepgsr_cli.tomography.radon import Radon
 
 if TYPE_CHECKING:
-    from deepgsr_cli.compute.tiling import Precision
+    from deepgsr_cli.compute.precision import Precision
 
 
 @dataclass(frozen=True)

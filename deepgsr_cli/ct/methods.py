@@ -11,6 +11,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from deepgsr_cli.compute.precision import autocast
 from deepgsr_cli.ct.simulation import FEWEST_PHOTONS, MOST_PHOTONS, noise_variance
 from deepgsr_cli.errors import MissingWeightsError, OptionError, ShapeError
 from deepgsr_cli.tomography.fbp import FILTERS
@@ -18,7 +19,7 @@ from deepgsr_cli.tomography.radon import Radon
 from deepgsr_cli.tomography.solvers import TotalVariation, cgls, primal_dual, sirt
 
 if TYPE_CHECKING:
-    from deepgsr_cli.compute.tiling import Precision
+    from deepgsr_cli.compute.precision import Precision
     from deepgsr_cli.ct.network import Unrolled
     from deepgsr_cli.weights.load import Loaded
 
@@ -196,9 +197,8 @@ def _by_network(A: Radon, y: Tensor, method: Method, model: torch.nn.Module) -> 
     from deepgsr_cli.ct.network import ct_condition
 
     condition = ct_condition(A.geometry.num_views, method.photons, max(A.domain_shape)).to(y.device)
-    dtype = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}[method.precision]
     with torch.no_grad():
-        with torch.autocast(y.device.type, dtype, enabled=dtype != torch.float32):
+        with autocast(y.device, method.precision):
             x = model(A, y, condition)
         return _settled(A, y, x.float(), method.photons)
 

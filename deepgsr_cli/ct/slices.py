@@ -2,78 +2,27 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
-import PIL.Image
 import torch.nn.functional as F
 from torch import Tensor
 
 from deepgsr_cli.errors import InputError
+from deepgsr_cli.files import files_below
 from deepgsr_cli.formats.dicom.series import Series, find_series
 from deepgsr_cli.formats.dicom.slices import AIR_HU, read_slice
+from deepgsr_cli.formats.png import read_values
 
+# Added to HU in a PNG, whose values are 0 or more: that of air is 24.
 PNG_OFFSET_HU = 1024
-
-_LARGEST_HU = 8000.0
-
-
-def slice_paths(folder: Path) -> list[Path]:
-    """PNG files below a folder, hidden ones left out, else DICOM files of CT; in the order of their paths.
-
-    Raises:
-        InputError: No such folder, or neither in it.
-    """
-    if not folder.is_dir():
-        raise InputError(f"{folder}: no such folder")
-    paths = sorted(
-        path
-        for path in folder.rglob("*")
-        if path.suffix.lower() == ".png"
-        and not any(part.startswith(".") for part in path.relative_to(folder).parts)
-    )
-    if paths:
-        return paths
-    found = find_series(folder)
-    if not found.series:
-        raise found.failures[0]
-    return sorted({file.path for series in found.series for file in series.slices})
-
-
-def read_hu(path: Path) -> list[np.ndarray]:
-    """Slices of a file in HU, (H, W), float32, -1000 or more: one of a 16-bit PNG of HU + 1024, or those of a
-    DICOM file.
-
-    Raises:
-        InputError: The file cannot be read, or is a PNG of another kind.
-    """
-    if path.suffix.lower() != ".png":
-        slices = []
-        for series in find_series(path).series:
-            slices += [read_slice(series, i).hu for i in range(len(series.slices))]
-        return [hu.clip(AIR_HU, _LARGEST_HU) for hu in slices]
-    try:
-        with PIL.Image.open(path) as image:
-            mode, pixels = image.mode, np.asarray(image)
-    except (OSError, SyntaxError, ValueError) as error:
-        raise InputError(f"{path}: cannot be read as a PNG; export it again or leave it out") from error
-    if not mode.startswith("I"):
-        raise InputError(f"{path}: its pixels are {mode}; give 16-bit gray PNG with the value HU + 1024")
-    return [(pixels.astype(np.float32) - PNG_OFFSET_HU).clip(AIR_HU, _LARGEST_HU)]
-
-
-def reduced(hu: Tensor, size: int) -> Tensor:
-    """Whole slice, (size, size), of a slice (H, W), filled up with air to a square and reduced by area."""
-    height, width = hu.shape
-    side = max(height, width)
-    left, top = (side - width) // 2, (side - height) // 2
-    square = F.pad(hu, (left, side - width - left, top, side - height - top), value=AIR_HU)
-    return F.adaptive_avg_pool2d(square[None], size)[0]
-
-
 # Width in mm that a PNG is taken to show, whatever its pixels.
 PNG_FIELD_MM = 400.0
+
+# Metal in scans of extended range is brighter; it is cut off there, so that it does not outweigh the rest.
+_LARGEST_HU = 8000.0
 
 
 @dataclass(frozen=True)
@@ -89,15 +38,16 @@ class EvalSlice:
         """HU, (H, W), of -1000 or more, and the distance of rows and of columns in mm."""
         if self.series is not None:
             slice = read_slice(self.series, self.index)
-            return slice.hu.clip(min=-1000), slice.pixel_mm
-        hu = read_hu(self.path)[0]
+            return slice.hu.clip(min=AIR_HU), slice.pixel_mm
+        hu = _read_png(self.path)
         return hu, (PNG_FIELD_MM / hu.shape[1], PNG_FIELD_MM / hu.shape[1])
 
 
 def eval_slices(folder: Path, limit: int | None = None) -> list[EvalSlice]:
-    """Slices of the files below a folder, in the order of their paths; what is no CT slice is left out.
+    """List the first slices, up to a limit, of the files below a folder, in the order of their paths.
 
-    Each file stands for itself: those of one series may have gaps.
+    They are of the PNG files and of the DICOM files of CT; other files are left out. Each file stands for
+    itself: those of one series may have gaps.
 
     Raises:
         InputError: No such folder, or no CT slice in it.
@@ -105,21 +55,60 @@ def eval_slices(folder: Path, limit: int | None = None) -> list[EvalSlice]:
     if not folder.is_dir():
         raise InputError(f"{folder}: no such folder")
     slices: list[EvalSlice] = []
-    for path in sorted(path for path in folder.rglob("*") if path.is_file()):
-        name = str(path.relative_to(folder))
-        if any(part.startswith(".") for part in Path(name).parts):
-            continue
-        if path.suffix.lower() == ".png":
-            slices.append(EvalSlice(name, path))
-        else:
-            try:
-                (series,) = find_series(path).series
-            except InputError:
-                continue
-            frames = range(len(series.slices))
-            slices += [EvalSlice(f"{name} frame {i + 1}" if i else name, path, series, i) for i in frames]
+    for path in sorted(files_below(folder)):
+        slices += _slices_of(path, str(path.relative_to(folder)))
         if limit is not None and len(slices) >= limit:
             break
     if not slices:
         raise InputError(f"{folder}: no CT slices; give a folder of DICOM, or of 16-bit PNG of HU + 1024")
     return slices[:limit]
+
+
+def slice_paths(folder: Path) -> list[Path]:
+    """List the files of `eval_slices`, each once.
+
+    Raises:
+        InputError: As `eval_slices`.
+    """
+    return list(dict.fromkeys(slice.path for slice in eval_slices(folder)))
+
+
+def read_hu(path: Path) -> list[np.ndarray]:
+    """Slices of a file in HU, (H, W) each, float32, from -1000 to 8000.
+
+    Raises:
+        InputError: The file cannot be read, or is a PNG of other values than HU + 1024 in 16 bits.
+    """
+    return [slice.read()[0].clip(max=_LARGEST_HU) for slice in _slices_of(path, path.name)]
+
+
+def _slices_of(path: Path, name: str) -> Iterator[EvalSlice]:
+    """The slices of a file; none if it is no CT."""
+    if path.suffix.lower() == ".png":
+        yield EvalSlice(name, path)
+        return
+    try:
+        found = find_series(path)
+    except InputError:
+        return
+    for series in found.series:
+        for i in range(len(series.slices)):
+            yield EvalSlice(f"{name} frame {i + 1}" if i else name, path, series, i)
+
+
+def _read_png(path: Path) -> np.ndarray:
+    """HU, (H, W), float32, of a 16-bit PNG of HU + 1024."""
+    values = read_values(path)
+    if values.dtype != np.uint16 or values.ndim != 2:
+        kind = "colour" if values.ndim == 3 else f"{values.dtype.itemsize * 8}-bit"
+        raise InputError(f"{path}: its pixels are {kind}; give 16-bit gray PNG with the value HU + 1024")
+    return (values.astype(np.float32) - PNG_OFFSET_HU).clip(AIR_HU, _LARGEST_HU)
+
+
+def reduced(hu: Tensor, size: int) -> Tensor:
+    """Whole slice, (size, size), of a slice (H, W), filled up with air to a square and reduced by area."""
+    height, width = hu.shape
+    side = max(height, width)
+    left, top = (side - width) // 2, (side - height) // 2
+    square = F.pad(hu, (left, side - width - left, top, side - height - top), value=AIR_HU)
+    return F.adaptive_avg_pool2d(square[None], size)[0]

@@ -10,7 +10,7 @@ from typing import IO, BinaryIO, NamedTuple
 import numpy as np
 
 from deepgsr_cli.errors import InputError, OutputError, UserError
-from deepgsr_cli.files import atomic_write
+from deepgsr_cli.files import atomic_write, files_below
 from deepgsr_cli.formats.codecs import DEPTHS, MAX_PIXELS, Decoded, Encoder, Metadata, bands, gray
 from deepgsr_cli.formats.exif import upright
 from deepgsr_cli.formats.jpeg_webp_bmp import decode_pillow, decode_webp, encode_pillow
@@ -269,13 +269,7 @@ def picture_paths(folder: Path) -> list[Path]:
     """
     if not folder.is_dir():
         raise InputError(f"{folder}: no such folder")
-    paths = sorted(
-        path
-        for path in folder.rglob("*")
-        if path.suffix.lower() in SUFFIXES
-        and path.is_file()
-        and not any(part.startswith(".") for part in path.relative_to(folder).parts)
-    )
+    paths = sorted(path for path in files_below(folder) if path.suffix.lower() in SUFFIXES)
     if not paths:
         raise InputError(f"{folder}: no pictures; looked for {', '.join(sorted(SUFFIXES))}")
     return paths

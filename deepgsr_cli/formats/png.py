@@ -5,6 +5,7 @@ from __future__ import annotations
 import struct
 import zlib
 from collections.abc import Iterator
+from pathlib import Path
 from typing import IO
 
 import numpy as np
@@ -59,6 +60,23 @@ def decode_png(name: str, stream: IO[bytes], max_pixels: int) -> Decoded:
         samples = gray_palette(samples, icc)
     orientation, exif, xmp = reset_orientation(exif, xmp)
     return Decoded(samples, orientation, Metadata(icc, exif, xmp, dpi, png_chunks=tuple(kept)))
+
+
+def read_values(path: Path) -> np.ndarray:
+    """Values of a PNG as they are in the file, (H, W) of a gray one, uint8 or uint16.
+
+    For files whose values are measurements: nothing is scaled, turned or looked up in a palette.
+
+    Raises:
+        InputError: The file cannot be read.
+    """
+    import PIL.Image
+
+    try:
+        with PIL.Image.open(path) as image:
+            return np.asarray(image, np.uint16) if image.mode.startswith("I") else np.asarray(image)
+    except (OSError, SyntaxError, ValueError) as error:
+        raise InputError(f"{path}: cannot be read as a PNG; export it again or leave it out") from error
 
 
 def _png_chunks(data: memoryview) -> Iterator[tuple[bytes, memoryview]]:

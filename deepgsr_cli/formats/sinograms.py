@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 import math
 import zipfile
 import zlib
@@ -14,6 +13,7 @@ from typing import Any
 import numpy as np
 
 from deepgsr_cli.errors import InputError
+from deepgsr_cli.files import sha256
 
 SUFFIXES = (".npy", ".npz", ".h5", ".hdf5", ".tif", ".tiff")
 _DATA_EXCHANGE = "/exchange/data"
@@ -89,11 +89,7 @@ class Sinograms:
 
     def checksum(self) -> str:
         """SHA-256 of the file, in hexadecimal digits."""
-        digest = hashlib.sha256()
-        with self.path.open("rb") as file:
-            while chunk := file.read(1 << 20):
-                digest.update(chunk)
-        return digest.hexdigest()
+        return sha256(self.path)
 
 
 @contextmanager

@@ -31,7 +31,7 @@ from deepgsr_cli.tomography.fbp import FILTERS
 from deepgsr_cli.tomography.geometry import mar_640
 
 if TYPE_CHECKING:
-    from deepgsr_cli.compute.tiling import Precision
+    from deepgsr_cli.compute.precision import Precision
 
 
 INPUT, CEILING = "input", "no metal"

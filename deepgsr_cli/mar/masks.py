@@ -2,18 +2,17 @@
 
 from __future__ import annotations
 
-import hashlib
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
-import PIL.Image
 import torch
 from torch import Tensor
 
 from deepgsr_cli.ct.jobs import SliceJob
 from deepgsr_cli.errors import InputError
+from deepgsr_cli.files import sha256
 from deepgsr_cli.formats.dicom.segmentation import Place, frame_of, read_segmentation
 from deepgsr_cli.formats.dicom.slices import slice_header
 from deepgsr_cli.formats.image import picture_paths, read_image
@@ -62,7 +61,7 @@ def read_masks(path: Path, jobs: Sequence[Job], geometry: Geometry | None = None
     """
     kind = path.suffix.lower()
     if kind in (".png", ".npy"):
-        planes = _read_png(path) if kind == ".png" else _read_npy(path)
+        planes = read_mask(path)[None] if kind == ".png" else _read_npy(path)
         if len(planes) != len(jobs):
             raise InputError(
                 f"{path}: {_count(len(planes), 'plane')} for {_count(len(jobs), 'slice')};"
@@ -78,7 +77,7 @@ def read_masks(path: Path, jobs: Sequence[Job], geometry: Geometry | None = None
                 f"{path}: the mask is {_size(planes.shape[1:])}, but {job.label} is {_size(shape)} pixels;"
                 " give the mask of this slice"
             )
-    masks = MetalMasks(planes, of_target, hashlib.sha256(path.read_bytes()).hexdigest())
+    masks = MetalMasks(planes, of_target, sha256(path))
     shares = {job.label: float(masks(job).mean()) for job in jobs}
     if not any(shares.values()):
         raise InputError(
@@ -102,8 +101,13 @@ def _size(shape: tuple[int, ...]) -> str:
     return " x ".join(map(str, shape))
 
 
-def _read_png(path: Path) -> np.ndarray:
-    return (read_image(path).pixels != 0).any(0)[None]
+def read_mask(path: Path) -> np.ndarray:
+    """Where a picture is not zero, bool, (H, W): there is metal.
+
+    Raises:
+        InputError: It cannot be read.
+    """
+    return (read_image(path).pixels != 0).any(0)
 
 
 def _read_npy(path: Path) -> np.ndarray:
@@ -148,26 +152,17 @@ def _read_segmentation(path: Path, jobs: Sequence[Job]) -> tuple[np.ndarray, dic
 
 
 def read_shapes(folder: Path) -> list[Tensor]:
-    """Metal shapes, bool, (H, W) each, of the PNG files in a folder: what is not zero.
+    """Metal shapes, bool, (H, W) each, of the pictures below a folder.
 
     Raises:
         InputError: No such folder, none in it, one that cannot be read, or one without metal.
     """
-    if not folder.is_dir():
-        raise InputError(f"{folder}: no such folder")
-    paths = sorted(path for path in folder.glob("*.png") if not path.name.startswith("."))
-    if not paths:
-        raise InputError(f"{folder}: holds no PNG; give masks whose metal is not zero")
     shapes = []
-    for path in paths:
-        try:
-            with PIL.Image.open(path) as image:
-                pixels = np.asarray(image)
-        except (OSError, SyntaxError, ValueError) as error:
-            raise InputError(f"{path}: cannot be read as a PNG; export it again or leave it out") from error
-        if pixels.ndim != 2 or not pixels.any():
-            raise InputError(f"{path}: is not gray or all zero; give a mask whose metal is not zero")
-        shapes.append(torch.from_numpy(pixels != 0))
+    for path in picture_paths(folder):
+        metal = read_mask(path)
+        if not metal.any():
+            raise InputError(f"{path}: is all zero; give a mask whose metal is not zero")
+        shapes.append(torch.from_numpy(metal))
     return shapes
 
 
@@ -194,7 +189,7 @@ def eval_masks(folder: Path) -> list[MetalShape]:
     size = mar_640().shape[0]
     shapes = []
     for path in picture_paths(folder):
-        mask = torch.from_numpy((read_image(path).pixels != 0).any(0))
+        mask = torch.from_numpy(read_mask(path))
         metal = (mask if mask.shape == (size, size) else fit_shape(mask, size)).numpy()
         if not metal.any() or metal.all():
             raise InputError(f"{path}: shows {'nothing but' if metal.all() else 'no'} metal; leave it out")

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING
 import torch
 from torch import Tensor
 
+from deepgsr_cli.compute.precision import autocast
 from deepgsr_cli.ct.methods import no_weights
 from deepgsr_cli.errors import OptionError
 from deepgsr_cli.mar.network import KINDS, MetalReduction
@@ -17,7 +18,7 @@ from deepgsr_cli.mar.trace import METAL_HU
 from deepgsr_cli.tomography.radon import Radon
 
 if TYPE_CHECKING:
-    from deepgsr_cli.compute.tiling import Precision
+    from deepgsr_cli.compute.precision import Precision
     from deepgsr_cli.weights.load import Loaded
 
 
@@ -75,8 +76,7 @@ class MetalMethod:
         network, precision = model, self.precision
 
         def reduce(A: Radon, y: Tensor, metal: Tensor) -> Tensor:
-            dtype = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}[precision]
-            with torch.no_grad(), torch.autocast(y.device.type, dtype, enabled=dtype != torch.float32):
+            with torch.no_grad(), autocast(y.device, precision):
                 if virtual:
                     return A.fbp(network.completed(A, y, metal))
                 return network(A, y, metal)

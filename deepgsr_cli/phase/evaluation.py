@@ -8,7 +8,6 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 import numpy as np
-import PIL.Image
 import torch
 from torch import Tensor
 
@@ -16,6 +15,7 @@ from deepgsr_cli.errors import UsageError
 from deepgsr_cli.evaluation.metrics import psnr, rounded8, ssim
 from deepgsr_cli.files import fingerprint
 from deepgsr_cli.formats.image import picture_paths, read_channels
+from deepgsr_cli.formats.resize import resized_in_8_bits
 from deepgsr_cli.phase.diffraction import Diffraction, coded_masks, oversampled_fourier
 from deepgsr_cli.phase.methods import METHODS, PRIORS, Settings, align, retrieve
 from deepgsr_cli.phase.network import UnrolledPhase
@@ -201,9 +201,7 @@ def read_gray(path: Path, size: int | None = None) -> np.ndarray:
     pixels = read_channels(path, 1)
     if size is None or pixels.shape[1:] == (size, size):
         return pixels
-    levels = PIL.Image.fromarray(np.rint(pixels[0] * 255).clip(0, 255).astype(np.uint8))
-    resized = levels.resize((size, size), PIL.Image.Resampling.BICUBIC)
-    return np.asarray(resized, np.float32)[None] / np.float32(255)
+    return resized_in_8_bits(pixels, (size, size))
 
 
 def _measurements(config: PhaseEvalConfig, truth: Tensor) -> Iterator[tuple[str, Diffraction, Tensor, Noise]]:

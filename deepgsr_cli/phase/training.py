@@ -7,13 +7,13 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 import numpy as np
-import PIL.Image
 import torch
 from torch import Tensor, nn
 
 from deepgsr_cli.errors import InputError
 from deepgsr_cli.evaluation.metrics import psnr, rounded8
 from deepgsr_cli.formats.image import read_channels
+from deepgsr_cli.formats.resize import resized_in_8_bits
 from deepgsr_cli.phase.diffraction import MASK_KINDS, Diffraction, coded_masks
 from deepgsr_cli.phase.network import UNROLLED_PHASE_PRESETS, UnrolledPhase, phase_condition
 from deepgsr_cli.phase.noise import PhaseNoise, alpha_noise, snr_noise, snr_sigma
@@ -177,6 +177,4 @@ def _square(pixels: np.ndarray, side: int) -> np.ndarray:
             "give a smaller --patch or another --validation"
         )
     top, left = ((length - size) // 2 for length in pixels.shape[1:])
-    middle = np.rint(pixels[0, top : top + size, left : left + size] * 255).clip(0, 255).astype(np.uint8)
-    reduced8 = PIL.Image.fromarray(middle).resize((side, side), PIL.Image.Resampling.BICUBIC)
-    return np.asarray(reduced8, np.float32)[None] / np.float32(255)
+    return resized_in_8_bits(pixels[:, top : top + size, left : left + size], (side, side))

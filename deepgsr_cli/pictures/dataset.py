@@ -6,12 +6,12 @@ from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
-import PIL.Image
 import torch
 from torch import Tensor
 
 from deepgsr_cli.errors import InputError
 from deepgsr_cli.formats.image import picture_paths, read_channels
+from deepgsr_cli.formats.resize import resized
 
 
 def read_pictures(paths: Sequence[Path], channels: int, size: int) -> list[np.ndarray]:
@@ -48,11 +48,7 @@ def smaller_copies(pictures: Sequence[np.ndarray], scales: Sequence[float], size
             width, height = round(picture.shape[2] * scale), round(picture.shape[1] * scale)
             if min(width, height) < size:
                 continue
-            planes = [
-                PIL.Image.fromarray(plane).resize((width, height), PIL.Image.Resampling.LANCZOS)
-                for plane in picture
-            ]
-            copies.append(np.stack([np.asarray(plane) for plane in planes]))
+            copies.append(resized(picture, (height, width), "lanczos"))
     return copies
 
 

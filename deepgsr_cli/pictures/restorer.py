@@ -15,7 +15,7 @@ from deepgsr_cli.pictures.noise import estimate_sigma, picture_sigma
 if TYPE_CHECKING:
     from torch import Tensor
 
-    from deepgsr_cli.compute.tiling import Precision
+    from deepgsr_cli.compute.precision import Precision
     from deepgsr_cli.models import Prior
     from deepgsr_cli.weights.load import Loaded
 

@@ -2,15 +2,14 @@
 
 from __future__ import annotations
 
-import json
 import math
-import sys
 from dataclasses import MISSING, asdict, fields
 from pathlib import Path
 from typing import Any
 
 from deepgsr_cli.errors import InputError, ShapeError
 from deepgsr_cli.files import atomic_write
+from deepgsr_cli.formats.tables import SUFFIXES, format_table, read_table
 from deepgsr_cli.tomography.geometry import Geometry, even_angles, finite_number, several, whole_number
 
 _ANGLE_KEYS = ("angles_deg", "start_deg", "range_deg", "num_views")
@@ -28,8 +27,9 @@ def read_geometry(path: Path) -> Geometry:
     Raises:
         InputError: It cannot be read, or a value is missing, unknown or impossible.
     """
+    _check_suffix(path)
+    table = read_table(path)
     try:
-        table = _read_table(path)
         known = [f.name for f in fields(Geometry) if f.name != "angles_rad"]
         for key in table:
             if key not in known and key not in _ANGLE_KEYS:
@@ -54,42 +54,17 @@ def write_geometry(geometry: Geometry, path: Path) -> None:
     table["angles_deg"] = [math.degrees(a) for a in table.pop("angles_rad")]
     if geometry.kind == "parallel":
         del table["source_mm"], table["detector_mm"]
-    if _suffix(path) == ".json":
-        text = json.dumps(table, indent=1)
-    else:
-        # JSON's strings, numbers and lists of numbers are TOML's too.
-        text = "".join(f"{key} = {json.dumps(value)}\n" for key, value in table.items())
+    _check_suffix(path)
+    text = format_table(table, path.suffix.lower())
     with atomic_write(path) as temporary:
         temporary.write_text(text, encoding="utf-8")
 
 
-def _suffix(path: Path) -> str:
-    if path.suffix.lower() not in (".toml", ".json"):
-        raise InputError(f"{path.name} is not a geometry file; give a name that ends in .toml or .json")
-    return path.suffix.lower()
-
-
-def _read_table(path: Path) -> dict[str, Any]:
-    """Keys and values of a TOML or a JSON file."""
-    suffix = _suffix(path)
-    try:
-        text = path.read_text(encoding="utf-8")
-        table = json.loads(text) if suffix == ".json" else _parse_toml(text)
-    except OSError as error:
-        raise InputError(f"cannot be read, {error.strerror}; give another file") from error
-    except ValueError as error:  # of the encoding, of JSON and of TOML
-        raise InputError(f"is not valid {suffix[1:].upper()}, {error}; correct the file") from error
-    if not isinstance(table, dict):
-        raise InputError("is not a table of keys and values; give one, with kind, shape and so on")
-    return table
-
-
-def _parse_toml(text: str) -> dict[str, Any]:
-    if sys.version_info >= (3, 11):
-        import tomllib
-    else:
-        import tomli as tomllib
-    return tomllib.loads(text)
+def _check_suffix(path: Path) -> None:
+    if path.suffix.lower() not in SUFFIXES:
+        raise InputError(
+            f"{path}: {path.name} is not a geometry file; give a name that ends in .toml or .json"
+        )
 
 
 def _read_angles(table: dict[str, Any]) -> tuple[float, ...]:

@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-import hashlib
 import os
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
 
+from deepgsr_cli import files
 from deepgsr_cli.errors import WeightsError
 from deepgsr_cli.weights.checkpoint import unreadable
 from deepgsr_cli.weights.hub import cached_file, download, parse_hub
@@ -161,11 +161,7 @@ def _difference(entry: WeightsEntry, path: Path, sha256: str) -> str | None:
 
 
 def _sha256(path: Path) -> str:
-    digest = hashlib.sha256()
     try:
-        with path.open("rb") as file:
-            while chunk := file.read(1 << 20):
-                digest.update(chunk)
+        return files.sha256(path)
     except OSError as error:
         raise unreadable(path, error) from error
-    return digest.hexdigest()

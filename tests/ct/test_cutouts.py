@@ -1,5 +1,6 @@
 import dataclasses
 import math
+from pathlib import Path
 
 import numpy as np
 import PIL.Image
@@ -9,7 +10,7 @@ import torch
 import deepgsr_cli.ct.cutouts
 from deepgsr_cli.ct.cutouts import CutOuts
 from deepgsr_cli.ct.network import UNROLLED_PRESETS, Unrolled, UnrolledConfig
-from deepgsr_cli.ct.slices import read_hu, reduced, slice_paths
+from deepgsr_cli.ct.slices import eval_slices, read_hu, reduced, slice_paths
 from deepgsr_cli.ct.training import (
     CTRecon,
     Scans,
@@ -80,13 +81,32 @@ def test_dicom_slices_are_read_as_png_are(tmp_path):
         np.testing.assert_allclose(hu, anatomy(i), atol=0.5)
 
 
+def test_a_folder_of_both_kinds_is_read_whole_to_train_and_to_evaluate(tmp_path):
+    (tmp_path / "deeper").mkdir()
+    (tmp_path / ".hidden").mkdir()
+    write_png(tmp_path / "b.png", anatomy(0))
+    write_png(tmp_path / "deeper" / "c.png", anatomy(1))
+    write_png(tmp_path / ".hidden" / "d.png", anatomy(2))
+    (tmp_path / "notes.txt").write_text("no slice")
+    write_new(
+        anatomy(3), (1.0, 1.0), tmp_path / "a.dcm", measurement="test", description="", derivation="",
+        number=1, z_mm=0.0,
+    )  # fmt: skip
+    names = ["a.dcm", "b.png", "deeper/c.png"]
+    assert [path.relative_to(tmp_path).as_posix() for path in slice_paths(tmp_path)] == names
+    slices = eval_slices(tmp_path)
+    assert [Path(slice.name).as_posix() for slice in slices] == names
+    for slice in slices:
+        np.testing.assert_array_equal(slice.read()[0], read_hu(slice.path)[0])
+
+
 def test_what_holds_no_slices_is_refused_by_name(tmp_path):
     with pytest.raises(InputError, match="nowhere: no such folder"):
         slice_paths(tmp_path / "nowhere")
-    with pytest.raises(InputError, match="none of its 0 files is a CT slice"):
+    with pytest.raises(InputError, match="no CT slices; give a folder of DICOM"):
         slice_paths(tmp_path)
     PIL.Image.new("L", (8, 8)).save(tmp_path / "gray.png")
-    with pytest.raises(InputError, match=r"gray.png: its pixels are L; give 16-bit gray PNG"):
+    with pytest.raises(InputError, match=r"gray.png: its pixels are 8-bit; give 16-bit gray PNG"):
         read_hu(tmp_path / "gray.png")
     (tmp_path / "text.png").write_text("no picture")
     with pytest.raises(InputError, match=r"text.png: cannot be read as a PNG"):

@@ -1,0 +1,49 @@
+import hashlib
+import os
+
+import pytest
+
+from deepgsr_cli.errors import InputError
+from deepgsr_cli.files import files_below, fingerprint, sha256
+
+
+def test_a_checksum_is_that_of_the_whole_file(tmp_path):
+    data = os.urandom(3 * 2**20 + 17)
+    (tmp_path / "a").write_bytes(data)
+    assert sha256(tmp_path / "a") == hashlib.sha256(data).hexdigest()
+
+
+def test_a_fingerprint_tells_contents_and_order(tmp_path):
+    paths = [tmp_path / name for name in "abc"]
+    for path, data in zip(paths, (b"1", b"2", b"1")):
+        path.write_bytes(data)
+    a, b, c = paths
+    digests = hashlib.sha256(b"1").digest() + hashlib.sha256(b"2").digest()
+    assert fingerprint([a, b]) == fingerprint([c, b]) == hashlib.sha256(digests).hexdigest()[:12]
+    assert fingerprint([b, a]) != fingerprint([a, b])
+
+
+def test_hidden_files_and_a_folder_left_out_are_not_below(tmp_path):
+    for name in ("b", "a", "in/c", "out/d", ".hidden/e", "in/.f"):
+        (tmp_path / name).parent.mkdir(exist_ok=True)
+        (tmp_path / name).touch()
+    found = files_below(tmp_path, without=tmp_path / "out")
+    assert [path.relative_to(tmp_path).as_posix() for path in found] == ["a", "b", "in/c"]
+    assert files_below(tmp_path / "b") == [tmp_path / "b"]
+
+
+def test_a_folder_that_cannot_be_listed_is_told_or_raised(tmp_path, monkeypatch):
+    (tmp_path / "shut").mkdir()
+    scandir = os.scandir
+
+    def refuse(path):
+        if os.path.basename(path) == "shut":
+            raise PermissionError(13, "Permission denied", str(path))
+        return scandir(path)
+
+    monkeypatch.setattr(os, "scandir", refuse)
+    failures = []
+    assert files_below(tmp_path, failures) == []
+    assert "cannot be listed" in str(failures[0])
+    with pytest.raises(InputError, match="cannot be listed"):
+        files_below(tmp_path)
