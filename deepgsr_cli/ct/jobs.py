@@ -6,7 +6,7 @@ from collections.abc import Iterable
 from dataclasses import dataclass, replace
 from pathlib import Path
 
-from deepgsr_cli.ct.projections import Projections, find_projections
+from deepgsr_cli.ct.projections import FanBeams, find_projections
 from deepgsr_cli.errors import InputError, UsageError, UserError
 from deepgsr_cli.formats.dicom.projections import holds_projections
 from deepgsr_cli.formats.dicom.series import Series, find_series
@@ -49,7 +49,7 @@ class SinogramJob(Job):
 class ProjectionJob(Job):
     """A slice of a scan in DICOM-CT-PD files."""
 
-    projections: Projections
+    projections: FanBeams
     index: int
 
     @property
@@ -69,7 +69,7 @@ class ScanPlan(Plan):
 
     measured: bool = False
     geometry: Geometry | None = None
-    projections: tuple[Projections, ...] = ()
+    projections: tuple[FanBeams, ...] = ()
 
 
 def plan_scans(
@@ -152,7 +152,7 @@ def plan_projections(
         inputs: Folders.
         output: As of `plan_scans`; no folder that the projections are in.
         format: Of `FORMATS`; None for what the output's suffix says, or DICOM.
-        num_views: Projections a turn to take; None for all.
+        num_views: FanBeams a turn to take; None for all.
 
     Raises:
         UsageError: Other inputs among them, more views than there are, or results among the projections.
@@ -169,7 +169,7 @@ def plan_projections(
         )
     suffix = _output_suffix(output, format)
     failures: list[UserError] = []
-    scans: list[tuple[Path, Projections]] = []
+    scans: list[tuple[Path, FanBeams]] = []
     for path in paths:
         if folder.resolve() == path.resolve():
             raise UsageError(f"-o {output}: is the folder of the projections; give another -o")

@@ -35,7 +35,7 @@ _MOST_SPOTS = 8
 _TURNS = {"S": 0.0, "P": math.pi, "DR": -math.pi / 2, "DL": math.pi / 2}
 
 
-class Projections:
+class FanBeams:
     """One scan, axial or helical, in DICOM-CT-PD files.
 
     Reads no pixels before a slice is asked for, and keeps 256 MiB of them for the next.
@@ -223,7 +223,7 @@ class Projections:
             text += ", of which the central are reconstructed"
         return text
 
-    def thinned(self, num_views: int) -> Projections:
+    def thinned(self, num_views: int) -> FanBeams:
         """The scan of about `num_views` of its projections each turn, evenly spaced, as if they were all.
 
         They are of one focal spot, if it has so many.
@@ -257,7 +257,7 @@ class Projections:
         nearest = np.where(wanted - travelled[before] < travelled[nearest] - wanted, before, nearest)
         # Numbered anew: none of these is missing.
         views = [replace(self._views[i], number=k) for k, i in enumerate(chosen[np.unique(nearest)])]
-        thin = Projections(self.folder, views, self.header, self.water_attenuation, self._pixels)
+        thin = FanBeams(self.folder, views, self.header, self.water_attenuation, self._pixels)
         thin.notes, thin._chosen_from = self.notes, self.views_per_turn
         return thin
 
@@ -358,7 +358,7 @@ class Projections:
         return values / np.sqrt(1 + slope**2)
 
 
-def find_projections(path: Path, without: Path | None = None) -> tuple[list[Projections], list[InputError]]:
+def find_projections(path: Path, without: Path | None = None) -> tuple[list[FanBeams], list[InputError]]:
     """Scans in a folder of DICOM-CT-PD files, and what cannot be used, one error a file, folder or scan.
 
     Reads headers only. A scan is what shares SeriesInstanceUID, spectrum and detector.
@@ -392,7 +392,7 @@ def find_projections(path: Path, without: Path | None = None) -> tuple[list[Proj
     pixels = ViewPixels()
     for key, group in views.items():
         try:
-            scans.append(Projections(path, group, *headers[key], pixels))
+            scans.append(FanBeams(path, group, *headers[key], pixels))
         except InputError as error:
             failures.append(error)
     return scans, failures

@@ -11,7 +11,7 @@ import numpy as np
 from pydicom.dataset import Dataset
 
 from deepgsr_cli.ct.jobs import ProjectionJob, SinogramJob, SliceJob
-from deepgsr_cli.ct.projections import Projections
+from deepgsr_cli.ct.projections import FanBeams
 from deepgsr_cli.errors import InputError
 from deepgsr_cli.files import atomic_write, make_folder
 from deepgsr_cli.formats.dicom.derived import DerivedSeries, write_new
@@ -109,7 +109,7 @@ def read_result(path: Path) -> np.ndarray:
 
 
 def _reconstructed_slice(
-    projections: Projections, i: int, shape: tuple[int, int], pixel_mm: tuple[float, float]
+    projections: FanBeams, i: int, shape: tuple[int, int], pixel_mm: tuple[float, float]
 ) -> tuple[Slice, Series]:
     """A slice with the header of a scan's projections, and the series of it, to write pixels into."""
     header = Dataset()

@@ -11,7 +11,7 @@ from torch import Tensor
 from deepgsr_cli.phase.diffraction import Diffraction
 from deepgsr_cli.phase.network import FLAT
 from deepgsr_cli.phase.noise import Noise
-from deepgsr_cli.phase.projections import PEAK, Progress, Projections, Retrieval
+from deepgsr_cli.phase.projections import PEAK, Constraints, Progress, Retrieval
 
 # Restored picture, (1, 1, H, W), of a noisy one with a standard deviation, both in [0, 255].
 Denoiser = Callable[[Tensor, float], Tensor]
@@ -118,7 +118,7 @@ def message_passing(
         2016; Schniter and Rangan 2015 for the algorithm. Departs in the likelihood, `posterior`, and in the
         denoiser's remaining error, taken as a fixed share of the noise.
     """
-    constraints = Projections(A, intensity.sqrt())
+    constraints = Constraints(A, intensity.sqrt())
     energy = float(intensity.sum() / A.gram.sum())  # mean square of the picture
     x = torch.full((1, 1, *A.domain_shape), FLAT * math.sqrt(energy), dtype=intensity.dtype)
     x = x.to(intensity.device)

@@ -14,7 +14,7 @@ from deepgsr_cli.phase.message_passing import MAX_SIGMA, Denoiser, message_passi
 from deepgsr_cli.phase.network import UnrolledPhase, phase_condition
 from deepgsr_cli.phase.noise import Noise
 from deepgsr_cli.phase.plug_and_play import falling, plug_and_play
-from deepgsr_cli.phase.projections import PEAK, STEPS, Progress, Projections, Retrieval, alternate
+from deepgsr_cli.phase.projections import PEAK, STEPS, Constraints, Progress, Retrieval, alternate
 
 METHODS = ("red", "unrolled", "er", "hio", "raar")
 PRIORS = ("deepgsr", "tv", "bm3d")
@@ -109,7 +109,7 @@ def retrieve(
         # Patterns of real pictures behind real masks are the same at k and -k: two measurements of each.
         intensity = (intensity + intensity.flip(-2, -1).roll((1, 1), (-2, -1))) / 2
         noise = noise and Noise(noise.alpha / math.sqrt(2), noise.sigma / math.sqrt(2))
-    constraints = Projections(A, intensity.sqrt())
+    constraints = Constraints(A, intensity.sqrt())
     if settings.method in STEPS:
         return _classical(constraints, settings.method, settings, generator, progress)
     if noise is None:
@@ -154,7 +154,7 @@ def retrieve(
     return refined
 
 
-def _unrolled(constraints: Projections, noise: Noise, network: UnrolledPhase) -> Retrieval:
+def _unrolled(constraints: Constraints, noise: Noise, network: UnrolledPhase) -> Retrieval:
     """The network's picture, with the residuals of its stages as the curve."""
     A = constraints.A
     if not A.mixes:
@@ -170,7 +170,7 @@ def _unrolled(constraints: Projections, noise: Noise, network: UnrolledPhase) ->
 
 
 def _classical(
-    constraints: Projections,
+    constraints: Constraints,
     method: str,
     settings: Settings,
     generator: torch.Generator,

@@ -9,7 +9,7 @@ from torch import Tensor
 
 from deepgsr_cli.phase.diffraction import Diffraction
 from deepgsr_cli.phase.message_passing import Denoiser
-from deepgsr_cli.phase.projections import PEAK, Progress, Projections, Retrieval
+from deepgsr_cli.phase.projections import PEAK, Constraints, Progress, Retrieval
 
 
 def plug_and_play(
@@ -40,7 +40,7 @@ def plug_and_play(
         Metzler et al., prDeep, ICML 2018, for the loss and the falling levels; Venkatakrishnan, Bouman,
         Wohlberg, Plug-and-play priors for model based reconstruction, GlobalSIP 2013, for the scheme.
     """
-    constraints = Projections(A, y)
+    constraints = Constraints(A, y)
     x, dual = start, torch.zeros_like(A(start))
     result = Retrieval(x)
     for i, sigma in enumerate(sigmas):

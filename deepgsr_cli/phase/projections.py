@@ -16,7 +16,7 @@ PEAK = 255.0
 
 
 @dataclass
-class Projections:
+class Constraints:
     """The two constraints on patterns z, (B, J, M, N): measured magnitudes, and a feasible picture.
 
     Args:
@@ -48,10 +48,10 @@ class Projections:
 
 
 # One iteration from patterns to patterns.
-Step = Callable[[Projections, Tensor], Tensor]
+Step = Callable[[Constraints, Tensor], Tensor]
 
 
-def error_reduction(constraints: Projections, z: Tensor) -> Tensor:
+def error_reduction(constraints: Constraints, z: Tensor) -> Tensor:
     """One iteration of error reduction (Gerchberg-Saxton): both projections in turn.
 
     Source:
@@ -60,7 +60,7 @@ def error_reduction(constraints: Projections, z: Tensor) -> Tensor:
     return constraints.feasible(constraints.magnitudes(z))
 
 
-def hybrid_input_output(constraints: Projections, z: Tensor, beta: float = 0.9) -> Tensor:
+def hybrid_input_output(constraints: Constraints, z: Tensor, beta: float = 0.9) -> Tensor:
     """One iteration of Fienup's HIO: where the picture of the projected patterns is feasible it is taken, and
     elsewhere, outside the support and in the imaginary part too, `beta` times it is taken off.
 
@@ -76,7 +76,7 @@ def hybrid_input_output(constraints: Projections, z: Tensor, beta: float = 0.9) 
     return z - beta * projected + A(change)
 
 
-def relaxed_reflections(constraints: Projections, z: Tensor, beta: float = 0.87) -> Tensor:
+def relaxed_reflections(constraints: Constraints, z: Tensor, beta: float = 0.87) -> Tensor:
     """One iteration of relaxed averaged alternating reflections (RAAR).
 
     Source:
@@ -115,7 +115,7 @@ class Retrieval:
 
 
 def alternate(
-    constraints: Projections,
+    constraints: Constraints,
     method: str,
     *,
     restarts: int,
@@ -176,6 +176,6 @@ def alternate(
     return Retrieval(_picture(constraints, z), curve, found)
 
 
-def _picture(constraints: Projections, z: Tensor) -> Tensor:
+def _picture(constraints: Constraints, z: Tensor) -> Tensor:
     """What a method's iterate z says, (B, 1, H, W): projected onto the magnitudes, then feasible."""
     return constraints.picture(constraints.magnitudes(z))

@@ -24,7 +24,7 @@ from pydicom.uid import UID, generate_uid
 from typer.testing import CliRunner
 
 from deepgsr_cli.cli import app
-from deepgsr_cli.ct.projections import Projections, find_projections
+from deepgsr_cli.ct.projections import FanBeams, find_projections
 from deepgsr_cli.errors import InputError, OptionError
 from deepgsr_cli.formats.dicom.projections import holds_projections
 from deepgsr_cli.tomography.attenuation import WATER_ATTENUATION, attenuation_to_hu
@@ -169,7 +169,7 @@ def private(file: Dataset, tag: int, value: object, raw: bool) -> None:
         )
 
 
-def scan_of(folder: Path) -> Projections:
+def scan_of(folder: Path) -> FanBeams:
     scans, failures = find_projections(folder)
     assert not failures
     assert len(scans) == 1
@@ -185,7 +185,7 @@ def along_rays(bodies: list[Body], geometry: Geometry) -> np.ndarray:
     return np.stack([integrals(bodies, at[0], ends) for at, ends in zip(source, far)])
 
 
-def reconstructed(scan: Projections, i: int = 0) -> tuple[np.ndarray, float]:
+def reconstructed(scan: FanBeams, i: int = 0) -> tuple[np.ndarray, float]:
     """HU, (128, 128), of a slice, and its pixel size in mm."""
     geometry, y = scan.fan_beam(i)
     geometry = replace(geometry, shape=(128, 128), pixel_mm=(4 * geometry.pixel_mm[0],) * 2)

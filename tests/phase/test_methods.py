@@ -24,7 +24,7 @@ from deepgsr_cli.phase.methods import Settings, align, retrieve
 from deepgsr_cli.phase.network import UnrolledPhase, UnrolledPhaseConfig
 from deepgsr_cli.phase.noise import Noise, alpha_noise
 from deepgsr_cli.phase.plug_and_play import plug_and_play
-from deepgsr_cli.phase.projections import STEPS, Projections, alternate
+from deepgsr_cli.phase.projections import STEPS, Constraints, alternate
 from deepgsr_cli.phase.simulation import operator_of
 from deepgsr_cli.pictures.restorer import Restorer, RunOptions
 from deepgsr_cli.weights.checkpoint import save_checkpoint
@@ -53,7 +53,7 @@ def test_projections_are_idempotent_and_go_where_they_should(A):
     y = torch.rand(A.range_shape, dtype=torch.float64, generator=seeded()) * 300
     z = torch.randn(2, *A.range_shape, dtype=torch.complex128, generator=seeded(1)) * 300
     z[0, 0, 0, 0] = 0
-    constraints = Projections(A, y)
+    constraints = Constraints(A, y)
     for project in (constraints.magnitudes, constraints.feasible):
         torch.testing.assert_close(project(project(z)), project(z))
     torch.testing.assert_close(constraints.magnitudes(z).abs(), y.expand(2, -1, -1, -1))
@@ -66,14 +66,14 @@ def test_projections_are_idempotent_and_go_where_they_should(A):
 @pytest.mark.parametrize("method", STEPS)
 def test_the_true_picture_stays_as_it_is(A, method):
     z = A(truth(11, 14).double())
-    torch.testing.assert_close(STEPS[method](Projections(A, z[0].abs()), z), z)
+    torch.testing.assert_close(STEPS[method](Constraints(A, z[0].abs()), z), z)
 
 
 @BOTH
 def test_error_reduction_never_raises_the_residual(A):
     x = truth(11, 14).double()
     y = (A(x)[0].abs().square() + 100 * torch.rand(A.range_shape, generator=seeded())).sqrt()
-    result = alternate(Projections(A, y), "er", restarts=1, iterations=100, generator=seeded(1))
+    result = alternate(Constraints(A, y), "er", restarts=1, iterations=100, generator=seeded(1))
     values = [value for _, value in result.curve]
     assert values == sorted(values, reverse=True)
 
@@ -180,7 +180,7 @@ def test_plug_and_play_without_a_prior_fits_the_magnitudes():
     A = oversampled_fourier((24, 24), dtype=torch.complex128)
     y = A(x.double())[0].abs()
     start = (x + 8 * torch.randn(x.shape, generator=seeded())).double()
-    before = float(Projections(A, y).residual(start))
+    before = float(Constraints(A, y).residual(start))
     result = plug_and_play(
         A, y, start, lambda v, sigma: v, sigmas=[10.0] * 200, deviation=torch.full_like(y, 5.0)
     )
