@@ -139,7 +139,7 @@ class _CtRecon(Command[CtRecon, "ScanPlan"]):
 
     def plan(self, options: CtRecon) -> ScanPlan:
         from deepgsr_cli.ct.simulation import check_seed, check_views
-        from deepgsr_cli.ct.training import MOST_VIEWS
+        from deepgsr_cli.ct.training import TRAINED_VIEWS
 
         check_views(DEFAULT_VIEWS if options.views is None else options.views)
         check_seed(options.seed)
@@ -147,10 +147,10 @@ class _CtRecon(Command[CtRecon, "ScanPlan"]):
         plan = self._jobs(options)
         scan = options.scan(plan)
         aims = [f"{scan.describe(method.photons)}; method {method.describe()}"]
-        if method.name == "deepgsr" and scan.num_views > MOST_VIEWS:
+        if method.name == "deepgsr" and scan.num_views > TRAINED_VIEWS[1]:
             aims.append(
-                f"{scan.num_views} views are more than the {MOST_VIEWS} the network was trained on; compare"
-                " with --method fbp or tv"
+                f"{scan.num_views} views are more than the {TRAINED_VIEWS[1]} the network was trained on;"
+                " compare with --method fbp or tv"
             )
         return replace(plan, notes=[NOTICE, *plan.notes], aims=aims)
 

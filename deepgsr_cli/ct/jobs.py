@@ -152,7 +152,7 @@ def plan_projections(
         inputs: Folders.
         output: As of `plan_scans`; no folder that the projections are in.
         format: Of `FORMATS`; None for what the output's suffix says, or DICOM.
-        num_views: FanBeams a turn to take; None for all.
+        num_views: Projections a turn to take; None for all.
 
     Raises:
         UsageError: Other inputs among them, more views than there are, or results among the projections.

@@ -17,7 +17,7 @@ from deepgsr_cli.ct.display import ERROR_WINDOW_HU, slice_images, window_text, w
 from deepgsr_cli.ct.figures import compare, residual
 from deepgsr_cli.ct.jobs import ProjectionJob, SinogramJob, SliceJob
 from deepgsr_cli.ct.methods import NAMES, TASK, Method, reconstruct
-from deepgsr_cli.ct.projections import SIZE, Projections
+from deepgsr_cli.ct.projections import SIZE, FanBeams
 from deepgsr_cli.ct.results import ResultWriter, derivation_of, read_result
 from deepgsr_cli.ct.simulation import SimulatedScan, estimated_photons
 from deepgsr_cli.errors import InputError, UserError
@@ -62,7 +62,7 @@ class Scan:
     geometry: Geometry | None = None
     scanner: bool = False
     measured: bool = False
-    projections: tuple[Projections, ...] = ()
+    projections: tuple[FanBeams, ...] = ()
     estimating: bool = False
     seed: int = 0
 

@@ -13,6 +13,7 @@ import torch
 from torch import Tensor, nn
 
 from deepgsr_cli.ct.cutouts import CutOuts
+from deepgsr_cli.ct.figures import PEAK_ATTENUATION
 from deepgsr_cli.ct.network import (
     ATTENUATION_SCALE_MM,
     NOMINAL_SIZE,
@@ -34,7 +35,7 @@ if TYPE_CHECKING:
     from deepgsr_cli.training.config import TrainConfig
 
 
-FEWEST_VIEWS, MOST_VIEWS = 20, 360
+TRAINED_VIEWS = 20, 360
 FEWEST_PHOTONS, MOST_PHOTONS = 2e4, 1e7
 
 # Scans that a run trains on, and the size up to which their matrices are kept.
@@ -53,7 +54,9 @@ def random_geometry(size: int, part: float, generator: torch.Generator) -> Geome
         generator: Of the rest.
     """
     u = torch.rand(8, generator=generator).tolist()
-    nominal = float(np.exp(np.interp(part, (0, 0.1, 0.9, 1), np.log((FEWEST_VIEWS, 30, 180, MOST_VIEWS)))))
+    nominal = float(
+        np.exp(np.interp(part, (0, 0.1, 0.9, 1), np.log((TRAINED_VIEWS[0], 30, 180, TRAINED_VIEWS[1]))))
+    )
     num_views = max(3, round(nominal * size / NOMINAL_SIZE))
     pixel_mm = (250 + 250 * u[0]) / size
     plain = sparse_view((size, size), (pixel_mm, pixel_mm), num_views)
@@ -246,12 +249,8 @@ class CTRecon:
 
 
 def _psnr_in_window(x: Tensor, clean: Tensor) -> float:
-    found, expected = (t.cpu().numpy().clip(0, MAX_ATTENUATION) for t in (x, clean))
-    return psnr(found, expected, peak=MAX_ATTENUATION)
-
-
-# End of the window that CT papers measure in, in 1/mm: 1604 HU.
-MAX_ATTENUATION = 0.05
+    found, expected = (t.cpu().numpy().clip(0, PEAK_ATTENUATION) for t in (x, clean))
+    return psnr(found, expected, peak=PEAK_ATTENUATION)
 
 
 def split_slices(config: TrainConfig) -> tuple[list[Path], list[Path]]:
@@ -266,5 +265,5 @@ def split_slices(config: TrainConfig) -> tuple[list[Path], list[Path]]:
 
 def error_in_window(x: Tensor, clean: Tensor) -> Tensor:
     """Error of attenuation in 1/mm; more than the window holds counts as its end."""
-    too_much = clean > MAX_ATTENUATION
-    return torch.where(too_much, x.clamp(max=MAX_ATTENUATION) - MAX_ATTENUATION, x - clean)
+    too_much = clean > PEAK_ATTENUATION
+    return torch.where(too_much, x.clamp(max=PEAK_ATTENUATION) - PEAK_ATTENUATION, x - clean)

@@ -9,9 +9,10 @@ from typing import TYPE_CHECKING
 import torch
 from torch import Tensor, nn
 
+from deepgsr_cli.ct.figures import PEAK_ATTENUATION
 from deepgsr_cli.ct.network import ATTENUATION_SCALE_MM
 from deepgsr_cli.ct.slices import read_hu, reduced
-from deepgsr_cli.ct.training import MAX_ATTENUATION, error_in_window, split_slices
+from deepgsr_cli.ct.training import error_in_window, split_slices
 from deepgsr_cli.errors import OptionError
 from deepgsr_cli.evaluation.metrics import psnr
 from deepgsr_cli.files import fingerprint
@@ -123,5 +124,5 @@ class MAR:
 
 
 def _psnr_outside_metal(x: Tensor, case: MetalCase) -> float:
-    outside = (t[~case.metal].numpy().clip(0, MAX_ATTENUATION) for t in (x.cpu(), case.clean))
-    return psnr(*outside, peak=MAX_ATTENUATION)
+    outside = (t[~case.metal].numpy().clip(0, PEAK_ATTENUATION) for t in (x.cpu(), case.clean))
+    return psnr(*outside, peak=PEAK_ATTENUATION)

@@ -8,7 +8,7 @@ import torch
 from typer.testing import CliRunner
 
 import deepgsr_cli.mar.cases
-from deepgsr_cli.ct.training import MAX_ATTENUATION
+from deepgsr_cli.ct.figures import PEAK_ATTENUATION
 from deepgsr_cli.errors import InputError
 from deepgsr_cli.mar.cases import NOMINAL_FIELD_MM, CaseScan, MetalCases, Setting, implanted_metal, turned
 from deepgsr_cli.mar.masks import read_shapes
@@ -213,7 +213,7 @@ def test_normalised_metal_artifact_reduction_has_a_loss_of_1(config):
     assert float(task.loss(model, sample)) == pytest.approx(1, rel=1e-5)
     model.image = torch.where(sample.case.metal, 1.0, start.normalised)
     assert float(task.loss(model, sample)) == pytest.approx(1, rel=1e-5)
-    model.image = sample.clean.clamp(min=MAX_ATTENUATION * (sample.clean > MAX_ATTENUATION)) - 0.01 * (
+    model.image = sample.clean.clamp(min=PEAK_ATTENUATION * (sample.clean > PEAK_ATTENUATION)) - 0.01 * (
         sample.clean == 0
     )
     assert float(task.loss(model, sample)) < 0.3
@@ -231,8 +231,8 @@ def test_validation_is_by_turns_from_the_sinogram_and_from_the_image(config):
     outside = ~sample.case.metal
     with torch.no_grad():
         x = model(sample.case.operator, sample.case.sinogram, sample.case.start.metal)
-    error = x.clamp(0, MAX_ATTENUATION)[outside] - sample.clean[outside]
-    expected = 10 * math.log10(MAX_ATTENUATION**2 / float(error.double().square().mean()))
+    error = x.clamp(0, PEAK_ATTENUATION)[outside] - sample.clean[outside]
+    expected = 10 * math.log10(PEAK_ATTENUATION**2 / float(error.double().square().mean()))
     with torch.no_grad():
         assert task.psnr(model, sample) == pytest.approx(expected, abs=1e-3)
 
