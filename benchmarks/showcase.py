@@ -50,9 +50,9 @@ def main() -> None:
     panels = []
     for name, pixels in (
         ("noise, sigma 50", noisy),
-        ("deepgsr denoise", Restorer()(noisy, 50)),
+        ("deepgsr denoise", Restorer().restore_pixels(noisy, 50)),
         ("generated rain", rain),
-        ("deepgsr derain", Restorer(task="derain")(rain)),
+        ("deepgsr derain", Restorer(task="derain").restore_pixels(rain)),
     ):
         shown = rounded8(pixels)
         square = shown[:, top : top + options.side, left : left + options.side]

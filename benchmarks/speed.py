@@ -63,12 +63,12 @@ def main() -> None:
         x - dncnn(x)
 
     methods: dict[str, Callable[[], object]] = {
-        name: functools.partial(denoiser, pixels, 25) for name, denoiser in denoisers.items()
+        name: functools.partial(denoiser.restore_pixels, pixels, 25) for name, denoiser in denoisers.items()
     }
     methods["DnCNN-S"] = by_dncnn
     if channels == 3:
         derainer = Restorer(options=RunOptions(device="cpu"), task="derain")
-        methods["derain"] = lambda: derainer(pixels)
+        methods["derain"] = lambda: derainer.restore_pixels(pixels)
     if not options.without_bm3d:
         import bm3d
 

@@ -2,37 +2,69 @@
 
 import deepgsr_cli
 
-clean = deepgsr_cli.denoise(noisy, sigma=25)
+clean = deepgsr_cli.denoise("noisy.png", sigma=25)
 """
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from deepgsr_cli.version import __version__
 
 if TYPE_CHECKING:
+    from deepgsr_cli.ct.api import reconstruct_ct as reconstruct_ct
     from deepgsr_cli.formats.image import read_image as read_image
     from deepgsr_cli.formats.image import write_image as write_image
-    from deepgsr_cli.pictures.restorer import denoise as denoise
-    from deepgsr_cli.pictures.restorer import derain as derain
-    from deepgsr_cli.pictures.restorer import restore as restore
+    from deepgsr_cli.mar.api import reduce_metal as reduce_metal
+    from deepgsr_cli.phase.api import retrieve_phase as retrieve_phase
+    from deepgsr_cli.pictures.api import denoise as denoise
+    from deepgsr_cli.pictures.api import derain as derain
+    from deepgsr_cli.pictures.api import estimate_noise as estimate_noise
+    from deepgsr_cli.pictures.api import restore as restore
+    from deepgsr_cli.pictures.restorer import Restorer as Restorer
+    from deepgsr_cli.pictures.restorer import RunOptions as RunOptions
+    from deepgsr_cli.tomography.geometry import Geometry as Geometry
 
-__all__ = ["__version__", "denoise", "derain", "read_image", "restore", "write_image"]
-
-# Imported when first used: `import deepgsr_cli` costs nothing, and only restoring imports torch.
+# Imported when first used: `import deepgsr_cli` costs nothing, and only what computes imports torch.
 _HOMES = {
-    "denoise": "pictures.restorer",
-    "derain": "pictures.restorer",
-    "restore": "pictures.restorer",
+    "Geometry": "tomography.geometry",
+    "Restorer": "pictures.restorer",
+    "RunOptions": "pictures.restorer",
+    "denoise": "pictures.api",
+    "derain": "pictures.api",
+    "estimate_noise": "pictures.api",
     "read_image": "formats.image",
+    "reconstruct_ct": "ct.api",
+    "reduce_metal": "mar.api",
+    "restore": "pictures.api",
+    "retrieve_phase": "phase.api",
     "write_image": "formats.image",
 }
 
+__all__ = [
+    "Geometry",
+    "Restorer",
+    "RunOptions",
+    "__version__",
+    "denoise",
+    "derain",
+    "estimate_noise",
+    "read_image",
+    "reconstruct_ct",
+    "reduce_metal",
+    "restore",
+    "retrieve_phase",
+    "write_image",
+]
 
-def __getattr__(name: str) -> Any:
+
+def __getattr__(name: str) -> object:
     if name not in _HOMES:
         raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
     import importlib
 
     return getattr(importlib.import_module(f"{__name__}.{_HOMES[name]}"), name)
+
+
+def __dir__() -> list[str]:
+    return sorted({*globals(), *__all__})

@@ -18,7 +18,7 @@ from deepgsr_cli.files import sha256
 SUFFIXES = (".npy", ".npz", ".h5", ".hdf5", ".tif", ".tiff")
 _DATA_EXCHANGE = "/exchange/data"
 # One photon in exp(100) comes through, which no detector sees. Counts, given by mistake, are larger.
-_MOST_INTEGRAL = 100.0
+MOST_INTEGRAL = 100.0
 
 
 class Sinograms:
@@ -80,10 +80,10 @@ class Sinograms:
                 f"{self.path}: slice {i + 1} has NaN or infinity in {wrong} of its {y.size} values;"
                 " replace them first, as by interpolation along the detector"
             )
-        if (largest := float(np.abs(y).max())) > _MOST_INTEGRAL:
+        if (largest := float(np.abs(y).max())) > MOST_INTEGRAL:
             raise InputError(
                 f"{self.path}: slice {i + 1} has values up to {largest:g}, but a line integral is"
-                f" {_MOST_INTEGRAL:g} at most; give -ln(counts / counts without the object)"
+                f" {MOST_INTEGRAL:g} at most; give -ln(counts / counts without the object)"
             )
         return y
 

@@ -63,7 +63,7 @@ def _of_restorer(restorer: Restorer) -> Denoiser:
 
     def denoise(x: Tensor, sigma: float) -> Tensor:
         pixels = (x[0] / PEAK).float().cpu().numpy()
-        return _restored(PEAK * restorer(pixels, min(sigma, limit))[0], x)
+        return _restored(PEAK * restorer.restore_pixels(pixels, min(sigma, limit))[0], x)
 
     return denoise
 

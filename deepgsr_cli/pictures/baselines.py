@@ -20,9 +20,9 @@ def do_nothing(noisy: np.ndarray, sigma: float) -> np.ndarray:
 def baseline(name: str, restorers: Mapping[str, Restorer], *, clipped: bool) -> Method:
     if name in restorers:
         restorer = restorers[name]
-        if restorer.task == "denoise":
-            return lambda noisy, sigma: restorer(noisy, sigma, clipped=clipped)
-        return lambda degraded, sigma: restorer(degraded)
+        if restorer.takes_sigma:
+            return lambda noisy, sigma: restorer.restore_pixels(noisy, sigma, clipped=clipped)
+        return lambda degraded, sigma: restorer.restore_pixels(degraded)
     try:
         if name == "bm3d":
             import bm3d

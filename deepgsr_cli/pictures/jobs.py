@@ -18,6 +18,7 @@ from deepgsr_cli.formats.codecs import MAX_PIXELS
 from deepgsr_cli.formats.image import Image, read_image, to_uint8, write_image
 from deepgsr_cli.jobs.plan import Job
 from deepgsr_cli.jobs.work import Column, Progress, Result
+from deepgsr_cli.pictures.arrays import is_clipped
 from deepgsr_cli.pictures.noise import estimate_sigma, picture_sigma
 from deepgsr_cli.pictures.restorer import Restorer
 from deepgsr_cli.reports.report import ReportImage, fit_for_report
@@ -73,7 +74,7 @@ class Restoration:
         protocol = {"tile": "auto" if running.tile is None else str(running.tile)}
         if running.ensemble:
             protocol["ensemble"] = "mean of eight orientations"
-        if self.restorer.task == "denoise":
+        if self.restorer.takes_sigma:
             level = self.options.level
             protocol["sigma"] = "auto" if level is None else f"{level:g}"
         protocol["figures"] = "clipped to [0, 1], rounded as written"
@@ -103,13 +104,13 @@ class Restoration:
         self.restorer.load(len(image.pixels))
         started += time.perf_counter() - before  # no time of this picture
         result = _result(image)
-        sigma = self._level(image, result) if self.restorer.task == "denoise" else None
+        sigma = self._level(image, result) if self.restorer.takes_sigma else None
         shown = [("Input", to_uint8(image.pixels))] if for_report else []
         _compare(result, "_in", image, reference)
-        image.pixels = self.restorer(
+        image.pixels = self.restorer.restore_pixels(
             image.pixels,
             sigma,
-            clipped=_is_clipped(image),
+            clipped=is_clipped(image.pixels, image.depth),
             strength=options.strength,
             in_place=True,
             progress=progress,
@@ -205,11 +206,6 @@ def _show(result: Result, shown: list[tuple[str, np.ndarray]], reference: np.nda
         shown = [*shown, ("Reference", to_uint8(reference))]
     crops, result.caption = fit_for_report(*(pixels for _, pixels in shown))
     result.images = [ReportImage(label, crop) for (label, _), crop in zip(shown, crops)]
-
-
-def _is_clipped(image: Image) -> bool:
-    """Whether noise beyond black and white was cut off: always in integers, and in floats that end there."""
-    return image.depth.startswith("uint") or {float(image.pixels.min()), float(image.pixels.max())} <= {0, 1}
 
 
 def _compare(result: Result, suffix: str, image: Image, reference: np.ndarray | None) -> None:

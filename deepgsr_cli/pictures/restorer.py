@@ -1,15 +1,20 @@
-"""Restoration of pictures: arrays in, arrays out."""
+"""Restoration of pictures, from files, arrays or tensors, by a model that is loaded once."""
 
 from __future__ import annotations
 
 import json
 from collections.abc import Callable
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, overload
 
 import numpy as np
+import torch
+from torch import Tensor
 
-from deepgsr_cli.errors import ShapeError, UsageError
+from deepgsr_cli.compute.device import free_memory, select_device
+from deepgsr_cli.compute.tiling import apply_tiled, choose_tile, default_overlap
+from deepgsr_cli.errors import OptionError, ShapeError, UsageError
+from deepgsr_cli.pictures.arrays import NumpyPicture, as_array, is_clipped, to_pixels, white_of, with_pixels
 from deepgsr_cli.pictures.noise import estimate_sigma, picture_sigma
 
 if TYPE_CHECKING:
@@ -22,7 +27,7 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class RunOptions:
-    """How a model runs, as the command line says it.
+    """How a model runs.
 
     Attributes:
         device: "auto", "cpu", "cuda", ...
@@ -47,12 +52,12 @@ class RunOptions:
         for name, low in (("tile", 0), ("overlap", 0), ("batch", 1)):
             value = getattr(self, name)
             if value is not None and value < low:
-                raise UsageError(f"--{name} {value}: give {low} or more")
+                raise OptionError(name, value, f"give {low} or more")
 
 
 @dataclass
 class Restorer:
-    """Restoration of pictures; a model is loaded when the first picture with its channel count comes.
+    """Restoration of pictures; a model is loaded for the first picture with its channel count, and kept.
 
     Attributes:
         weights: NAME, FILE or hf:// address; None for the default of the task and the channel count.
@@ -68,6 +73,79 @@ class Restorer:
     notify: Callable[[str], None] | None = None
     task: str = "denoise"
     loaded: dict[int, Loaded[Prior]] = field(default_factory=dict, init=False)
+    _limits: dict[int, float] = field(default_factory=dict, init=False)
+
+    # All that depends on the task.
+
+    @property
+    def takes_sigma(self) -> bool:
+        """Whether the network is told the noise level."""
+        return self.task == "denoise"
+
+    def model_channels(self, channels: int) -> int:
+        """Channels of the model for pictures with that many.
+
+        Rain is gray: there a gray picture is a colour one of three equal channels. Noise is not, as it
+        differs from channel to channel.
+        """
+        return channels if self.task == "denoise" else 3
+
+    @overload
+    def __call__(
+        self,
+        picture: Tensor,
+        sigma: float | None = None,
+        *,
+        strength: float = 1.0,
+        white: float | None = None,
+    ) -> Tensor: ...
+    @overload
+    def __call__(
+        self,
+        picture: NumpyPicture,
+        sigma: float | None = None,
+        *,
+        strength: float = 1.0,
+        white: float | None = None,
+    ) -> np.ndarray: ...
+    def __call__(
+        self,
+        picture: Tensor | NumpyPicture,
+        sigma: float | None = None,
+        *,
+        strength: float = 1.0,
+        white: float | None = None,
+    ) -> Tensor | np.ndarray:
+        """Restore a picture, or each of a batch; return it with its shape and dtype, and its alpha untouched.
+
+        Args:
+            picture: A file, or an array or tensor of (H, W), (H, W, S) or (N, H, W, S). S is 1 for gray, 2
+                for gray and alpha, 3 for RGB, 4 for RGB and alpha; uint8, uint16 or floating point. What is
+                made of a tensor is on the tensor's device, wherever the model runs; what is made of a file
+                is an array of the file's sample type.
+            sigma: Standard deviation of the noise, on the 0-255 scale whatever the dtype, for "denoise"
+                alone; estimated in each picture if None. 0 returns the picture as it is.
+            strength: Share of the correction that is applied, 0 to 1.
+            white: Value that stands for white; None for 255, 65535 or 1, by the dtype.
+
+        Raises:
+            ShapeError: Another shape or dtype, NaN, or a range that is not that of `white`.
+            UsageError: A value is out of range, or the weights do not fit.
+            InputError: The file cannot be read.
+            WeightsError: As `load`.
+        """
+        array = as_array(picture)
+        white = white_of(array.dtype, white)
+        batch = array if array.ndim == 4 else array.reshape(1, *array.shape[:2], -1)
+        restored = np.empty_like(batch)
+        for i, samples in enumerate(batch):
+            pixels = to_pixels(samples, white)
+            level = self.level(pixels) if sigma is None and self.takes_sigma else sigma
+            clipped = is_clipped(pixels, array.dtype.name)
+            pixels = self.restore_pixels(pixels, level, clipped=clipped, strength=strength, in_place=True)
+            restored[i] = with_pixels(samples, pixels, white)
+        restored = restored.reshape(array.shape)
+        return torch.from_numpy(restored).to(picture) if isinstance(picture, Tensor) else restored
 
     def load(self, channels: int) -> Loaded[Prior]:
         """Load the model for pictures with that many channels, if it has not been loaded yet.
@@ -79,9 +157,7 @@ class Restorer:
         from deepgsr_cli.models import PRIORS
         from deepgsr_cli.weights.load import load
 
-        # Rain is gray: there a gray picture is a colour one of three equal channels. Noise is not, as it
-        # differs from channel to channel.
-        needed = channels if self.task == "denoise" else 3
+        needed = self.model_channels(channels)
         if needed not in self.loaded:
             options = self.options
             loaded = load(
@@ -94,14 +170,31 @@ class Restorer:
             )
             if (has := loaded.model.config.channels) != needed:
                 kinds = {1: "gray", 3: "colour"}
-                raise UsageError(
-                    f"--weights {self.weights}: made for {kinds[has]} pictures, this one is "
-                    f"{kinds[needed]}; leave --weights out to have the right ones chosen"
+                raise OptionError(
+                    "weights",
+                    self.weights,
+                    f"made for {kinds[has]} pictures, this one is {kinds[needed]}; leave --weights out to"
+                    " have the right ones chosen",
                 )
             self.loaded[needed] = loaded
         return self.loaded[needed]
 
-    def __call__(
+    def sigma_limit(self, channels: int) -> float:
+        """Highest noise level, on the 0-255 scale, that the weights for so many channels know; read once."""
+        needed = self.model_channels(channels)
+        if needed not in self._limits:
+            config = json.loads(self.load(channels).info.get("train_config", "{}"))
+            self._limits[needed] = float(config.get("sigma_max", 255))
+        return self._limits[needed]
+
+    def level(self, pixels: np.ndarray) -> float:
+        """Noise level on the 0-255 scale, estimated from pixels, (C, H, W) on the [0, 1] scale.
+
+        It is at most what the weights know, and 0 for a clean picture.
+        """
+        return min(picture_sigma(estimate_sigma(pixels)), self.sigma_limit(len(pixels)))
+
+    def restore_pixels(
         self,
         pixels: np.ndarray,
         sigma: float | None = None,
@@ -111,7 +204,7 @@ class Restorer:
         in_place: bool = False,
         progress: Callable[[int, int], None] | None = None,
     ) -> np.ndarray:
-        """Restored picture, (C, H, W), float32, not clipped.
+        """Restore the pixels of one picture, (C, H, W), float32; the result is not clipped.
 
         Args:
             pixels: (C, H, W), float32 on the [0, 1] scale, C 1 or 3.
@@ -127,26 +220,21 @@ class Restorer:
             UsageError: sigma or strength out of range, or the weights do not fit.
             ShapeError: Not such an array, or not finite.
         """
-        import torch
-
-        from deepgsr_cli.compute.device import free_memory, select_device
-        from deepgsr_cli.compute.tiling import apply_tiled, choose_tile, default_overlap
-
         if pixels.ndim != 3 or len(pixels) not in (1, 3) or pixels.size == 0:
             raise ShapeError(f"an array of shape {pixels.shape} is no picture; give (1 or 3, H, W)")
         if not 0 <= strength <= 1:
-            raise UsageError(f"--strength {strength:g}: give 0 (nothing) to 1 (all)")
-        if (sigma is not None) != (self.task == "denoise"):
+            raise OptionError("strength", strength, "give 0 (nothing) to 1 (all)")
+        if (sigma is not None) != self.takes_sigma:
             raise UsageError(f"sigma is {sigma}: denoise needs the noise level, the other tasks take none")
+        model: Any = self.load(len(pixels)).model
         limit = self.sigma_limit(len(pixels))
         if sigma is not None and not 0 <= sigma <= limit:
-            raise UsageError(f"--sigma {sigma:g}: these weights know 0 to {limit:g}; give a level within")
+            raise OptionError("sigma", sigma, f"these weights know 0 to {limit:g}; give a level within")
         if not np.isfinite(pixels.sum(dtype=np.float64)):
             raise ShapeError("the picture has NaN or infinite pixels; replace them first")
         if sigma == 0 or strength == 0:
             return pixels if in_place else pixels.copy()
 
-        model: Any = self.load(len(pixels)).model
         options = self.options
         device = select_device(options.device)
         needs = model.tile_needs
@@ -166,7 +254,7 @@ class Restorer:
             told = [sigma / 255, float(clipped)][: model.config.conditions]
             condition = torch.tensor([told], dtype=torch.float32, device=device)
 
-        def restore(tiles: torch.Tensor) -> torch.Tensor:
+        def restore(tiles: Tensor) -> Tensor:
             x = tiles.expand(-1, 3, -1, -1) if tripled else tiles
             restored = _ensemble(model, x, condition) if options.ensemble else model(x, condition)
             restored = restored.mean(1, keepdim=True) if tripled else restored
@@ -188,11 +276,6 @@ class Restorer:
         )
         return restored.numpy()
 
-    def sigma_limit(self, channels: int) -> float:
-        """Highest noise level, on the 0-255 scale, the weights were trained with."""
-        config = json.loads(self.load(channels).info.get("train_config", "{}"))
-        return float(config.get("sigma_max", 255))
-
 
 def _ensemble(model: Any, tiles: Tensor, condition: Tensor | None) -> Tensor:
     """Mean over the orientations of a square of what the model makes of the tiles, turned back."""
@@ -203,75 +286,3 @@ def _ensemble(model: Any, tiles: Tensor, condition: Tensor | None) -> Tensor:
             restored = model(turned.contiguous(), condition).rot90(-quarters, (-2, -1))
             total += restored.flip(-1) if mirrored else restored
     return total / 8
-
-
-def denoise(
-    picture: np.ndarray,
-    sigma: float | None = None,
-    *,
-    strength: float = 1.0,
-    weights: str | None = None,
-    device: str = "auto",
-) -> np.ndarray:
-    """Denoised picture of the same shape and dtype.
-
-    Args:
-        picture: (H, W) or (H, W, 3), uint8, uint16, or floating point on the [0, 1] scale.
-        sigma: Standard deviation of the noise, on the 0-255 scale; estimated if None.
-        strength: Share of the correction that is applied, 0 to 1.
-        weights: NAME, FILE or hf:// address; None for the shipped ones.
-        device: "auto", "cpu", "cuda", "cuda:N" or "mps".
-
-    Raises:
-        ShapeError: Another shape or dtype.
-        UsageError: sigma or strength out of range.
-        WeightsError: The weights are unknown or damaged.
-    """
-    pixels = _planes(picture)
-    if sigma is None:
-        sigma = picture_sigma(estimate_sigma(pixels))
-    restored = Restorer(weights, RunOptions(device=device))(pixels, sigma, strength=strength)
-    return _like(picture, restored)
-
-
-def derain(
-    picture: np.ndarray, *, strength: float = 1.0, weights: str | None = None, device: str = "auto"
-) -> np.ndarray:
-    """Picture without its rain, of the same shape and dtype; arguments and errors as for `denoise`."""
-    restored = Restorer(weights, RunOptions(device=device), task="derain")(
-        _planes(picture), strength=strength
-    )
-    return _like(picture, restored)
-
-
-def restore(
-    picture: np.ndarray, *, strength: float = 1.0, weights: str | None = None, device: str = "auto"
-) -> np.ndarray:
-    """Picture without noise and rain, of which nothing need be known, of the same shape and dtype; arguments
-    and errors as for `denoise`."""
-    restorer = Restorer(weights, RunOptions(device=device), task="restore")
-    return _like(picture, restorer(_planes(picture), strength=strength))
-
-
-# Value of white by dtype; 1 for floating point.
-_WHITE = {"uint8": 255, "uint16": 65535}
-
-
-def _planes(picture: np.ndarray) -> np.ndarray:
-    """(C, H, W), float32 on the [0, 1] scale."""
-    picture = np.asarray(picture)
-    if picture.ndim not in (2, 3) or (picture.ndim == 3 and picture.shape[2] not in (1, 3)):
-        raise ShapeError(f"an array of shape {picture.shape} is no picture; give (H, W) or (H, W, 3)")
-    if picture.dtype.name not in _WHITE and picture.dtype.kind != "f":
-        raise ShapeError(f"an array of {picture.dtype} is no picture; give uint8, uint16 or floating point")
-    planes = picture[None] if picture.ndim == 2 else picture.transpose(2, 0, 1)
-    return np.ascontiguousarray(planes, dtype=np.float32) / np.float32(_WHITE.get(picture.dtype.name, 1))
-
-
-def _like(picture: np.ndarray, pixels: np.ndarray) -> np.ndarray:
-    """Pixels, (C, H, W), in the shape and dtype of the picture."""
-    picture = np.asarray(picture)
-    if picture.dtype.kind != "f":
-        pixels = np.rint(np.clip(pixels, 0, 1) * _WHITE[picture.dtype.name])
-    pixels = pixels.astype(picture.dtype)
-    return pixels[0] if picture.ndim == 2 else np.ascontiguousarray(pixels.transpose(1, 2, 0))

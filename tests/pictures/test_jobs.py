@@ -44,7 +44,7 @@ def test_depth_alpha_and_metadata_survive(tmp_path, denoiser, depth, channels):
     assert (after.depth, after.pixels.shape) == (depth, before.pixels.shape)
     assert np.array_equal(after.alpha, alpha)
     assert after.metadata.dpi == pytest.approx((300, 300), abs=0.01)
-    expected = denoiser(channels)(before.pixels, 25).clip(0, 1)
+    expected = denoiser(channels).restore_pixels(before.pixels, 25).clip(0, 1)
     assert np.abs(after.pixels - expected).max() <= 0.501 / np.iinfo(depth).max + 1e-6
 
 

@@ -1,0 +1,79 @@
+"""Reconstruction of CT by one call: `deepgsr_cli.reconstruct_ct`."""
+
+from __future__ import annotations
+
+import os
+import zlib
+from dataclasses import replace
+
+import numpy as np
+
+from deepgsr_cli.compute.device import select_device
+from deepgsr_cli.ct.arrays import as_geometry, as_pixel_mm, as_sinogram, as_slice
+from deepgsr_cli.ct.methods import Method, load_network, reconstruct
+from deepgsr_cli.ct.simulation import SimulatedScan, check_seed, check_views, estimated_photons
+from deepgsr_cli.errors import UsageError
+from deepgsr_cli.tomography.attenuation import to_attenuation, to_hu
+from deepgsr_cli.tomography.geometry import Geometry, sparse_view
+from deepgsr_cli.tomography.radon import Radon
+
+
+def reconstruct_ct(
+    data: np.ndarray,
+    geometry: Geometry | str | os.PathLike[str] | None = None,
+    *,
+    num_views: int | None = None,
+    pixel_mm: float | tuple[float, float] | None = None,
+    method: Method | str = "deepgsr",
+    weights: str | None = None,
+    device: str = "auto",
+    seed: int = 0,
+) -> np.ndarray:
+    """Reconstruct a slice from few views; return its CT numbers in HU, (H, W), float32.
+
+    With a geometry, `data` is what a scanner measured. Without one, it is a slice, of which a fan-beam scan
+    is simulated first, as `deepgsr ct-recon` does for DICOM slices.
+
+    Args:
+        data: Sinogram, (views, bins), of line integrals of attenuation; or slice in HU, (H, W).
+        geometry: Of the scan that measured the sinogram, or its TOML or JSON file.
+        num_views: Views of the simulated scan over a full turn; without a geometry.
+        pixel_mm: Spacing of the slice's rows and columns; without a geometry.
+        method: "deepgsr", "fbp", "sirt", "cgls" or "tv"; or a `ct.methods.Method`, which has settings too.
+            Where it does not say the photons of a measured sinogram, they are estimated from its noise.
+        weights: NAME, FILE or hf:// address for "deepgsr"; None for the default.
+        device: "auto", "cpu", "cuda", "cuda:N" or "mps".
+        seed: Of the simulated noise, if the method says the photons. The command draws from the stored values
+            of a DICOM slice, so its noise is another.
+
+    Raises:
+        ShapeError: Another shape, NaN, or values that are no line integrals.
+        UsageError: What is given is neither of both cases, or a value is out of range.
+        UserError: The views do not suffice for the method.
+        InputError: The geometry's file cannot be read.
+        WeightsError: The weights are unknown or damaged.
+        DeviceError: The device is not there.
+    """
+    if (geometry is None) == (num_views is None):
+        raise UsageError("give either geometry, for a sinogram, or num_views and pixel_mm, for a slice in HU")
+    method = Method(method) if isinstance(method, str) else method
+    where = select_device(device)
+    if geometry is not None:
+        if pixel_mm is not None:
+            raise UsageError("geometry has the spacing of the pixels; leave pixel_mm out")
+        A = Radon(as_geometry(geometry))
+        y = as_sinogram(data, A.geometry, where)
+        if method.photons is None:
+            method = replace(method, photons=estimated_photons(y))
+    else:
+        assert num_views is not None
+        check_views(num_views)
+        check_seed(seed)
+        hu = as_slice(data)
+        A = Radon(sparse_view((hu.shape[0], hu.shape[1]), as_pixel_mm(pixel_mm), num_views))
+        scan = SimulatedScan(A.geometry, method.photons)
+        # By the slice too, in whole HU whatever its dtype, so that the noise of two slices differs.
+        whole = np.rint(hu).astype(np.int32)
+        y = scan(to_attenuation(hu, where), (seed, zlib.crc32(whole.tobytes())))
+    model = load_network(weights, device, offline=False).model if method.name == "deepgsr" else None
+    return to_hu(reconstruct(A, y, method, model=model))

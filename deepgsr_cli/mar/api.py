@@ -1,0 +1,100 @@
+"""Metal artifact reduction by one call: `deepgsr_cli.reduce_metal`."""
+
+from __future__ import annotations
+
+import os
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from deepgsr_cli.compute.device import select_device
+from deepgsr_cli.ct.arrays import as_geometry, as_pixel_mm, as_sinogram, as_slice
+from deepgsr_cli.errors import ShapeError, UsageError
+from deepgsr_cli.mar.masks import MOST_METAL
+from deepgsr_cli.mar.methods import MetalMethod, load_network
+from deepgsr_cli.mar.nmar import ImageOnly
+from deepgsr_cli.mar.trace import METAL_HU, metal_mask
+from deepgsr_cli.tomography.attenuation import WATER_ATTENUATION, to_attenuation, to_hu
+from deepgsr_cli.tomography.geometry import Geometry
+from deepgsr_cli.tomography.radon import Radon
+
+
+def reduce_metal(
+    data: np.ndarray,
+    geometry: Geometry | str | os.PathLike[str] | None = None,
+    *,
+    pixel_mm: float | tuple[float, float] | None = None,
+    metal: np.ndarray | float = METAL_HU,
+    method: str = "deepgsr",
+    keep_metal: bool = True,
+    weights: str | None = None,
+    device: str = "auto",
+) -> np.ndarray:
+    """Reduce the artifacts of metal in a slice; return its CT numbers in HU, (H, W), float32.
+
+    With a geometry, `data` is what a scanner measured. Without one, it is a slice, which is corrected through
+    a virtual scan of it, as `deepgsr mar` does with DICOM slices. Where there is no metal, a slice comes back
+    as it is, and a sinogram as its filtered backprojection.
+
+    Args:
+        data: Sinogram, (views, bins), of line integrals of attenuation; or slice in HU, (H, W).
+        geometry: Of the scan that measured the sinogram, or its TOML or JSON file.
+        pixel_mm: Spacing of the slice's rows and columns; without a geometry.
+        metal: Mask of the slice, (H, W), not zero where metal is; or HU above which all is metal.
+        method: "deepgsr", "li" (linear interpolation) or "nmar".
+        keep_metal: Whether metal keeps its values; else it is filled in.
+        weights: NAME, FILE or hf:// address for "deepgsr"; None for the default.
+        device: "auto", "cpu", "cuda", "cuda:N" or "mps".
+
+    Raises:
+        ShapeError: Another shape, NaN, values that are no line integrals, or too much metal.
+        UsageError: What is given is neither of both cases, or a value is out of range.
+        UserError: The views do not suffice for filtered backprojection.
+        InputError: The geometry's file cannot be read.
+        WeightsError: The weights are unknown or damaged.
+        DeviceError: The device is not there.
+    """
+    threshold_hu = METAL_HU if isinstance(metal, np.ndarray) else metal
+    settings = MetalMethod(method, threshold_hu, keep_metal)
+    where = select_device(device)
+    model = load_network(weights, device, offline=False).model if method == "deepgsr" else None
+    if geometry is None:
+        hu = as_slice(data)
+        spacing_mm = as_pixel_mm(pixel_mm)
+        x = to_attenuation(hu, where)
+        mask = _mask(metal, x)
+        if not mask.any():
+            return hu
+        image_only = ImageOnly((hu.shape[0], hu.shape[1]), spacing_mm)
+        corrected = image_only(x, mask, settings.reduction(model, virtual=True), keep_metal=keep_metal)
+        # Added to the values given, so that what does not change keeps them exactly.
+        return hu + ((corrected - x) / WATER_ATTENUATION * 1000)[0, 0].cpu().numpy()
+    if pixel_mm is not None:
+        raise UsageError("geometry has the spacing of the pixels; leave pixel_mm out")
+    A = Radon(as_geometry(geometry))
+    y = as_sinogram(data, A.geometry, where)
+    x = A.fbp(y)
+    mask = _mask(metal, x)
+    if not mask.any():
+        return to_hu(x)
+    corrected = settings.reduction(model)(A, y, mask)
+    return to_hu(torch.where(mask, x, corrected) if keep_metal else corrected)
+
+
+def _mask(metal: np.ndarray | float, x: Tensor) -> Tensor:
+    """Where metal is, bool, (1, 1, H, W), in attenuation in 1/mm."""
+    if not isinstance(metal, np.ndarray):
+        mask = metal_mask(x, metal)
+        way_out = f"above {metal:g} HU; raise metal, or give a mask as metal"
+    else:
+        if metal.shape != x.shape[2:]:
+            raise ShapeError(
+                f"metal is a mask of shape {metal.shape}, but the slice has {tuple(x.shape[2:])}; give"
+                " the mask of this slice"
+            )
+        mask = torch.from_numpy(metal != 0).to(x.device)[None, None]
+        way_out = "in the mask; what is not zero is metal, so invert the mask if it shows the tissue"
+    if (share := float(mask.float().mean())) > MOST_METAL:
+        raise ShapeError(f"metal is {share:.0%} of the slice, and {MOST_METAL:.0%} is the most, {way_out}")
+    return mask

@@ -1,0 +1,91 @@
+"""Phase retrieval by one call: `deepgsr_cli.retrieve_phase`."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+import numpy as np
+
+from deepgsr_cli.errors import ShapeError, UsageError
+from deepgsr_cli.formats.patterns import Measurement
+from deepgsr_cli.phase.jobs import reconstruct
+from deepgsr_cli.phase.methods import Settings
+from deepgsr_cli.phase.priors import DENOISER
+from deepgsr_cli.pictures.restorer import Restorer, RunOptions
+
+
+def retrieve_phase(
+    measurement: Measurement | np.ndarray,
+    masks: np.ndarray | None = None,
+    *,
+    oversampling: float = 2.0,
+    alpha: float | None = None,
+    method: Settings | str = "red",
+    weights: str | None = None,
+    device: str = "auto",
+    seed: int = 0,
+) -> np.ndarray:
+    """Make a picture, (H, W), float32 in [0, 1], of the intensities of its diffraction patterns.
+
+    Args:
+        measurement: Intensities of a picture in 0-255, |A x|², real and not negative: one Fourier pattern,
+            (M, N), or a coded pattern for each mask, (J, H, W). Or a `formats.patterns.Measurement`, which
+            also says a support, another scaling or peak, or a signal-to-noise ratio; it takes the place of
+            `masks`, `oversampling` and `alpha`.
+        masks: Of coded patterns, (J, H, W), real or complex; without them the pattern is Fourier's.
+        oversampling: Samples a pixel in each direction, of a Fourier pattern.
+        alpha: Noise level: the intensities' deviation is alpha times the magnitude. "red" and "unrolled"
+            need it.
+        method: "red", "unrolled", "er", "hio" or "raar"; or a `phase.methods.Settings`, which has iterations
+            too.
+        weights: NAME, FILE or hf:// address; None for the shipped denoiser of "red".
+        device: "auto", "cpu", "cuda", "cuda:N" or "mps".
+        seed: Of the random starts.
+
+    Raises:
+        ShapeError: The arrays do not fit each other, or are no intensities.
+        UsageError: A value is missing or out of range, or the weights do not fit.
+        WeightsError: The weights are unknown or damaged.
+        DeviceError: The device is not there.
+    """
+    settings = Settings(method) if isinstance(method, str) else method
+    if isinstance(measurement, Measurement):
+        if masks is not None or alpha is not None:
+            raise UsageError("a Measurement says masks and alpha itself; leave them out")
+        measured = replace(measurement, intensity=_intensities(measurement.intensity))
+    else:
+        stack = None if masks is None else np.asarray(masks)
+        measured = Measurement(
+            _intensities(measurement),
+            "fourier" if stack is None else "cdp",
+            stack[None] if stack is not None and stack.ndim == 2 else stack,
+            oversampling,
+            alpha=alpha,
+        )
+    if settings.method in ("red", "unrolled") and measured.alpha is None and measured.snr_db is None:
+        raise UsageError(f'the method {settings.method} needs the noise level; give alpha, or method="hio"')
+    if settings.method != "unrolled":
+        weights = weights or DENOISER
+    return reconstruct(measured, Restorer(weights, RunOptions(device)), settings, seed=seed).picture[0]
+
+
+def _intensities(values: np.ndarray) -> np.ndarray:
+    """Intensities, (J, M, N), float64, of one pattern or several.
+
+    Raises:
+        ShapeError: Another shape, complex, negative, not finite, or all 0.
+    """
+    values = np.asarray(values)
+    if values.ndim not in (2, 3) or values.size == 0 or values.dtype.kind not in "biuf":
+        raise ShapeError(
+            f"the intensities are an array of {values.dtype} and shape {values.shape}; give real numbers,"
+            " (M, N) or (J, M, N), the squares of the magnitudes"
+        )
+    values = values.astype(np.float64)
+    if not np.isfinite(values).all():
+        raise ShapeError("the intensities have NaN or infinity; replace them first")
+    if values.min() < 0:
+        raise ShapeError(f"the intensities go down to {values.min():g}; clip what is noise to 0")
+    if not values.any():
+        raise ShapeError("all intensities are 0; there is nothing to make a picture of")
+    return values[None] if values.ndim == 2 else values

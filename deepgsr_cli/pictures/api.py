@@ -1,0 +1,154 @@
+"""Pictures restored by one call: the functions of `deepgsr_cli`."""
+
+from __future__ import annotations
+
+from typing import overload
+
+import numpy as np
+from torch import Tensor
+
+from deepgsr_cli.errors import ShapeError
+from deepgsr_cli.pictures.arrays import NumpyPicture, as_array, to_pixels, white_of
+from deepgsr_cli.pictures.noise import estimate_sigma, picture_sigma
+from deepgsr_cli.pictures.restorer import Restorer, RunOptions
+
+
+@overload
+def denoise(
+    picture: Tensor,
+    sigma: float | None = None,
+    *,
+    strength: float = 1.0,
+    ensemble: bool = False,
+    white: float | None = None,
+    weights: str | None = None,
+    device: str = "auto",
+) -> Tensor: ...
+@overload
+def denoise(
+    picture: NumpyPicture,
+    sigma: float | None = None,
+    *,
+    strength: float = 1.0,
+    ensemble: bool = False,
+    white: float | None = None,
+    weights: str | None = None,
+    device: str = "auto",
+) -> np.ndarray: ...
+def denoise(
+    picture: Tensor | NumpyPicture,
+    sigma: float | None = None,
+    *,
+    strength: float = 1.0,
+    ensemble: bool = False,
+    white: float | None = None,
+    weights: str | None = None,
+    device: str = "auto",
+) -> Tensor | np.ndarray:
+    """Remove noise from a picture, or from each of a batch; shape, dtype and alpha stay.
+
+    Args:
+        picture: A file, or an array or tensor of (H, W), (H, W, S) or (N, H, W, S). S is 1 for gray, 2 for
+            gray and alpha, 3 for RGB, 4 for RGB and alpha; uint8, uint16 or floating point.
+        sigma: Standard deviation of the noise, on the 0-255 scale whatever the dtype; estimated in each
+            picture if None.
+        strength: Share of the correction that is applied, 0 to 1.
+        ensemble: Average over eight orientations: a little better, and eight times the time.
+        white: Value that stands for white; None for 255, 65535 or 1, by the dtype.
+        weights: NAME, FILE or hf:// address; None for the shipped ones.
+        device: "auto", "cpu", "cuda", "cuda:N" or "mps". A tensor comes back on its own device.
+
+    Raises:
+        ShapeError: Another shape or dtype, NaN, or a range that is not that of `white`.
+        UsageError: A value is out of range, or the weights do not fit.
+        InputError: The file cannot be read.
+        WeightsError: The weights are unknown or damaged.
+        DeviceError: The device is not there.
+    """
+    restorer = Restorer(weights, RunOptions(device, ensemble=ensemble))
+    return restorer(picture, sigma, strength=strength, white=white)
+
+
+@overload
+def derain(
+    picture: Tensor,
+    *,
+    strength: float = 1.0,
+    ensemble: bool = False,
+    white: float | None = None,
+    weights: str | None = None,
+    device: str = "auto",
+) -> Tensor: ...
+@overload
+def derain(
+    picture: NumpyPicture,
+    *,
+    strength: float = 1.0,
+    ensemble: bool = False,
+    white: float | None = None,
+    weights: str | None = None,
+    device: str = "auto",
+) -> np.ndarray: ...
+def derain(
+    picture: Tensor | NumpyPicture,
+    *,
+    strength: float = 1.0,
+    ensemble: bool = False,
+    white: float | None = None,
+    weights: str | None = None,
+    device: str = "auto",
+) -> Tensor | np.ndarray:
+    """Remove rain from a picture, or from each of a batch; arguments and errors as for `denoise`."""
+    restorer = Restorer(weights, RunOptions(device, ensemble=ensemble), task="derain")
+    return restorer(picture, strength=strength, white=white)
+
+
+@overload
+def restore(
+    picture: Tensor,
+    *,
+    strength: float = 1.0,
+    ensemble: bool = False,
+    white: float | None = None,
+    weights: str | None = None,
+    device: str = "auto",
+) -> Tensor: ...
+@overload
+def restore(
+    picture: NumpyPicture,
+    *,
+    strength: float = 1.0,
+    ensemble: bool = False,
+    white: float | None = None,
+    weights: str | None = None,
+    device: str = "auto",
+) -> np.ndarray: ...
+def restore(
+    picture: Tensor | NumpyPicture,
+    *,
+    strength: float = 1.0,
+    ensemble: bool = False,
+    white: float | None = None,
+    weights: str | None = None,
+    device: str = "auto",
+) -> Tensor | np.ndarray:
+    """Remove noise, rain or both, of which nothing need be known; arguments and errors as for `denoise`."""
+    restorer = Restorer(weights, RunOptions(device, ensemble=ensemble), task="restore")
+    return restorer(picture, strength=strength, white=white)
+
+
+def estimate_noise(picture: Tensor | NumpyPicture, *, white: float | None = None) -> float:
+    """Standard deviation of the white noise in a picture, on the 0-255 scale whatever the dtype; 0 if clean.
+
+    Args:
+        picture: One picture, as `denoise` takes it; alpha does not count.
+        white: As of `denoise`.
+
+    Raises:
+        ShapeError: As `denoise`, or a batch.
+    """
+    array = as_array(picture)
+    if array.ndim == 4:
+        raise ShapeError(f"an array of shape {array.shape} is a batch; give its pictures one by one")
+    samples = array.reshape(*array.shape[:2], -1)
+    return picture_sigma(estimate_sigma(to_pixels(samples, white_of(array.dtype, white))))

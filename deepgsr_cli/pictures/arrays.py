@@ -1,0 +1,132 @@
+"""Pictures as callers of Python have them, files, arrays and tensors, to and from pixels for models."""
+
+from __future__ import annotations
+
+import math
+from pathlib import Path
+from typing import TypeAlias
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from deepgsr_cli.errors import OptionError, ShapeError
+from deepgsr_cli.formats.image import read_image
+
+# What a restored array comes of.
+NumpyPicture: TypeAlias = np.ndarray | str | Path
+
+# Value of white by dtype; 1 for floating point.
+_WHITE = {"uint8": 255.0, "uint16": 65535.0}
+# Noise of sigma 75, the most that shipped weights know, puts one pixel in 1500 below -1 or above 2, and a
+# photograph has few highlights above 2. More than this share of the pixels there are on another scale.
+_LOWEST, _HIGHEST, _MOST_BEYOND = -1.0, 2.0, 0.01
+
+
+def as_array(picture: NumpyPicture | Tensor) -> np.ndarray:
+    """Samples of a picture, (H, W), (H, W, S) or (N, H, W, S), in their own dtype; of bfloat16, as float32.
+
+    Raises:
+        ShapeError: Another shape, or a dtype other than uint8, uint16 or floating point.
+        InputError: The file cannot be read.
+    """
+    if isinstance(picture, str | Path):
+        array = _read(Path(picture))
+    elif isinstance(picture, Tensor):
+        there = picture.detach().cpu()
+        array = (there.float() if there.dtype == torch.bfloat16 else there).numpy()
+    else:
+        array = np.asarray(picture)
+    _check_shape(array.shape)
+    if array.dtype.name not in _WHITE and array.dtype.kind != "f":
+        raise ShapeError(
+            f"a picture of {array.dtype}: give uint8, uint16 or floating point; as floating point, with"
+            " white= the value that stands for white"
+        )
+    return array
+
+
+def _read(path: Path) -> np.ndarray:
+    """Samples as a file has them, upright."""
+    image = read_image(path)
+    white = np.float32(_WHITE.get(image.depth, 1.0))
+    colour = image.pixels.transpose(1, 2, 0) * white
+    colour = (np.rint(colour) if image.depth in _WHITE else colour).astype(image.depth)
+    if image.alpha is not None:
+        return np.concatenate((colour, image.alpha[..., None]), axis=2)
+    return colour[..., 0] if colour.shape[2] == 1 else colour
+
+
+def _check_shape(shape: tuple[int, ...]) -> None:
+    if 0 not in shape and (len(shape) == 2 or (len(shape) in (3, 4) and shape[-1] in (1, 2, 3, 4))):
+        return
+    way_out = "give (H, W), (H, W, S) or a batch, (N, H, W, S), of 1 to 4 samples S a pixel"
+    if len(shape) in (3, 4) and shape[-3] in (1, 2, 3, 4):
+        order = "1, 2, 0" if len(shape) == 3 else "0, 2, 3, 1"
+        way_out = f"channels come last; give numpy.transpose(picture, ({order})), or permute a tensor so"
+    elif len(shape) == 3:
+        way_out += "; a batch of gray pictures is picture[..., None]"
+    raise ShapeError(f"an array of shape {tuple(shape)} is no picture; {way_out}")
+
+
+def white_of(dtype: np.dtype, white: float | None) -> float:
+    """Value that stands for white in samples of a dtype: the one given, or that of the dtype.
+
+    Raises:
+        UsageError: It is not above 0 and finite, or the dtype has no such value.
+    """
+    if white is None:
+        return _WHITE.get(dtype.name, 1.0)
+    most = _WHITE.get(dtype.name, math.inf)
+    if not 0 < white <= most or white == math.inf:
+        bound = "" if most == math.inf else f", at most {most:g} for {dtype}"
+        raise OptionError("white", white, f"give the value of white, above 0{bound}")
+    return white
+
+
+def to_pixels(samples: np.ndarray, white: float) -> np.ndarray:
+    """Pixels, (C, H, W), float32 on the [0, 1] scale, of samples, (H, W, S), without their alpha.
+
+    Raises:
+        ShapeError: The samples are on another scale than that of `white`.
+    """
+    channels = _colours(samples)
+    colour = samples[..., :channels].transpose(2, 0, 1)
+    pixels = np.ascontiguousarray(colour, dtype=np.float32) / np.float32(white)
+    beyond = np.count_nonzero((pixels < _LOWEST) | (pixels > _HIGHEST))
+    if beyond > _MOST_BEYOND * pixels.size:
+        low, high = float(samples[..., :channels].min()), float(samples[..., :channels].max())
+        raise ShapeError(
+            f"the picture goes from {low:g} to {high:g}, but white is {white:g}; give white=255, or the value"
+            " that stands for white in it, and shift it first so that black is 0"
+        )
+    return pixels
+
+
+def with_pixels(samples: np.ndarray, pixels: np.ndarray, white: float) -> np.ndarray:
+    """Samples like those given, (H, W, S), with other pixels, (C, H, W), and the same alpha.
+
+    Integers are rounded, and clipped to 0 and white.
+    """
+    if samples.dtype.kind == "f":
+        colour = pixels * np.float32(white)
+    else:
+        colour = np.clip(np.rint(pixels * np.float32(white)), 0, white)
+    result = samples.copy()
+    result[..., : len(pixels)] = colour.transpose(1, 2, 0)
+    return result
+
+
+def _colours(samples: np.ndarray) -> int:
+    """Channels, 1 or 3, of samples, (H, W, S); the last of 2 or 4 samples is alpha."""
+    return 1 if samples.shape[-1] <= 2 else 3
+
+
+def is_clipped(pixels: np.ndarray, dtype: str) -> bool:
+    """Whether noise beyond black and white was cut off: always in integers, and in floats that end there.
+
+    Args:
+        pixels: (C, H, W) on the [0, 1] scale.
+        dtype: Of the samples as a file or a caller has them.
+    """
+    return dtype.startswith("uint") or {float(pixels.min()), float(pixels.max())} <= {0, 1}
