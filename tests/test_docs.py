@@ -11,6 +11,7 @@ import numpy as np
 import pytest
 from typer.testing import CliRunner
 
+import deepgsr_cli
 from deepgsr_cli.cli import app
 
 ROOT = Path(__file__).parent.parent
@@ -76,6 +77,12 @@ def test_every_command_of_the_pages_runs(block, project):
 @pytest.mark.parametrize("block", numbered("python"))
 def test_every_python_example_runs(block, project):
     exec(block, {})
+
+
+def test_every_public_name_is_used_on_the_page_of_python():
+    text = "".join(blocks(ROOT / "docs" / "python.md", "python"))
+    used = set(re.findall(r"deepgsr_cli\.(\w+)", text))
+    assert set(deepgsr_cli.__all__) - {"__version__"} <= used
 
 
 @pytest.mark.parametrize("page", BUILD["pages"](), ids=lambda page: page.stem)

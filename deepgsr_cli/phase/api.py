@@ -29,9 +29,10 @@ def retrieve_phase(
 
     Args:
         measurement: Intensities of a picture in 0-255, |A x|², real and not negative: one Fourier pattern,
-            (M, N), or a coded pattern for each mask, (J, H, W). Or a `formats.patterns.Measurement`, which
-            also says a support, another scaling or peak, or a signal-to-noise ratio; it takes the place of
-            `masks`, `oversampling` and `alpha`.
+            (M, N), or a coded pattern for each mask, (J, H, W). A is the unitary transform, for a Fourier
+            pattern divided by the oversampling. Or a `formats.patterns.Measurement`, which also says a
+            support, another scaling or peak, or a signal-to-noise ratio; it takes the place of `masks`,
+            `oversampling` and `alpha`.
         masks: Of coded patterns, (J, H, W), real or complex; without them the pattern is Fourier's.
         oversampling: Samples a pixel in each direction, of a Fourier pattern.
         alpha: Noise level: the intensities' deviation is alpha times the magnitude. "red" and "unrolled"
