@@ -55,7 +55,7 @@ pictures.register(app)
 ct_recon.register(app)
 mar.register(app)
 evaluate.app.command("mar", epilog=mar.EVAL_EXAMPLE)(mar.eval_mar)
-app.command(epilog=phase.EXAMPLE)(phase.phase)
+phase.register(app)
 evaluate.app.command("phase", epilog=phase.EVAL_EXAMPLE)(phase.eval_phase)
 app.command()(doctor_module.doctor)
 

@@ -3,278 +3,302 @@
 from __future__ import annotations
 
 import json
-import time
-from dataclasses import replace
+from collections.abc import Callable
+from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from deepgsr_cli.cli.command import PICTURES_IN_REPORT
+from deepgsr_cli.cli.command import PICTURES_IN_REPORT, Command, add, run
 from deepgsr_cli.cli.evaluate import CsvFile, Limit, present, print_facts, write_csv
-from deepgsr_cli.cli.options import Device, Json, Offline, Quiet, ReportFile, Seed, Weights, check_report
-from deepgsr_cli.cli.output import emit, finite, print_table, progress_bar, say, silent
+from deepgsr_cli.cli.options import (
+    FILES,
+    MEASUREMENT,
+    QUALITY,
+    BatchOptions,
+    Device,
+    Json,
+    ModelOptions,
+    Offline,
+    Quiet,
+    ReportFile,
+    Seed,
+    Weights,
+    check_reference,
+    check_report,
+    option,
+    parse_precision,
+)
+from deepgsr_cli.cli.output import print_table, progress_bar, say, silent
 from deepgsr_cli.errors import OutputError, UsageError
 
 if TYPE_CHECKING:
-    import numpy as np
-
-    from deepgsr_cli.formats.patterns import Measurement
+    from deepgsr_cli.jobs.plan import Plan
+    from deepgsr_cli.jobs.work import Facts
     from deepgsr_cli.phase.evaluation import PhaseMean, PhaseScore
-    from deepgsr_cli.phase.jobs import PhaseResult
-    from deepgsr_cli.pictures.restorer import Restorer
+    from deepgsr_cli.phase.jobs import Measured, PhaseRetrieval, Simulated
+    from deepgsr_cli.phase.methods import Settings
 
 
-EXAMPLE = "Example: deepgsr phase --simulate photo.png --model cdp --alpha 27 -o retrieved.png"
 EVAL_EXAMPLE = "Example: deepgsr eval phase --data photos --model cdp --alpha 27 --method red --method er"
 
 Restarts = Annotated[
     int | None,
-    typer.Option(
+    option(
+        panel=QUALITY,
         help="Random starts, of which the best goes on.",
-        show_default="50 for fourier (20 with red), 3 for cdp",
+        default="50 for fourier (20 with red), 3 for cdp",
     ),
 ]
 Iterations = Annotated[
     int | None,
-    typer.Option(
+    option(
+        panel=QUALITY,
         help="Iterations of the projections from the best start.",
-        show_default="1000 for fourier (100 with red), 300 for cdp",
+        default="1000 for fourier (100 with red), 300 for cdp",
     ),
 ]
 
 
-def phase(
-    measurement: Annotated[
-        Path | None,
-        typer.Argument(help="Intensities: .npz, .npy, .h5 or .tif.", show_default=False),
-    ] = None,
-    output: Annotated[
-        Path | None,
-        typer.Option(
-            "--output",
-            "-o",
-            help="Picture to write; .tif gets floating point, others 8 bits.",
-            show_default="<name>_phase.png beside the input",
-        ),
-    ] = None,
-    simulate: Annotated[
-        Path | None, typer.Option(help="Make the measurement from this picture.", show_default=False)
-    ] = None,
-    model: Annotated[
-        str | None,
-        typer.Option(
-            help="fourier (oversampled) or cdp (coded diffraction patterns).",
-            show_default="what the file says",
-        ),
-    ] = None,
-    masks: Annotated[
-        Path | None, typer.Option(help="Masks of cdp, (J, H, W), as .npy.", show_default="what the file says")
-    ] = None,
-    num_masks: Annotated[int, typer.Option(help="Random masks of a simulation.")] = 4,
-    mask_kind: Annotated[
-        str, typer.Option(help="Masks of a simulation: uniform, quaternary or binary.")
-    ] = "uniform",
-    noise: Annotated[
-        str, typer.Option(help="Noise of a simulation by --alpha: gaussian or poisson.")
-    ] = "gaussian",
-    oversampling: Annotated[
-        float | None,
-        typer.Option(help="Samples a pixel in each direction, for fourier.", show_default="the file's, or 2"),
-    ] = None,
-    support: Annotated[
-        Path | None,
-        typer.Option(
-            help="Where the object may be, (H, W), as .npy, for fourier.", show_default="everywhere"
-        ),
-    ] = None,
-    alpha: Annotated[
-        float | None,
-        typer.Option(
-            help="Noise level: the intensities' deviation is alpha times the magnitude.",
-            show_default="the file's; 27 for a simulation",
-        ),
-    ] = None,
-    snr: Annotated[
-        float | None,
-        typer.Option(
-            help="Signal-to-noise ratio of the intensities in dB, for white noise.", show_default="the file's"
-        ),
-    ] = None,
-    peak: Annotated[
-        float | None,
-        typer.Option(help="Largest value of the picture, as magnitude.", show_default="the file's, or 255"),
-    ] = None,
-    scaling: Annotated[
-        str | None,
-        typer.Option(
-            help="Of the Fourier transform: prdeep or unitary.", show_default="the file's, or prdeep"
-        ),
-    ] = None,
-    method: Annotated[
-        str,
-        typer.Option(
-            help="red (iterations with a denoiser), unrolled (trained weights, for cdp), er, hio or raar."
-        ),
-    ] = "red",
-    prior: Annotated[
-        str, typer.Option(help="Denoiser of red: deepgsr, or, to compare with it, tv or bm3d.")
-    ] = "deepgsr",
-    restarts: Restarts = None,
-    iterations: Iterations = None,
-    reference: Annotated[
-        Path | None, typer.Option(help="True picture: print PSNR and SSIM.", show_default=False)
-    ] = None,
-    size: Annotated[
-        int | None, typer.Option(help="Side a simulation's picture is resized to.", show_default="its own")
-    ] = None,
-    keep_measurement: Annotated[
-        Path | None, typer.Option(help="Write the simulated measurement to this .npz.", show_default=False)
-    ] = None,
-    overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace existing outputs.")] = False,
-    weights: Weights = None,
-    device: Device = "auto",
-    seed: Seed = 0,
-    report: ReportFile = None,
-    json_lines: Json = False,
-    offline: Offline = False,
-    quiet: Quiet = False,
-) -> None:
+@dataclass(frozen=True, kw_only=True)
+class Phase(ModelOptions, BatchOptions):
     """Make a picture of the intensities of its diffraction patterns.
 
     The phase of the patterns is lost in the measurement. A Fourier pattern does not tell a picture from the
     shifted or turned one: these ambiguities are resolved before a comparison with a true picture.
     """
-    if (measurement is None) == (simulate is None):
-        raise UsageError("give either a measurement or --simulate with a picture")
-    only_files: dict[str, object] = {"--masks": masks, "--support": support, "--reference": reference}
-    only_files |= {"--peak": peak, "--scaling": scaling}
-    only_simulations: dict[str, object] = {"--size": size, "--keep-measurement": keep_measurement}
-    for name, value in (only_files if simulate is not None else only_simulations).items():
-        if value is not None:
-            does = "does not go with" if simulate is not None else "needs"
-            raise UsageError(f"{name} {does} --simulate; leave it out")
-    if alpha is not None and snr is not None:
-        raise UsageError("--alpha and --snr exclude each other; give one")
-    check_report(report)
-    source = simulate if measurement is None else measurement
-    assert source is not None
-    target = source.with_name(f"{source.stem}_phase.png") if output is None else output
-    for path in (target, keep_measurement):
-        _check_target(path, source, overwrite)
 
-    from deepgsr_cli.formats.patterns import read_masks, read_measurement, write_measurement
-    from deepgsr_cli.phase.evaluation import read_gray
-    from deepgsr_cli.phase.jobs import reconstruct, write_picture
-    from deepgsr_cli.phase.methods import Settings
-    from deepgsr_cli.phase.priors import DENOISER
-    from deepgsr_cli.phase.simulation import Simulation
-    from deepgsr_cli.pictures.restorer import Restorer, RunOptions
+    inputs: Annotated[
+        list[str] | None,
+        typer.Argument(
+            help="Intensities: .npz, .npy, .h5 or .tif; folders of them, or globs.", show_default=False
+        ),
+    ] = None
+    output: Annotated[
+        str | None,
+        option(
+            "--output",
+            "-o",
+            panel=FILES,
+            help="Picture to write, or folder; .tif gets floating point, others 8 bits.",
+            default="<name>_phase.png beside the input",
+        ),
+    ] = None
+    reference: Annotated[
+        Path | None,
+        option(panel=FILES, help="True picture, or folder of them: print PSNR and SSIM.", default=""),
+    ] = None
+    keep_measurement: Annotated[
+        Path | None, option(panel=FILES, help="Write the simulated measurement to this .npz.", default="")
+    ] = None
+    simulate: Annotated[
+        str | None,
+        option(
+            panel=MEASUREMENT,
+            help="Make the measurement from this picture, or from each of a folder or glob.",
+            default="",
+        ),
+    ] = None
+    size: Annotated[
+        int | None,
+        option(panel=MEASUREMENT, help="Side a simulation's picture is resized to.", default="its own"),
+    ] = None
+    model: Annotated[
+        str | None,
+        option(
+            panel=MEASUREMENT,
+            help="fourier (oversampled) or cdp (coded diffraction patterns).",
+            default="what the file says",
+        ),
+    ] = None
+    masks: Annotated[
+        Path | None,
+        option(panel=MEASUREMENT, help="Masks of cdp, (J, H, W), as .npy.", default="what the file says"),
+    ] = None
+    num_masks: Annotated[int, option(panel=MEASUREMENT, help="Random masks of a simulation.")] = 4
+    mask_kind: Annotated[
+        str, option(panel=MEASUREMENT, help="Masks of a simulation: uniform, quaternary or binary.")
+    ] = "uniform"
+    noise: Annotated[
+        str, option(panel=MEASUREMENT, help="Noise of a simulation by --alpha: gaussian or poisson.")
+    ] = "gaussian"
+    oversampling: Annotated[
+        float | None,
+        option(
+            panel=MEASUREMENT,
+            help="Samples a pixel in each direction, for fourier.",
+            default="the file's, or 2",
+        ),
+    ] = None
+    support: Annotated[
+        Path | None,
+        option(
+            panel=MEASUREMENT,
+            help="Where the object may be, (H, W), as .npy, for fourier.",
+            default="everywhere",
+        ),
+    ] = None
+    alpha: Annotated[
+        float | None,
+        option(
+            panel=MEASUREMENT,
+            help="Noise level: the intensities' deviation is alpha times the magnitude.",
+            default="the file's; 27 for a simulation",
+        ),
+    ] = None
+    snr: Annotated[
+        float | None,
+        option(
+            panel=MEASUREMENT,
+            help="Signal-to-noise ratio of the intensities in dB, for white noise.",
+            default="the file's",
+        ),
+    ] = None
+    peak: Annotated[
+        float | None,
+        option(
+            panel=MEASUREMENT,
+            help="Largest value of the picture, as magnitude.",
+            default="the file's, or 255",
+        ),
+    ] = None
+    scaling: Annotated[
+        str | None,
+        option(
+            panel=MEASUREMENT,
+            help="Of the Fourier transform: prdeep or unitary.",
+            default="the file's, or prdeep",
+        ),
+    ] = None
+    method: Annotated[
+        str,
+        option(
+            panel=QUALITY,
+            help="red (iterations with a denoiser), unrolled (trained weights, for cdp), er, hio or raar.",
+        ),
+    ] = "red"
+    prior: Annotated[
+        str,
+        option(panel=QUALITY, help="Denoiser of red: deepgsr, or, to compare with it, tv or bm3d."),
+    ] = "deepgsr"
+    restarts: Restarts = None
+    iterations: Iterations = None
+    seed: Seed = 0
 
-    settings = Settings(method, prior, restarts, iterations)
-    tell = silent if quiet else say
-    if method != "unrolled":
-        weights = weights or DENOISER
-    restorer = Restorer(weights, RunOptions(device, offline=offline), tell)
-    truth: np.ndarray | None
-    if simulate is not None:
-        picture = read_gray(simulate, size)
+    def check(self) -> None:
+        if bool(self.inputs) == (self.simulate is not None):
+            raise UsageError("give either a measurement or --simulate with a picture")
+        only_files: dict[str, object] = {"--masks": self.masks, "--support": self.support}
+        only_files |= {"--reference": self.reference, "--peak": self.peak, "--scaling": self.scaling}
+        only_simulations = {"--size": self.size, "--keep-measurement": self.keep_measurement}
+        for name, value in (only_files if self.simulate is not None else only_simulations).items():
+            if value is not None:
+                does = "does not go with" if self.simulate is not None else "needs"
+                raise UsageError(f"{name} {does} --simulate; leave it out")
+        if self.alpha is not None and self.snr is not None:
+            raise UsageError("--alpha and --snr exclude each other; give one")
+        if "-" in (*(self.inputs or ()), self.simulate, self.output):
+            raise UsageError("-: phase reads and writes files; name them")
+        check_reference(self.reference)
+        parse_precision(self.precision)
+        super().check()
+
+    def settings(self) -> Settings:
+        """Return the method and its settings."""
+        from deepgsr_cli.phase.methods import Settings
+
+        return Settings(self.method, self.prior, self.restarts, self.iterations)
+
+    def source(self) -> Measured | Simulated:
+        """Return where the measurements come from, with the arrays that are given for all."""
+        from deepgsr_cli.formats.patterns import read_masks
+        from deepgsr_cli.phase.jobs import Measured, Simulated
+        from deepgsr_cli.phase.simulation import Simulation
+
+        if self.simulate is None:
+            return Measured(
+                self.model,
+                None if self.masks is None else read_masks(self.masks),
+                None if self.support is None else read_masks(self.support)[0],
+                self.oversampling,
+                self.scaling,
+                self.peak,
+                (self.alpha, self.snr),
+                self.reference,
+            )
         simulation = Simulation(
-            model or "cdp",
-            num_masks,
-            mask_kind,
-            2.0 if oversampling is None else oversampling,
-            27.0 if alpha is None else alpha,
-            snr,
-            noise,
-            seed,
+            self.model or "cdp",
+            self.num_masks,
+            self.mask_kind,
+            2.0 if self.oversampling is None else self.oversampling,
+            27.0 if self.alpha is None else self.alpha,
+            self.snr,
+            self.noise,
+            self.seed,
         )
-        data, truth = simulation.measure(picture), picture
-        if keep_measurement is not None:
-            write_measurement(keep_measurement, data)
-    else:
-        truth = None if reference is None else read_gray(reference)
-        data = read_measurement(
-            source,
-            model=model,
-            masks=None if masks is None else read_masks(masks),
-            oversampling=oversampling,
-            support=None if support is None else read_masks(support)[0],
-            peak=peak,
-            scaling=scaling,
-        )
-        if alpha is not None or snr is not None:
-            # What is given takes the place of both of the file's.
-            data = replace(data, alpha=alpha, snr_db=snr)
-    started = time.perf_counter()
-    with progress_bar(1, "phase", quiet) as advance:
-        result = reconstruct(
-            data,
-            restorer,
-            settings,
-            seed=seed,
-            truth=truth,
-            progress=lambda done, total: advance(done / total, f"{done} of {total}"),
-        )
-    seconds = round(time.perf_counter() - started, 3)
-    write_picture(target, result.picture)
-    if json_lines:
-        facts = {name: finite(value) for name, value in result.facts.items()}
-        line = {"input": str(source), "output": str(target), "status": "done", "seconds": seconds, **facts}
-        emit(json.dumps(line | ({"note": result.note} if result.note else {})))
-    else:
-        text = f"{target}  residual {result.retrieval.residual:.4f}"
-        if truth is not None:
-            text += f", PSNR {result.facts['psnr']:.2f} dB, SSIM {result.facts['ssim']:.4f}"
-        emit(text)
-        if result.note:
-            tell(f"{source}: {result.note}")
-    if report is not None:
-        _write_report(report, str(source), result, data, restorer, seed, seconds)
+        return Simulated(simulation, self.size, self.keep_measurement)
 
 
-def _check_target(path: Path | None, source: Path, overwrite: bool) -> None:
-    """Refuse a target that could not be written before the work is done rather than after."""
+class _Phase(Command[Phase, "Plan"]):
+    name = "phase"
+    done = "retrieved"
+
+    def plan(self, options: Phase) -> Plan:
+        from deepgsr_cli.formats import image, patterns
+        from deepgsr_cli.jobs.plan import plan
+
+        options.settings()
+        inputs, suffixes, kind = options.inputs or [], tuple(patterns.SUFFIXES), "measurements"
+        if options.simulate is not None:
+            inputs, suffixes, kind = [options.simulate], tuple(image.SUFFIXES), "pictures"
+        jobs = plan(inputs, options.output, self.name, suffixes, kind=kind, target_suffix=".png")
+        _check_kept(options.keep_measurement, len(jobs.jobs), options.overwrite)
+        return jobs
+
+    def open(self, options: Phase, plan: Plan) -> Callable[[], PhaseRetrieval]:
+        return partial(_open, options)
+
+    def describe(self, options: Phase, facts: Facts) -> str:
+        text = f"residual {facts['residual']:.4f}"
+        if "psnr" in facts:
+            text += f", PSNR {facts['psnr']:.2f} dB, SSIM {facts['ssim']:.4f}"
+        return text
+
+
+def _check_kept(path: Path | None, count: int, overwrite: bool) -> None:
+    """Refuse a file for a measurement that could not be written before the work is done rather than after."""
     if path is None:
         return
-    if path.exists() and source.exists() and path.samefile(source):
-        raise UsageError(f"{path}: is the input itself; give another name")
+    if count > 1:
+        raise UsageError(f"--keep-measurement {path}: {count} measurements do not fit one file; leave it out")
     if path.exists() and not overwrite:
         raise OutputError(f"{path}: exists; give --overwrite or another name")
     if not path.parent.is_dir():
         raise OutputError(f"{path}: there is no folder {path.parent}; make it first")
 
 
-def _write_report(
-    path: Path,
-    name: str,
-    result: PhaseResult,
-    data: Measurement,
-    restorer: Restorer,
-    seed: int,
-    seconds: float,
-) -> None:
-    from deepgsr_cli.cli.command import run_facts
-    from deepgsr_cli.phase.jobs import curve_picture
-    from deepgsr_cli.reports.report import Report, ReportImage, ReportItem, write_report
+def _open(options: Phase) -> PhaseRetrieval:
+    """Make the work of a run."""
+    from deepgsr_cli.phase.jobs import PhaseRetrieval
+    from deepgsr_cli.phase.priors import DENOISER
+    from deepgsr_cli.pictures.restorer import Restorer, RunOptions
 
-    labels = {"residual": "residual", "psnr": "PSNR (dB)", "ssim": "SSIM", "iterations": "iterations"}
-    metrics: dict[str, float | str] = {
-        label: result.facts[fact] for fact, label in labels.items() if fact in result.facts
-    }
-    metrics["seconds"] = seconds
-    curve = ReportItem("residual by iteration", [ReportImage("Residual", curve_picture(result.retrieval))])
-    protocol = run_facts() | {
-        "model": str(data.model),
-        "patterns": f"{len(data.intensity)} of {data.intensity.shape[2]} x {data.intensity.shape[1]}",
-        "noise": f"SNR {data.snr_db:g} dB" if data.snr_db is not None else f"alpha {data.alpha}",
-        "seed": str(seed),
-        "figures": "clipped to [0, 1], rounded to 8 bits",
-    }
-    if result.weights:
-        protocol["weights"] = result.weights
-    items = [ReportItem(name, result.images, metrics, result.note), curve]
-    write_report(path, Report("Phase retrieval", "phase", items, protocol))
+    weights = options.weights if options.method == "unrolled" else options.weights or DENOISER
+    running = RunOptions(options.device, parse_precision(options.precision), offline=options.offline)
+    restorer = Restorer(weights, running, silent if options.quiet else say)
+    return PhaseRetrieval(options.source(), options.settings(), restorer, options.seed)
+
+
+def register(app: typer.Typer) -> None:
+    """Add the command to an app."""
+    examples = (
+        "deepgsr phase --simulate examples/cat.png --size 64 --alpha 9 -o retrieved.png",
+        "deepgsr phase patterns.npz --reference photo.png -o retrieved.png",
+        "deepgsr phase patterns -o retrieved --skip-existing --report retrieved.html",
+    )
+    add(app, "phase", Phase, partial(run, _Phase()), examples=examples)
 
 
 def eval_phase(

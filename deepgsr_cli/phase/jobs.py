@@ -4,125 +4,308 @@ from __future__ import annotations
 
 import io
 import math
-from dataclasses import dataclass, field
+import time
+from dataclasses import dataclass, field, replace
 from pathlib import Path
+from typing import TYPE_CHECKING, ClassVar, Protocol
 
 import numpy as np
 import PIL.Image
 import torch
 
 from deepgsr_cli.compute.device import select_device
-from deepgsr_cli.errors import ShapeError, UsageError
+from deepgsr_cli.errors import InputError, ShapeError, UsageError
 from deepgsr_cli.evaluation.metrics import psnr, rounded8, ssim
+from deepgsr_cli.files import make_folder
 from deepgsr_cli.formats.image import Image, to_uint8, write_image
-from deepgsr_cli.formats.patterns import Measurement
+from deepgsr_cli.formats.patterns import Measurement, read_measurement, write_measurement
+from deepgsr_cli.jobs.plan import Job
+from deepgsr_cli.jobs.work import Column, Progress, Result
+from deepgsr_cli.phase.diffraction import Diffraction
+from deepgsr_cli.phase.evaluation import read_gray
+from deepgsr_cli.phase.message_passing import Denoiser
 from deepgsr_cli.phase.methods import Settings, align, retrieve
+from deepgsr_cli.phase.network import UnrolledPhase
 from deepgsr_cli.phase.noise import Noise, check_alpha, check_snr
 from deepgsr_cli.phase.priors import load_unrolled, weighted_denoiser
-from deepgsr_cli.phase.projections import PEAK, Progress, Retrieval
-from deepgsr_cli.phase.simulation import operator_of
+from deepgsr_cli.phase.projections import PEAK, Retrieval
+from deepgsr_cli.phase.simulation import Simulation, operator_of
+from deepgsr_cli.pictures.jobs import reference_of
 from deepgsr_cli.pictures.restorer import Restorer
-from deepgsr_cli.reports.report import ReportImage
+from deepgsr_cli.reports.report import ReportImage, ReportItem
+
+if TYPE_CHECKING:
+    from deepgsr_cli.compute.tiling import Precision
+
+
+class Source(Protocol):
+    """Where the measurements of jobs come from."""
+
+    def measure(self, job: Job) -> tuple[Measurement, np.ndarray | None]:
+        """Return the measurement of a job, and the true picture, (1, H, W), in [0, 1], if it is known.
+
+        Raises:
+            UserError: A file cannot be read, or a value is out of range.
+        """
+
+    def truth(self, job: Job) -> np.ndarray | None:
+        """Return the true picture alone."""
+
+
+@dataclass(frozen=True)
+class Measured:
+    """Measurement files, and what is said of all of them in place of what each says itself.
+
+    Attributes:
+        model: "fourier" or "cdp".
+        masks: Masks of "cdp", (J, H, W).
+        support: Where the object may be, (H, W), not 0, for "fourier".
+        oversampling: Samples a pixel in each direction, for "fourier".
+        scaling: Scaling of the Fourier transform.
+        peak: Largest value of the picture, as magnitude.
+        noise: Noise level alpha, and in dB; where one is given it takes the place of both.
+        reference: True picture, or folder of true pictures with the names of the inputs.
+    """
+
+    model: str | None = None
+    masks: np.ndarray | None = None
+    support: np.ndarray | None = None
+    oversampling: float | None = None
+    scaling: str | None = None
+    peak: float | None = None
+    noise: tuple[float | None, float | None] = (None, None)
+    reference: Path | None = None
+
+    def measure(self, job: Job) -> tuple[Measurement, np.ndarray | None]:
+        """As `Source.measure`."""
+        assert job.source is not None
+        measurement = read_measurement(
+            job.source,
+            model=self.model,
+            masks=self.masks,
+            oversampling=self.oversampling,
+            support=self.support,
+            peak=self.peak,
+            scaling=self.scaling,
+        )
+        alpha, snr_db = self.noise
+        if self.noise != (None, None):
+            measurement = replace(measurement, alpha=alpha, snr_db=snr_db)
+        return measurement, self.truth(job)
+
+    def truth(self, job: Job) -> np.ndarray | None:
+        """As `Source.truth`."""
+        return None if self.reference is None else read_gray(reference_of(job, self.reference))
+
+
+@dataclass(frozen=True)
+class Simulated:
+    """Pictures whose measurements are simulated.
+
+    Attributes:
+        simulation: How.
+        size: Side that pictures are resized to; None for their own.
+        keep: File that gets the measurement.
+    """
+
+    simulation: Simulation
+    size: int | None = None
+    keep: Path | None = None
+
+    def measure(self, job: Job) -> tuple[Measurement, np.ndarray | None]:
+        """As `Source.measure`."""
+        truth = self.truth(job)
+        measurement = self.simulation.measure(truth)
+        if self.keep is not None:
+            write_measurement(self.keep, measurement)
+        return measurement, truth
+
+    def truth(self, job: Job) -> np.ndarray:
+        """As `Source.truth`."""
+        assert job.source is not None
+        return read_gray(job.source, self.size)
 
 
 @dataclass
-class PhaseResult:
-    """What came of one measurement.
+class PhaseRetrieval:
+    """Phase retrieval of one measurement after another.
 
     Attributes:
-        picture: (1, H, W) in [0, 1].
-        facts: Size, residual and metrics; JSON types.
-        retrieval: The result with its curve.
-        weights: Name and checksum of the weights, if there are any.
-        note: What the user should know.
-        images: Pictures for a report.
+        source: Where the measurements come from.
+        settings: The method and its settings.
+        restorer: Denoiser of the method "red"; says the device, and the weights of "unrolled", too.
+        seed: Seed of the random starts.
     """
 
-    picture: np.ndarray
-    facts: dict[str, float | int | str]
-    retrieval: Retrieval
+    source: Source
+    settings: Settings
+    restorer: Restorer
+    seed: int = 0
+    title: ClassVar[str] = "Phase retrieval"
+    columns: ClassVar[tuple[Column, ...]] = (
+        Column("residual", "residual"),
+        Column("psnr", "PSNR (dB)"),
+        Column("ssim", "SSIM"),
+        Column("iterations", "iterations", mean=False),
+    )
+    _prior: Prior | None = field(default=None, init=False)
+    _measured: dict[str, list[str]] = field(default_factory=dict, init=False)
+
+    @property
+    def protocol(self) -> dict[str, str]:
+        """All it takes to repeat the run, with the measurements so far."""
+        protocol = {"tile": "auto"}
+        protocol |= {name: "; ".join(dict.fromkeys(values)) for name, values in self._measured.items()}
+        protocol |= {"seed": str(self.seed), "figures": "clipped to [0, 1], rounded to 8 bits"}
+        if self._prior is not None and self._prior.weights:
+            protocol["weights"] = self._prior.weights
+        return protocol
+
+    def __call__(self, job: Job, *, for_report: bool = False, progress: Progress | None = None) -> Result:
+        """Make and write the picture of one measurement; see how near it is to the truth if there is one.
+
+        Args:
+            job: Where from and where to.
+            for_report: Whether to make pictures for a report.
+            progress: Called with finished and all iterations.
+
+        Raises:
+            InputError: The measurement or the true picture cannot be read.
+            OutputError: The result cannot be written.
+            UsageError: Metadata are missing or out of range, or the weights do not fit.
+            ShapeError: Masks, support or truth do not fit the measurement.
+        """
+        assert job.target is not None
+        started = time.perf_counter()
+        measurement, truth = self.source.measure(job)
+        A = _operator(measurement, truth)
+        before = time.perf_counter()
+        prior = self._prior = self._prior or load_prior(self.settings, self.restorer)
+        started += time.perf_counter() - before  # no time of this measurement
+        running = self.restorer.options
+        retrieval = retrieve_picture(
+            A.to(select_device(running.device)),
+            measurement,
+            self.settings,
+            prior,
+            precision=running.precision,
+            seed=self.seed,
+            progress=progress,
+        )
+        picture = retrieval.picture.cpu()
+        shifts = measurement.model == "fourier"
+        if truth is not None:
+            picture = align(picture, torch.from_numpy(truth)[None] * PEAK, shifts=shifts)
+        pixels = picture[0].numpy() / np.float32(PEAK)
+        make_folder(job.target.parent)
+        write_picture(job.target, pixels)
+        height, width = A.domain_shape
+        facts = {
+            "width": width,
+            "height": height,
+            "model": str(measurement.model),
+            "patterns": len(measurement.intensity),
+            "method": self.settings.method,
+            "residual": round(retrieval.residual, 6),
+            "iterations": retrieval.curve[-1][0],
+            **_figures(pixels, truth),
+            "seconds": time.perf_counter() - started,
+        }
+        for name, text in _described(measurement).items():
+            self._measured.setdefault(name, []).append(text)
+        result = Result(facts, images=_images(pixels, truth))
+        if shifts:
+            resolved = "" if truth is None else ", and were resolved against the truth"
+            result.note = f"shift and half-turn are not in the measurement{resolved}"
+        if for_report:
+            curve = ReportImage("Residual", curve_picture(retrieval))
+            result.plots = [ReportItem("residual by iteration", [curve])]
+        return result
+
+    def review(self, job: Job) -> Result:
+        """Compare what an earlier run has written with the truth, if there is one.
+
+        Raises:
+            InputError: A picture cannot be read.
+        """
+        assert job.target is not None
+        pixels, truth = read_gray(job.target), self.source.truth(job)
+        if truth is not None and truth.shape != pixels.shape:
+            raise InputError(f"{job.target}: is no result of {job.label}, as it has another size")
+        return Result(_figures(pixels, truth), images=_images(pixels, truth))
+
+
+@dataclass(frozen=True)
+class Prior:
+    """What a method knows of pictures: a denoiser for "red", a network for "unrolled", or nothing.
+
+    Attributes:
+        weights: Name and checksum of the weights, if there are any.
+        denoiser: Removes noise of a given deviation.
+        network: The network that is trained end to end.
+    """
+
     weights: str = ""
-    note: str = ""
-    images: list[ReportImage] = field(default_factory=list)
+    denoiser: Denoiser | None = None
+    network: UnrolledPhase | None = None
 
 
-def reconstruct(
+def load_prior(settings: Settings, restorer: Restorer) -> Prior:
+    """Load what a method needs.
+
+    Raises:
+        WeightsError: The weights are unknown or damaged, or there are none for the method.
+        UsageError: The weights are for another task, or a package is missing.
+    """
+    if settings.method == "red":
+        weights, denoiser = weighted_denoiser(settings.prior, restorer)
+        return Prior(weights, denoiser=denoiser)
+    if settings.method == "unrolled":
+        options = restorer.options
+        loaded = load_unrolled(restorer.weights, options.device, offline=options.offline)
+        return Prior(loaded.weights.label, network=loaded.model)
+    return Prior()
+
+
+def retrieve_picture(
+    A: Diffraction,
     measurement: Measurement,
-    restorer: Restorer,
     settings: Settings,
+    prior: Prior,
     *,
+    precision: Precision = "fp32",
     seed: int = 0,
-    truth: np.ndarray | None = None,
     progress: Progress | None = None,
-) -> PhaseResult:
-    """Picture of a measurement, and how near it is to the truth if there is one.
+) -> Retrieval:
+    """Return the picture of a measurement, in [0, 255].
 
     Args:
+        A: The measurement's operator, on the device to work on.
         measurement: The intensities, and what is known of them.
-        restorer: The denoiser of the method "red"; says the device, and the weights of "unrolled", too.
         settings: The method.
-        seed: Of the random starts.
-        truth: True picture, (1, H, W), in [0, 1].
+        prior: What it needs.
+        precision: Arithmetic of the network of "unrolled".
+        seed: Seed of the random starts.
         progress: Called with finished and all iterations.
 
     Raises:
-        UsageError: Metadata are missing or out of range, or the weights do not fit.
-        ShapeError: Masks, support or truth do not fit the measurement.
+        UsageError: There is no noise level, or one out of range.
     """
-    if not 0 < measurement.peak < math.inf:
-        raise UsageError(f"--peak {measurement.peak:g}: give the largest value of the picture, above 0")
-    device = select_device(restorer.options.device)
-    A = operator_of(measurement).to(device)
-    if truth is not None and truth.shape[1:] != A.domain_shape:
-        (height, width), (rows, columns) = A.domain_shape, truth.shape[1:]
-        raise ShapeError(
-            f"the true picture has {columns} x {rows} pixels, the measurement's {width} x {height}; "
-            "give one of that size"
-        )
+    device = A.masks.device
     to_255 = PEAK / measurement.peak
     scaled = measurement.intensity * to_255**2
-    intensity = torch.from_numpy(scaled.astype(np.float32)).to(device)
-    denoiser = network = None
-    weights = ""
-    if settings.method == "red":
-        weights, denoiser = weighted_denoiser(settings.prior, restorer)
-    elif settings.method == "unrolled":
-        options = restorer.options
-        loaded = load_unrolled(restorer.weights, options.device, offline=options.offline)
-        weights, network = loaded.weights.label, loaded.model
-    generator = torch.Generator().manual_seed(seed)
-    with torch.inference_mode():
-        retrieval = retrieve(
+    dtype = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}[precision]
+    with torch.inference_mode(), torch.autocast(device.type, dtype, enabled=dtype != torch.float32):
+        return retrieve(
             A,
-            intensity,
+            torch.from_numpy(scaled.astype(np.float32)).to(device),
             settings,
-            generator,
+            torch.Generator().manual_seed(seed),
             noise=_noise(measurement, to_255, scaled),
-            denoiser=denoiser,
-            network=network,
+            denoiser=prior.denoiser,
+            network=prior.network,
             progress=progress,
         )
-    height, width = A.domain_shape
-    facts: dict[str, float | int | str] = {
-        "width": width,
-        "height": height,
-        "model": str(measurement.model),
-        "patterns": len(measurement.intensity),
-        "method": settings.method,
-        "residual": round(retrieval.residual, 6),
-        "iterations": retrieval.curve[-1][0],
-    }
-    picture = retrieval.picture.cpu()
-    result = PhaseResult(picture[0].numpy() / np.float32(PEAK), facts, retrieval, weights)
-    if truth is not None:
-        _compare(result, measurement, picture, truth)
-    result.images = [ReportImage("Retrieved", to_uint8(result.picture))]
-    if truth is not None:
-        result.images.append(ReportImage("Truth", to_uint8(truth)))
-    if measurement.model == "fourier":
-        ambiguous = "shift and half-turn are not in the measurement"
-        result.note = ambiguous + ("" if truth is None else ", and were resolved against the truth")
-    return result
 
 
 def write_picture(path: Path, picture: np.ndarray) -> None:
@@ -162,11 +345,39 @@ def _noise(measurement: Measurement, to_255: float, scaled: np.ndarray) -> Noise
     return Noise(alpha=measurement.alpha * to_255)
 
 
-def _compare(result: PhaseResult, measurement: Measurement, picture: torch.Tensor, truth: np.ndarray) -> None:
-    """Align the picture with the truth, and note the metrics."""
-    reference = torch.from_numpy(truth)[None] * PEAK
-    aligned = align(picture, reference, shifts=measurement.model == "fourier")
-    result.picture = aligned[0].numpy() / np.float32(PEAK)
-    rounded = rounded8(result.picture)
-    result.facts["psnr"] = round(psnr(rounded, truth), 4)
-    result.facts["ssim"] = round(ssim(rounded, truth), 6)
+def _operator(measurement: Measurement, truth: np.ndarray | None) -> Diffraction:
+    """Return the operator of a measurement that the truth fits."""
+    if not 0 < measurement.peak < math.inf:
+        raise UsageError(f"--peak {measurement.peak:g}: give the largest value of the picture, above 0")
+    A = operator_of(measurement)
+    if truth is not None and truth.shape[1:] != A.domain_shape:
+        (height, width), (rows, columns) = A.domain_shape, truth.shape[1:]
+        raise ShapeError(
+            f"the true picture has {columns} x {rows} pixels, the measurement's {width} x {height}; "
+            "give one of that size"
+        )
+    return A
+
+
+def _described(measurement: Measurement) -> dict[str, str]:
+    """Return what a protocol says of a measurement."""
+    count, height, width = measurement.intensity.shape
+    snr_db, alpha = measurement.snr_db, measurement.alpha
+    return {
+        "model": str(measurement.model),
+        "patterns": f"{count} of {width} x {height}",
+        "noise": f"alpha {alpha}" if snr_db is None else f"SNR {snr_db:g} dB",
+    }
+
+
+def _figures(pixels: np.ndarray, truth: np.ndarray | None) -> dict[str, float]:
+    """Return PSNR and SSIM of a picture, rounded to 8 bits, to the truth."""
+    if truth is None:
+        return {}
+    rounded = rounded8(pixels)
+    return {"psnr": round(psnr(rounded, truth), 4), "ssim": round(ssim(rounded, truth), 6)}
+
+
+def _images(pixels: np.ndarray, truth: np.ndarray | None) -> list[ReportImage]:
+    images = [ReportImage("Retrieved", to_uint8(pixels))]
+    return images if truth is None else [*images, ReportImage("Truth", to_uint8(truth))]
