@@ -6,12 +6,13 @@ defines them and independent of the module.
 
 from __future__ import annotations
 
+import io
 import json
 import math
 import os
 import struct
 from collections.abc import Callable
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
@@ -82,14 +83,25 @@ def write_scan(
     syntax: UID = uids.ImplicitVRLittleEndian,
     transposed: bool = True,
     water: float | None = WATER_ATTENUATION,
-    change: Callable[[int, Dataset], Dataset | None] = lambda k, file: file,
+    tables: tuple[float, ...] | None = None,
+    change: Callable[[Dataset], object] = lambda file: None,
     columns: int = COLUMNS,
 ) -> Path:
-    """Write one file a projection; the heights of the sources are centred on 0."""
+    """Write one file a projection; the heights of the sources are centred on 0.
+
+    The files tell the table positions of `tables`, in mm, one a turn, in the place of those heights. What
+    `change` does to the first file, all have.
+    """
     folder.mkdir(parents=True, exist_ok=True)
     column_x, row_y = central or ((columns + 1) / 2, (rows + 1) / 2)
     count = round(views * turns)
     seen = np.array(SEEN[position])
+    u = (np.arange(1, columns + 1) - column_x) * COLUMN_MM
+    angle = u / REACH
+    across, depth = REACH * np.sin(angle), REACH * np.cos(angle)
+    if shape == "FLAT":
+        across, depth = u, np.full(columns, REACH)
+    form: Form | None = None
     for k in range(count):
         phi = start + sense * 2 * math.pi * k / views
         z = feed * (k - (count - 1) / 2) / views
@@ -97,60 +109,93 @@ def write_scan(
         source = (FOCUS + out) * np.array([-math.sin(phi + turn), math.cos(phi + turn), 0]) + (0, 0, z + rise)
         to_isocentre = np.array([math.sin(phi), -math.cos(phi), 0])
         along_columns = np.array([math.cos(phi), math.sin(phi), 0])
-        u = (np.arange(1, columns + 1) - column_x) * COLUMN_MM
-        angle = u / REACH
-        across, depth = REACH * np.sin(angle), REACH * np.cos(angle)
-        if shape == "FLAT":
-            across, depth = u, np.full(columns, REACH)
         plane = -FOCUS * to_isocentre + depth[:, None] * to_isocentre + across[:, None] * along_columns
         height = z - (np.arange(1, rows + 1) - row_y) * ROW_MM
         element = np.broadcast_to(plane, (rows, columns, 3)).copy()
         element[..., 2] = height[:, None]
         values = integrals(bodies, source @ seen, element @ seen)
         slope = max(float(values.max()), 0.1) / 65535
-        file = projection(
-            np.rint(values / slope), transposed, phi, z, (turn, rise, out), syntax.is_implicit_VR
-        )
-        file.RescaleSlope, file.RescaleIntercept = f"{slope:.10g}", "0"
-        file.InstanceNumber, file.PatientPosition = k + 1, position
-        private(file, 0x70311033, (column_x, row_y), syntax.is_implicit_VR)
-        private(file, 0x7029100B, shape, syntax.is_implicit_VR)
-        if water is not None:
-            private(file, 0x70411001, f"{water:g}", syntax.is_implicit_VR)
-        changed = change(k, file)
-        if changed is not None:
-            changed.file_meta = FileMetaDataset()
-            changed.file_meta.TransferSyntaxUID = syntax
-            changed.save_as(folder / f"{k + 1:05}.dcm", enforce_file_format=True)
+        stored = np.rint(values / slope)
+        pixels = stored.T if transposed else stored
+        told_z = z if tables is None else tables[k // views]
+        facts = Facts(k + 1, slope, phi, told_z, (turn, rise, out))
+        if form is None:
+            file = projection(pixels, (rows, columns), facts, syntax.is_implicit_VR)
+            file.PatientPosition = position
+            private(file, 0x70311033, (column_x, row_y), syntax.is_implicit_VR)
+            private(file, 0x7029100B, shape, syntax.is_implicit_VR)
+            if water is not None:
+                private(file, 0x70411001, f"{water:g}", syntax.is_implicit_VR)
+            form = Form(file, facts, syntax, change)
+        (folder / f"{k + 1:05}.dcm").write_bytes(form.filled(facts, pixels))
     return folder
 
 
-def projection(
-    stored: np.ndarray,
-    transposed: bool,
-    phi: float,
-    z: float,
-    shift: tuple[float, float, float],
-    raw: bool,
-) -> Dataset:
+@dataclass(frozen=True)
+class Facts:
+    """What the files of a scan differ in, beside their pixels."""
+
+    number: int
+    slope: float
+    phi: float
+    z: float
+    shift: tuple[float, float, float]  # of the focal spot: angle, along the axis, radius
+
+    def texts(self) -> dict[int, str]:
+        """Elements of text, as long in every file, by tag."""
+        return {0x00200013: f"{self.number:06}", 0x00281053: f"{self.slope:.9e} "}
+
+    def floats(self) -> dict[int, float]:
+        """Private elements, by tag."""
+        tags = (0x70311001, 0x70311002, 0x7033100B, 0x7033100C, 0x7033100D)
+        return dict(zip(tags, (self.phi, self.z, *self.shift)))
+
+
+class Form:
+    """The bytes of a scan's first file; the others differ from it in their facts and pixels alone."""
+
+    def __init__(self, file: Dataset, facts: Facts, syntax: UID, change: Callable[[Dataset], object]) -> None:
+        before = {tag: file[tag].value for tag in facts.floats()}
+        change(file)
+        file.file_meta = FileMetaDataset()
+        file.file_meta.TransferSyntaxUID = syntax
+        written = io.BytesIO()
+        file.save_as(written, enforce_file_format=True)
+        self._head = written.getvalue()[: -len(file.PixelData)]
+        self._uid = file.SOPInstanceUID.encode()
+        self._places = {tag: self._place(tag) for tag in (*facts.texts(), *before)}
+        for tag, value in before.items():
+            if file[tag].value != value:
+                del self._places[tag]  # as `change` has it
+
+    def _place(self, tag: int) -> int:
+        """Where an element's value begins, behind its tag and 4 bytes that hold its length."""
+        mark = struct.pack("<HH", tag >> 16, tag & 0xFFFF)
+        assert self._head.count(mark) == 1
+        return self._head.index(mark) + 8
+
+    def filled(self, facts: Facts, pixels: np.ndarray) -> bytes:
+        """A file with these facts and pixels, and a UID of its own."""
+        head = bytearray(self._head.replace(self._uid, self._uid[:-5] + b"%05d" % facts.number))
+        values = {tag: text.encode() for tag, text in facts.texts().items()}
+        values |= {tag: struct.pack("<f", value) for tag, value in facts.floats().items()}
+        for tag, at in self._places.items():
+            head[at : at + len(values[tag])] = values[tag]
+        return bytes(head) + pixels.astype("<u2").tobytes()
+
+
+def projection(pixels: np.ndarray, shape: tuple[int, int], facts: Facts, raw: bool) -> Dataset:
     """A file as the collection at TCIA has them; its private elements without a known VR if they are raw."""
-    pixels = stored.T if transposed else stored
     file = ct(pixels.astype(int), signed=False)
     for keyword in ("PixelSpacing", "ImagePositionPatient", "ImageOrientationPatient", "FrameOfReferenceUID"):
         del file[keyword]
-    private(file, 0x70291010, stored.shape[0], raw)
-    private(file, 0x70291011, stored.shape[1], raw)
-    for tag, value in (
-        (0x70291002, COLUMN_MM),
-        (0x70291006, ROW_MM),
-        (0x70311001, phi),
-        (0x70311002, z),
-        (0x70311003, FOCUS),
-        (0x70311031, REACH),
-        (0x7033100B, shift[0]),
-        (0x7033100C, shift[1]),
-        (0x7033100D, shift[2]),
-    ):
+    file.RescaleIntercept = "0"
+    for tag, text in facts.texts().items():
+        file[tag].value = text
+    private(file, 0x70291010, shape[0], raw)
+    private(file, 0x70291011, shape[1], raw)
+    constants = {0x70291002: COLUMN_MM, 0x70291006: ROW_MM, 0x70311003: FOCUS, 0x70311031: REACH}
+    for tag, value in (constants | facts.floats()).items():
         private(file, tag, float(value), raw)
     return file
 
@@ -235,11 +280,7 @@ def test_water_is_0_hu_and_a_rod_is_where_it_was(tmp_path, position):
 
 
 def test_an_axial_scan_gives_a_slice_a_table_position(tmp_path):
-    def moved(k: int, file: Dataset) -> Dataset:
-        private(file, 0x70311002, 7.0 - 10 * (k // 60), raw=True)
-        return file
-
-    folder = write_scan(tmp_path / "scan", [WATER, ROD], views=60, turns=2, rows=4, change=moved)
+    folder = write_scan(tmp_path / "scan", [WATER, ROD], views=60, turns=2, rows=4, tables=(7.0, -3.0))
     scan = scan_of(folder)
     assert not scan.helical
     assert scan.z_mm == pytest.approx((-3, 7))
@@ -357,9 +398,8 @@ def test_fewer_views_are_evenly_spaced_projections_of_one_focal_spot(tmp_path):
 
 
 def test_a_missing_element_is_named(tmp_path):
-    def without(k: int, file: Dataset) -> Dataset:
+    def without(file: Dataset) -> None:
         del file[0x7031, 0x1031]
-        return file
 
     _, failures = find_projections(write_scan(tmp_path / "scan", [WATER], views=3, change=without))
     assert len(failures) == 3
@@ -384,10 +424,9 @@ def test_a_folder_that_cannot_be_listed_is_told(tmp_path, monkeypatch):
 
 
 def test_missing_and_broken_projections_are_told_and_the_rest_is_used(tmp_path):
-    def some(k: int, file: Dataset) -> Dataset | None:
-        return None if 20 <= k < 23 else file
-
-    folder = write_scan(tmp_path / "scan", [WATER, ROD], change=some)
+    folder = write_scan(tmp_path / "scan", [WATER, ROD])
+    for number in (21, 22, 23):
+        (folder / f"{number:05}.dcm").unlink()
     broken = folder / "00051.dcm"
     broken.write_bytes(broken.read_bytes()[:-100])
     scans, failures = find_projections(folder)
@@ -410,9 +449,8 @@ def test_missing_and_broken_projections_are_told_and_the_rest_is_used(tmp_path):
     ],
 )
 def test_impossible_elements_are_one_sentence(tmp_path, tag, value, words):
-    def wrong(k: int, file: Dataset) -> Dataset:
+    def wrong(file: Dataset) -> None:
         private(file, tag, value, raw=True)
-        return file
 
     scans, failures = find_projections(write_scan(tmp_path / "scan", [WATER], views=3, change=wrong))
     assert not scans
@@ -433,9 +471,8 @@ def test_images_are_no_projections_and_both_together_are_refused(tmp_path):
 def test_scans_of_two_series_are_told_apart(tmp_path):
     for name in ("a", "b"):
 
-        def series(k: int, file: Dataset, name: str = name) -> Dataset:
+        def series(file: Dataset, name: str = name) -> None:
             file.SeriesInstanceUID = generate_uid(entropy_srcs=[name])
-            return file
 
         write_scan(tmp_path / name, [WATER], views=20, change=series)
     scans, failures = find_projections(tmp_path)
@@ -466,9 +503,8 @@ def run(tmp_path, monkeypatch):
 
 
 def test_a_folder_of_projections_becomes_a_derived_series(run, tmp_path):
-    def stated(k: int, file: Dataset) -> Dataset:
+    def stated(file: Dataset) -> None:
         file.ReconstructionDiameter = "150"
-        return file
 
     write_scan(
         tmp_path / "scan", [WATER, ROD], views=60, turns=1.5, feed=10, rows=8, water=0.02, change=stated
