@@ -42,7 +42,7 @@ class Metadata:
     png_chunks: tuple[bytes, ...] = ()
 
 
-Encoder = Callable[[IO[bytes], np.ndarray, Metadata, str], None]
+Encoder = Callable[[IO[bytes], np.ndarray, Metadata], None]
 
 
 class Decoded(NamedTuple):

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, field, replace
+from functools import partial
 from io import BytesIO
 from pathlib import Path
 from typing import IO, BinaryIO, NamedTuple
@@ -57,14 +58,13 @@ _SIGNATURES = (
 
 @dataclass(slots=True)
 class Image:
-    """A picture or slice as the models see it, with what is needed to write it back.
+    """A picture as the models see it, with what is needed to write it back.
 
     Attributes:
         pixels: float32, (C, H, W), C 1 or 3; [0, 1] for integer files, not clipped for float files.
         depth: Sample type of the file and of what will be written: uint8, uint16, float16, float32, float64.
         format: PNG, JPEG, TIFF, WEBP or BMP for pictures.
         alpha: (H, W) in `depth`, as stored; None where there is none.
-        unit: Unit of the pixels: "[0,1]" or "HU".
         metadata: Carried from file to file.
     """
 
@@ -72,7 +72,6 @@ class Image:
     depth: str
     format: str
     alpha: np.ndarray | None = None
-    unit: str = "[0,1]"
     metadata: Metadata = field(default_factory=Metadata)
 
 
@@ -136,7 +135,7 @@ def write_image(target: Path | BinaryIO, image: Image, *, format: str | None = N
             f"{name}: no picture format is known by this name; use one of {', '.join(SUFFIXES)}"
         )
     _check_holds(name, image, format)
-    encode = {"PNG": encode_png, "TIFF": encode_tiff}.get(format, encode_pillow)
+    encode = {"PNG": encode_png, "TIFF": encode_tiff}.get(format) or partial(encode_pillow, format=format)
     samples = _samples(image)
     if isinstance(target, Path):
         with atomic_write(target) as temporary, temporary.open("wb") as stream:
@@ -227,8 +226,6 @@ def _samples(image: Image) -> np.ndarray:
     if samples.dtype.kind == "f":
         colour = samples[..., :channels].transpose(2, 0, 1)
         np.multiply(image.pixels, np.float32(image.metadata.white), out=colour, casting="same_kind")
-    elif image.unit != "[0,1]":
-        raise ValueError(f"pixels in {image.unit} cannot be written as {image.depth}")
     else:
         _quantise(image.pixels, samples[..., :channels])
     if image.alpha is not None:
@@ -253,7 +250,7 @@ def _encode(
     encode: Encoder, name: str, stream: IO[bytes], samples: np.ndarray, metadata: Metadata, format: str
 ) -> None:
     try:
-        encode(stream, samples, metadata, format)
+        encode(stream, samples, metadata)
     except OSError:
         raise  # of the disk, which atomic_write words
     except Exception as error:  # the encoders' own kinds: metadata too long for a JPEG, a picture too large

@@ -109,7 +109,7 @@ def _inflate(data: bytes | memoryview) -> bytes:
     return text
 
 
-def encode_png(stream: IO[bytes], samples: np.ndarray, metadata: Metadata, format: str) -> None:
+def encode_png(stream: IO[bytes], samples: np.ndarray, metadata: Metadata) -> None:
     import imagecodecs
 
     encoded = memoryview(imagecodecs.png_encode(samples))

@@ -125,7 +125,7 @@ def _tiff_dpi(tags: dict[int, Any]) -> tuple[float, float] | None:
     return (x / x_by * per_inch, y / y_by * per_inch) if x_by and y_by else None
 
 
-def encode_tiff(stream: IO[bytes], samples: np.ndarray, metadata: Metadata, format: str) -> None:
+def encode_tiff(stream: IO[bytes], samples: np.ndarray, metadata: Metadata) -> None:
     import tifffile
 
     colours = 1 if samples.ndim == 2 or samples.shape[2] == 2 else 3

@@ -729,12 +729,11 @@ def test_float_values_are_written_unclipped() -> None:
     assert tifffile.imread(io.BytesIO(written(gray(-7.5, "float16"), "TIFF")))[0, 0] == -7.5
 
 
-@pytest.mark.parametrize("image", [gray(np.nan), gray(unit="HU")], ids=["NaN", "HU"])
-def test_what_integers_cannot_say_leaves_the_old_file_alone(image: Image, tmp_path: Path) -> None:
+def test_what_integers_cannot_say_leaves_the_old_file_alone(tmp_path: Path) -> None:
     path = tmp_path / "out.png"
     path.write_bytes(b"old")
     with pytest.raises(ValueError):
-        write_image(path, image)
+        write_image(path, gray(np.nan))
     assert path.read_bytes() == b"old"
     assert list(tmp_path.iterdir()) == [path]
 
