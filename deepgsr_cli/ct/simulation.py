@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import math
-from dataclasses import replace
 
 import numpy as np
 import torch
@@ -52,19 +51,7 @@ class SimulatedScan:
 
     def __init__(self, geometry: Geometry, photons: float | None = None) -> None:
         self.geometry, self.photons = geometry, photons
-        k = _FINENESS
-        rows, columns = geometry.shape
-        row_mm, column_mm = geometry.pixel_mm
-        self._A = Radon(
-            replace(
-                geometry,
-                shape=(k * rows, k * columns),
-                pixel_mm=(row_mm / k, column_mm / k),
-                num_bins=k * geometry.num_bins,
-                bin_mm=geometry.bin_mm / k,
-                offset_bins=k * geometry.offset_bins,
-            )
-        )
+        self._A = Radon(geometry.refined(bins=_FINENESS, pixels=_FINENESS))
 
     def __call__(self, x: Tensor, seed: int | tuple[int, ...] = 0) -> Tensor:
         """Sinogram, (B, 1, V, N), of attenuation in 1/mm, (B, 1, H, W), by Poisson counts of at least 1.

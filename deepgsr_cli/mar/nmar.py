@@ -11,7 +11,7 @@ from torch import Tensor
 
 from deepgsr_cli.mar.trace import interpolated, metal_trace
 from deepgsr_cli.tomography.attenuation import WATER_ATTENUATION
-from deepgsr_cli.tomography.geometry import Geometry
+from deepgsr_cli.tomography.geometry import Geometry, diagonal_mm
 from deepgsr_cli.tomography.radon import Radon
 
 VIRTUAL_VIEWS = 720
@@ -112,12 +112,11 @@ def virtual_scan(shape: tuple[int, int], pixel_mm: tuple[float, float]) -> Geome
         pixel_mm: Spacing of the rows and of the columns.
     """
     bin_mm = min(pixel_mm) / 2
-    diagonal_mm = math.hypot(*(n * d for n, d in zip(shape, pixel_mm)))
     return Geometry(
         kind="parallel",
         shape=shape,
         pixel_mm=pixel_mm,
-        num_bins=math.ceil(diagonal_mm / bin_mm) + 1,
+        num_bins=math.ceil(diagonal_mm(shape, pixel_mm) / bin_mm) + 1,
         bin_mm=bin_mm,
         angles_rad=tuple(math.pi * (i + 0.5) / VIRTUAL_VIEWS for i in range(VIRTUAL_VIEWS)),
     )

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from dataclasses import replace
 
 import numpy as np
 import torch
@@ -148,12 +147,7 @@ def _metal_length_mm(geometry: Geometry, metal: Tensor) -> Tensor:
     batch, _, row, column = metal.nonzero(as_tuple=True)
     device, dtype = metal.device, torch.float32
     k = _RAYS_PER_BIN
-    fine = replace(
-        geometry,
-        num_bins=k * geometry.num_bins,
-        bin_mm=geometry.bin_mm / k,
-        offset_bins=k * geometry.offset_bins,
-    )
+    fine = geometry.refined(bins=k)
     (height, width), (spacing_y, spacing_x) = geometry.shape, geometry.pixel_mm
     x = (column - (width - 1) / 2) * spacing_x
     y = ((height - 1) / 2 - row) * spacing_y

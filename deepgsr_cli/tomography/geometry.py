@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
@@ -114,7 +114,7 @@ class Geometry:
     @property
     def radius_mm(self) -> float:
         """Distance of the slice's corners from the isocentre."""
-        return math.hypot(*(n * d for n, d in zip(self.shape, self.pixel_mm))) / 2
+        return diagonal_mm(self.shape, self.pixel_mm) / 2
 
     @property
     def magnification(self) -> float:
@@ -125,6 +125,17 @@ class Geometry:
     def centre_bin(self) -> float:
         """Position of the central ray among the bins."""
         return (self.num_bins - 1) / 2 - self.offset_bins
+
+    def refined(self, *, bins: int = 1, pixels: int = 1) -> Geometry:
+        """The same scan with each bin and, along each axis, each pixel parted into so many."""
+        return replace(
+            self,
+            shape=(pixels * self.shape[0], pixels * self.shape[1]),
+            pixel_mm=(self.pixel_mm[0] / pixels, self.pixel_mm[1] / pixels),
+            num_bins=bins * self.num_bins,
+            bin_mm=self.bin_mm / bins,
+            offset_bins=bins * self.offset_bins,
+        )
 
     def bin_positions_mm(self) -> np.ndarray:
         """Signed distance of each bin, (N,), from the central ray, along the detector."""
@@ -166,6 +177,11 @@ class Geometry:
         return tables[0], tables[1]
 
 
+def diagonal_mm(shape: tuple[int, int], pixel_mm: tuple[float, float]) -> float:
+    """Length of a slice's diagonal, from its rows and columns and their spacings."""
+    return math.hypot(*(n * d for n, d in zip(shape, pixel_mm)))
+
+
 def sparse_view(shape: tuple[int, int], pixel_mm: tuple[float, float], num_views: int) -> Geometry:
     """Fan beam over a full turn of the sparse-view papers, in proportion to the slice.
 
@@ -182,9 +198,9 @@ def sparse_view(shape: tuple[int, int], pixel_mm: tuple[float, float], num_views
         Wang et al., DuDoTrans: dual-domain transformer for sparse-view CT reconstruction, 2022, sec. 4.1.
     """
     angles = even_angles(0.0, 360.0, whole_number("num_views", num_views))
-    diagonal_mm = math.hypot(*(n * d for n, d in zip(shape, pixel_mm)))
-    scale = diagonal_mm / math.hypot(400, 400)
-    num_bins = round(800 * diagonal_mm / (min(pixel_mm) * math.hypot(512, 512)))
+    across_mm = diagonal_mm(shape, pixel_mm)
+    scale = across_mm / math.hypot(400, 400)
+    num_bins = round(800 * across_mm / (min(pixel_mm) * math.hypot(512, 512)))
     return Geometry(
         kind="fan-flat",
         shape=shape,
@@ -218,7 +234,7 @@ def scanner_view(
     Raises:
         ShapeError: The source is within the slice, or the detector before the isocentre.
     """
-    radius_mm = math.hypot(*(n * d for n, d in zip(shape, pixel_mm))) / 2
+    radius_mm = diagonal_mm(shape, pixel_mm) / 2
     fan = math.asin(min(1.0, radius_mm / source_mm)) if source_mm > 0 else 0.0
     step = min(pixel_mm) / source_mm if source_mm > 0 else 1.0
     return Geometry(

@@ -311,6 +311,16 @@ def test_a_geometry_file_comes_back(tmp_path, suffix, kind):
 FILE = 'kind = "parallel"\nshape = [8, 8]\npixel_mm = [1, 1]\nnum_bins = 12\nbin_mm = 1\n'
 
 
+@pytest.mark.parametrize(("bins", "pixels"), [(1, 1), (4, 1), (2, 3)])
+def test_a_refined_geometry_has_the_same_edges(bins, pixels):
+    coarse = dataclasses.replace(small("fan-flat"), offset_bins=0.25)
+    fine = coarse.refined(bins=bins, pixels=pixels)
+    parts = fine.bin_positions_mm().reshape(-1, bins)
+    np.testing.assert_allclose(parts.mean(1), coarse.bin_positions_mm(), atol=1e-9)
+    assert fine.shape == tuple(pixels * n for n in coarse.shape)
+    assert math.isclose(fine.radius_mm, coarse.radius_mm)
+
+
 def test_angles_can_be_given_as_a_range(tmp_path):
     path = tmp_path / "scan.toml"
     path.write_text(FILE + "num_views = 4\nstart_deg = 10\nrange_deg = -180\n")
