@@ -114,6 +114,11 @@ def test_help_imports_no_torch():
     subprocess.run([sys.executable, "-c", code], check=True, capture_output=True)
 
 
+def test_models_wait_for_the_compiler():
+    code = "import sys\nimport deepgsr_cli.models\nassert 'numba' not in sys.modules"
+    subprocess.run([sys.executable, "-c", code], check=True, capture_output=True)
+
+
 def test_the_package_runs_as_a_module():
     command = [sys.executable, "-m", "deepgsr_cli", "--version"]
     done = subprocess.run(command, check=True, capture_output=True, text=True)

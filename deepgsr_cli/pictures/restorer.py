@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, overload
@@ -73,7 +72,6 @@ class Restorer:
     notify: Callable[[str], None] | None = None
     task: str = "denoise"
     loaded: dict[int, Loaded[Prior]] = field(default_factory=dict, init=False)
-    _limits: dict[int, float] = field(default_factory=dict, init=False)
 
     # All that depends on the task.
 
@@ -180,12 +178,8 @@ class Restorer:
         return self.loaded[needed]
 
     def sigma_limit(self, channels: int) -> float:
-        """Highest noise level, on the 0-255 scale, that the weights for so many channels know; read once."""
-        needed = self.model_channels(channels)
-        if needed not in self._limits:
-            config = json.loads(self.load(channels).info.get("train_config", "{}"))
-            self._limits[needed] = float(config.get("sigma_max", 255))
-        return self._limits[needed]
+        """Highest noise level, on the 0-255 scale, that the weights for so many channels know."""
+        return self.load(channels).sigma_max
 
     def level(self, pixels: np.ndarray) -> float:
         """Noise level on the 0-255 scale, estimated from pixels, (C, H, W) on the [0, 1] scale.

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import functools
+import json
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Generic, TypeVar
@@ -25,6 +27,11 @@ class Loaded(Generic[M]):
     model: M
     info: Mapping[str, str]
     weights: ResolvedWeights
+
+    @functools.cached_property
+    def sigma_max(self) -> float:
+        """Highest noise level of the training, on the 0-255 scale; 255 if the file does not say."""
+        return float(json.loads(self.info.get("train_config", "{}")).get("sigma_max", 255))
 
 
 def load(
