@@ -30,7 +30,9 @@ _REASONS = {
 
 @contextmanager
 def atomic_write(path: Path) -> Iterator[Path]:
-    """Temporary file beside `path`, empty, that takes its place when the block ends without an exception.
+    """Write a file whole or not at all: a temporary file beside `path` takes its place when the block ends.
+
+    The context is the temporary file's path.
 
     After any exception, an interrupt included, the temporary file is gone and `path` is as it was. A new
     file gets the permissions the umask gives, a replaced one keeps its own; a link stays and what it

@@ -26,7 +26,7 @@ class DeviceInfo:
 
 
 def select_device(name: str) -> torch.device:
-    """Device called `name`; "auto" is the first there is of CUDA, MPS and the CPU.
+    """Select the device called `name`; "auto" is the first there is of CUDA, MPS and the CPU.
 
     Args:
         name: "auto", "cpu", "cuda" (the current one), "cuda:N" with N from 0, or "mps".
@@ -65,7 +65,7 @@ def free_memory(device: torch.device) -> int:
 
 
 def describe_devices() -> list[DeviceInfo]:
-    """The devices `select_device` accepts, in the order "auto" prefers them; the CPU is always the last."""
+    """List the devices `select_device` accepts, in the order "auto" prefers them: the CPU is the last."""
     import torch
 
     found = []

@@ -49,7 +49,7 @@ def _numba() -> Any:
 
 @functools.cache
 def compiled(function: T) -> T:
-    """The function compiled on first use; kept on disk where some folder can be written."""
+    """Compile a function at its first call; the code is kept on disk where some folder can be written."""
     numba = _numba()
 
     # Multiply and add may be fused; nothing that would change what NaN does.

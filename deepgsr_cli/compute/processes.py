@@ -19,7 +19,7 @@ class Processes:
     """This process among those that train together; alone unless torchrun says otherwise.
 
     Attributes:
-        count: How many there are.
+        count: Number of processes.
         rank: Number of this one; 0 is the one that writes.
     """
 

@@ -141,13 +141,13 @@ def apply_tiled(
         image: (C, H, W), float32 on the CPU; may be memory-mapped.
         tile: Most pixels along a side of a tile; 0 for the whole image at once.
         overlap: Fewest pixels that neighbouring tiles share; `default_overlap(needs)` is a good value.
-        device: Where `function` runs.
+        device: Device that `function` runs on.
         needs: What the model needs of tiles.
         batch: Most tiles at once.
-        precision: What `function` computes in. In half precision, a batch with a non-finite result is done
-            again in float32.
-        out: Where the result goes, (C', H, W), float32 on the CPU; may be `image` itself, which saves its
-            memory, and is then partly overwritten if an error is raised.
+        precision: Arithmetic that `function` computes in. In half precision, a batch with a non-finite
+            result is done again in float32.
+        out: Array that takes the result, (C', H, W), float32 on the CPU; may be `image` itself, which saves
+            its memory, and is then partly overwritten if an error is raised.
         progress: Called with the finished and the total number of pixels; the finished ones are fewer again
             when memory ran out within a row of tiles.
         notify: Called with a sentence when, for the first time, memory ran out or half precision overflowed.

@@ -27,9 +27,9 @@ class CutOuts:
     to metal are drawn into some.
 
     Args:
-        slices: In HU, (H, W) each.
+        slices: Slices in HU, (H, W) each.
         size: Side of a cut-out in pixels.
-        device: Where the slices are kept and the cut-outs are made.
+        device: Device where the slices are kept and the cut-outs are made.
         masked: Share of the cut-outs that are cut to an ellipse.
         with_objects: Share of those that ellipses are drawn into.
     """
@@ -56,7 +56,7 @@ class CutOuts:
 
         Args:
             batch: Number of cut-outs.
-            generator: On the CPU.
+            generator: Random generator, on the CPU.
         """
         return torch.stack([self._cut_out(generator) for _ in range(batch)])
 

@@ -24,8 +24,8 @@ class Figures:
     """A reconstruction against its reference.
 
     Attributes:
-        psnr: In dB, of attenuation clipped to [0, `PEAK_ATTENUATION`], over the whole slice.
-        ssim: Of the same.
+        psnr: PSNR in dB, of attenuation clipped to [0, `PEAK_ATTENUATION`], over the whole slice.
+        ssim: SSIM of the same attenuation.
         rmse_hu: Root mean square error in the `body`.
         bias_hu: Mean error there.
     """
@@ -43,7 +43,7 @@ def compare(
 
     Args:
         x: The reconstruction.
-        reference: What it should be.
+        reference: True attenuation, of the same shape.
         pixel_mm: Distance of rows and of columns.
         leave_out: Pixels that do not count, bool, (1, 1, H, W); those in the windows of SSIM count as equal.
     """

@@ -44,7 +44,7 @@ class Method:
     """A way of reconstruction and its settings.
 
     Attributes:
-        name: Of `METHODS`.
+        name: Name of the method, one of `METHODS`.
         photons: Photons a ray that leave the source, None for a scan without noise.
         filter: Window on the ramp, for "fbp".
         iterations: At most so many, for the iterative methods; None for `ITERATIONS`.
@@ -123,17 +123,17 @@ def reconstruct(
     model: torch.nn.Module | None = None,
     progress: Callable[[int, int], None] | None = None,
 ) -> Tensor:
-    """Attenuation in 1/mm, (B, 1, H, W), of a sinogram, (B, 1, V, N).
+    """Reconstruct attenuation in 1/mm, (B, 1, H, W), from a sinogram, (B, 1, V, N).
 
     Args:
         A: The operator y was measured with.
         y: The sinogram.
-        method: How.
-        model: Of `load_network`, for "deepgsr".
+        method: Method and its settings.
+        model: Network of `load_network`, for "deepgsr".
         progress: Called with finished and all iterations by the iterative methods.
 
     Raises:
-        UserError: As `Radon.fbp`.
+        ShapeError: As `Radon.fbp`.
     """
     name, photons = method.name, method.photons
     if name == "deepgsr":

@@ -41,20 +41,21 @@ class FanBeams:
     Reads no pixels before a slice is asked for, and keeps 256 MiB of them for the next.
 
     Attributes:
-        folder: Where the files are.
-        header: What holds for the slices too: patient, study, equipment.
+        folder: Folder of the files.
+        header: Header elements that hold for the slices too: patient, study, equipment.
         detector: The detector.
-        water_attenuation: In 1/mm, for the spectrum of the scan; None if the files do not say.
+        water_attenuation: Attenuation of water in 1/mm, for the spectrum of the scan; None if the files do
+            not say.
         views_per_turn: Projections a turn.
         helical: Whether the table moved during the turns.
         feed_mm: Distance the table moved in a turn; 0 for axial scans.
         turn_share: Share of a turn around each slice that the rows cover; 1 for axial scans.
         num_spots: Positions of the focal spot; 1 if it rests.
-        diameter_mm: Of the field that every view sees.
-        reconstruction_mm: Of the field the scanner reconstructed, where the files say so.
-        z_mm: Where the slices are in the patient's coordinates, ascending.
+        diameter_mm: Diameter of the field that every view sees.
+        reconstruction_mm: Diameter of the field the scanner reconstructed, if the files say it.
+        z_mm: Positions of the slices in the patient's coordinates, ascending.
         spacing_mm: Distance of two rows at the isocentre, and of two slices of a helical scan.
-        notes: What the user should know, one sentence each.
+        notes: Facts that the user should know, one sentence each.
     """
 
     def __init__(
@@ -62,10 +63,10 @@ class FanBeams:
     ) -> None:
         """
         Args:
-            folder: Where the files are.
+            folder: Folder of the files.
             views: The files, in any order.
-            header: As the attribute.
-            water: As `water_attenuation`.
+            header: Header elements that hold for the slices too.
+            water: Attenuation of water in 1/mm, if known.
             pixels: Reads them; scans may share it.
 
         Raises:
@@ -275,7 +276,7 @@ class FanBeams:
         bins: they are interpolated linearly between the bins, and between the views of the same spot.
 
         Args:
-            i: From 0.
+            i: Number of the slice, from 0.
             diameter_mm: Side of the slice; None for the diameter of the field that all views see.
 
         Raises:

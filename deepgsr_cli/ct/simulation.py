@@ -45,7 +45,7 @@ class SimulatedScan:
     reconstruction's operator is not the one that made the data. No scatter, no beam hardening.
 
     Args:
-        geometry: Of the scan.
+        geometry: Geometry of the scan.
         photons: Photons a ray that leave the source; None for no noise.
     """
 
@@ -58,7 +58,7 @@ class SimulatedScan:
 
         Args:
             x: The slice.
-            seed: Of the noise; counts are drawn by numpy on the CPU, whatever the device.
+            seed: Seed of the noise; counts are drawn by numpy on the CPU, whatever the device.
         """
         fine = x.repeat_interleave(_FINENESS, 2).repeat_interleave(_FINENESS, 3)
         transmitted = torch.exp(-self._A(fine)).unflatten(-1, (-1, _FINENESS)).mean(-1)

@@ -76,7 +76,9 @@ class Image:
 
 
 def read_image(source: Path | BinaryIO, *, max_pixels: int = MAX_PIXELS, white: float = 1.0) -> Image:
-    """Picture in a file or stream, upright, at most one decoded copy beside its float32 pixels in memory.
+    """Read the picture in a file or stream, upright.
+
+    At most one decoded copy is in memory beside the float32 pixels.
 
     The content says the format, whatever the suffix. Depth is the file's sample type; 1- to 7-bit samples
     are widened to uint8 and 9- to 15-bit ones to uint16. Palettes become RGB, or gray when every colour in
@@ -259,7 +261,7 @@ def _encode(
 
 
 def picture_paths(folder: Path) -> list[Path]:
-    """All pictures below a folder, in the order of their paths; hidden files and folders left out.
+    """List all pictures below a folder, in the order of their paths; hidden files and folders left out.
 
     Raises:
         InputError: No such folder, or no picture in it.
@@ -273,7 +275,7 @@ def picture_paths(folder: Path) -> list[Path]:
 
 
 def read_channels(path: Path, channels: int) -> np.ndarray:
-    """Picture with that many channels, (C, H, W), float32 in [0, 1].
+    """Read a picture with that many channels, (C, H, W), float32 in [0, 1].
 
     Colour becomes luma, rounded to 8 bits where the file has 8, as the gray versions of the common test sets
     were made; gray is repeated.

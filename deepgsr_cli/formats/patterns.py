@@ -28,7 +28,7 @@ class Measurement:
         masks: For "cdp", (J, H, W), real or complex.
         oversampling: For "fourier", samples a pixel in each direction.
         support: For "fourier", where the object may be, (H, W), not 0; None for everywhere.
-        scaling: Of the transform, see `diffraction`: "prdeep" or "unitary".
+        scaling: Scaling of the transform, see `diffraction`: "prdeep" or "unitary".
         peak: Largest value the picture can have, in the unit of the square root of the intensities.
         alpha: Noise level as `phase.noise.alpha_noise` has it, in the same unit; None if not known.
         snr_db: Noise level as `phase.noise.snr_noise` has it, in dB; None if not known.
@@ -46,7 +46,7 @@ class Measurement:
 
 
 def read_measurement(path: Path, **given: Any) -> Measurement:
-    """Measurement of a file, with what `given` says (and is not None) in place of what the file says.
+    """Read a measurement, with what `given` says (and is not None) in place of what the file says.
 
     .npz and .h5 hold arrays named as the fields of `Measurement`; .npy and .tif hold the intensities alone,
     (M, N) or (J, M, N).
@@ -93,7 +93,7 @@ def write_measurement(path: Path, measurement: Measurement) -> None:
 
 
 def read_masks(path: Path) -> Array:
-    """Masks, (J, H, W), of a .npy file; (H, W) is one mask.
+    """Read masks, (J, H, W), of a .npy file; (H, W) is one mask.
 
     Raises:
         InputError: The file cannot be read, or holds no numbers of that shape.

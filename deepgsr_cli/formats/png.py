@@ -63,7 +63,7 @@ def decode_png(name: str, stream: IO[bytes], max_pixels: int) -> Decoded:
 
 
 def read_values(path: Path) -> np.ndarray:
-    """Values of a PNG as they are in the file, (H, W) of a gray one, uint8 or uint16.
+    """Read the values of a PNG as they are in the file, (H, W) of a gray one, uint8 or uint16.
 
     For files whose values are measurements: nothing is scaled, turned or looked up in a palette.
 

@@ -34,7 +34,7 @@ class Sinograms:
         num_bins: Bins of a view, N, which must be the file's.
 
     Attributes:
-        num_slices: How many there are.
+        num_slices: Number of slices.
 
     Raises:
         InputError: The file cannot be read, or does not match the scan.
@@ -56,7 +56,7 @@ class Sinograms:
         self.read(0)
 
     def read(self, i: int) -> np.ndarray:
-        """Sinogram of slice i, (V, N), float32.
+        """Read the sinogram of slice i, (V, N), float32.
 
         Raises:
             InputError: It is not real numbers, has another shape than the scan's, NaN, or values that no

@@ -13,7 +13,7 @@ SUFFIXES = (".toml", ".json")
 
 
 def read_table(path: Path) -> dict[str, Any]:
-    """Keys and values of a file, of the kind that its name ends in.
+    """Read keys and values from a file, of the kind that its name ends in.
 
     Raises:
         InputError: It cannot be read, or holds something else.

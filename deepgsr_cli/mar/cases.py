@@ -40,11 +40,11 @@ class MetalCase:
     """Slices with metal as they are scanned, and as they are without.
 
     Attributes:
-        operator: What the sinogram was measured with; virtual, for a case of the image alone.
+        operator: Operator that the sinogram was measured with; virtual, for a case of the image alone.
         sinogram: (B, 1, V, N).
         clean: The slices without metal, in 1/mm, (B, 1, H, W).
-        metal: Where metal was put in, bool, (B, 1, H, W).
-        start: What the network starts from.
+        metal: Mask of the metal that was put in, bool, (B, 1, H, W).
+        start: Images and masks that the network starts from.
     """
 
     operator: Radon
@@ -56,7 +56,7 @@ class MetalCase:
 
 @dataclass(frozen=True)
 class Setting:
-    """How cases are scanned.
+    """The scan that cases are simulated by.
 
     Attributes:
         field_mm: Side of the slice.
@@ -91,7 +91,7 @@ class CaseScan:
 
     Args:
         size: Rows and columns.
-        setting: How.
+        setting: Metal, field and filter of the scans.
     """
 
     def __init__(self, size: int, setting: Setting) -> None:
@@ -140,11 +140,11 @@ class MetalCases:
     """Cases of random cut-outs with random metal, a function of the seed; each is made on first use and kept.
 
     Args:
-        slices: In HU, (H, W) each.
+        slices: Slices in HU, (H, W) each.
         shapes: Metal shapes to use beside generated ones, bool, (H, W) each.
         size: Rows and columns of a case.
-        seed: Of the cases.
-        device: Where they are made and kept.
+        seed: Seed of the cases.
+        device: Device where cases are made and kept.
     """
 
     def __init__(
@@ -191,8 +191,8 @@ def implanted_metal(x: Tensor, shapes: Sequence[Tensor], generator: torch.Genera
 
     Args:
         x: The slice in 1/mm, (1, 1, H, W), H = W.
-        shapes: As for `implants.random_metal`.
-        generator: On the CPU.
+        shapes: Shapes of metal, as for `implants.random_metal`.
+        generator: Random generator, on the CPU.
     """
     tissue = x > 0.7 * WATER_ATTENUATION
     for _ in range(_ATTEMPTS):

@@ -28,8 +28,9 @@ def random_metal(size: int, generator: torch.Generator, shapes: Sequence[Tensor]
 
     Args:
         size: Rows and columns.
-        generator: On the CPU.
-        shapes: Of metal, bool (H, W), which keep their size relative to the slice up to a factor of 1.4.
+        generator: Random generator, on the CPU.
+        shapes: Shapes of metal, bool (H, W), which keep their size relative to the slice up to a factor
+            of 1.4.
     """
     inside = _Frame(size, 0.5, 0.5, 0.0).radius() < 0.45
     while True:

@@ -44,7 +44,7 @@ class MetalMasks:
 
 
 def read_masks(path: Path, jobs: Sequence[Job], geometry: Geometry | None = None) -> MetalMasks:
-    """Masks for the slices of a run.
+    """Read the masks for the slices of a run.
 
     A PNG or a two-dimensional NPY is the mask of the only slice; the planes of a three-dimensional NPY are
     those of the slices in their order. What is not zero is metal. The frames of a DICOM segmentation, all
@@ -52,8 +52,8 @@ def read_masks(path: Path, jobs: Sequence[Job], geometry: Geometry | None = None
 
     Args:
         path: The file.
-        jobs: Of `plan_scans`.
-        geometry: Of measured sinograms.
+        jobs: Jobs of the run, one a slice.
+        geometry: Geometry of measured sinograms.
 
     Raises:
         InputError: It cannot be read, has another shape than the slices or another number of planes, marks
@@ -102,7 +102,7 @@ def _size(shape: tuple[int, ...]) -> str:
 
 
 def read_mask(path: Path) -> np.ndarray:
-    """Where a picture is not zero, bool, (H, W): there is metal.
+    """Read a picture as metal: bool, (H, W), where it is not zero.
 
     Raises:
         InputError: It cannot be read.
@@ -152,7 +152,7 @@ def _read_segmentation(path: Path, jobs: Sequence[Job]) -> tuple[np.ndarray, dic
 
 
 def read_shapes(folder: Path) -> list[Tensor]:
-    """Metal shapes, bool, (H, W) each, of the pictures below a folder.
+    """Read metal shapes, bool, (H, W) each, from the pictures below a folder.
 
     Raises:
         InputError: No such folder, none in it, one that cannot be read, or one without metal.
@@ -181,7 +181,7 @@ class MetalShape:
 
 
 def eval_masks(folder: Path) -> list[MetalShape]:
-    """Metals of the pictures in a folder, in the geometry of the papers, the largest first.
+    """Read metals from the pictures below a folder, in the geometry of the papers, the largest first.
 
     Raises:
         InputError: No such folder, no picture in it, or one that shows no metal.

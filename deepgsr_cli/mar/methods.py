@@ -34,7 +34,7 @@ class MetalMethod:
     """A way of metal artifact reduction and its settings.
 
     Attributes:
-        name: Of `METHODS`.
+        name: Name of the method, one of `METHODS`.
         threshold_hu: Above is metal, where no mask says what is.
         keep_metal: Whether metal keeps its values; else it gets those the method has there.
         precision: Arithmetic of the network.

@@ -41,7 +41,7 @@ class MetalReductionConfig:
     """Shape of a network for metal artifact reduction.
 
     Attributes:
-        refinements: How many times the trace is rebuilt and the network sees the result.
+        refinements: Number of times that the trace is rebuilt and the network sees the result.
         prior: Shape of the image network, without its channels and conditions.
     """
 
@@ -64,9 +64,9 @@ class MetalStart:
 
     Attributes:
         image: Filtered backprojection of the measurement, metal pixels from `interpolated`.
-        interpolated: By linear interpolation in the sinogram.
-        normalised: By normalised metal artifact reduction.
-        metal: Where metal is, bool, (B, 1, H, W).
+        interpolated: Image by linear interpolation in the sinogram.
+        normalised: Image by normalised metal artifact reduction.
+        metal: Mask of the metal, bool, (B, 1, H, W).
         trace: Rays through it, bool, (B, 1, V, N).
     """
 
@@ -121,7 +121,7 @@ class MetalReduction(nn.Module):
             A: The operator y was measured with, in float32; its geometry may be any, also the virtual
                 one that a reconstruction was projected by.
             y: Sinogram, (B, 1, V, N).
-            metal: Where metal is, bool, (B, 1, H, W).
+            metal: Mask of the metal, bool, (B, 1, H, W).
         """
         return self.iterates(A, y, metal_start(A, y, metal))[-1]
 
@@ -140,9 +140,9 @@ class MetalReduction(nn.Module):
         """The network's image of every pass, `refinements` + 1 of (B, 1, H, W), in 1/mm.
 
         Args:
-            A: As for `forward`.
-            y: As for `forward`.
-            start: Of `metal_start`.
+            A: Operator, as for `forward`.
+            y: Sinogram, as for `forward`.
+            start: Images and masks of `metal_start`.
             unrolled: Whether a pass has a gradient by the passes before it.
         """
         exact = torch.autocast(y.device.type, enabled=False)  # bfloat16 is for the network

@@ -30,7 +30,7 @@ def linear_interpolation(A: Radon, y: Tensor, metal: Tensor) -> Tensor:
     Args:
         A: The operator of the scan.
         y: Sinogram, (B, 1, V, N).
-        metal: Where the metal is, bool, (B, 1, H, W).
+        metal: Mask of the metal, bool, (B, 1, H, W).
 
     Source:
         Kalender, Hebel, Ebersberger, Reduction of CT artifacts caused by metallic implants, Radiology 164(2),
@@ -49,7 +49,7 @@ def nmar(A: Radon, y: Tensor, metal: Tensor, iterations: int = 2) -> Tensor:
     Args:
         A: The operator of the scan.
         y: Sinogram, (B, 1, V, N).
-        metal: Where the metal is, bool, (B, 1, H, W).
+        metal: Mask of the metal, bool, (B, 1, H, W).
         iterations: 1 or more.
 
     Source:
@@ -87,7 +87,7 @@ def tissue_prior(x: Tensor, metal: Tensor) -> Tensor:
 
     Args:
         x: Attenuation in 1/mm, (B, 1, H, W).
-        metal: Where it is not known, bool, of the same shape; taken as water.
+        metal: Mask of the metal, whose attenuation is not known, bool, of the same shape; taken as water.
     """
     x = _smoothed(x.masked_fill(metal, WATER_ATTENUATION)).clamp(min=0)
     lowest, highest = (bound * WATER_ATTENUATION for bound in _SOFT_TISSUE)
@@ -135,7 +135,7 @@ class ImageOnly:
         pixel_mm: Spacing of the rows and of the columns.
 
     Attributes:
-        operator: Of the virtual scan.
+        operator: Operator of the virtual scan.
 
     Source:
         The shrinkage of the change is that of Breiman, Better subset regression using the nonnegative
@@ -157,7 +157,7 @@ class ImageOnly:
 
         Args:
             x: Image with artifacts, in 1/mm, (B, 1, H, W).
-            metal: Where the metal is, bool, of the same shape.
+            metal: Mask of the metal, bool, of the same shape.
             method: `nmar`, `linear_interpolation`, or alike: the filtered backprojection of a corrected
                 sinogram, from an operator, a sinogram and the metal.
             keep_metal: Whether metal keeps its values, or is filled in by the method.

@@ -29,8 +29,8 @@ class MetalScan:
     """Scans of slices with metal, in line integrals that are corrected for the beam hardening of water.
 
     Args:
-        geometry: Of the scan.
-        metal: Of `METALS`.
+        geometry: Geometry of the scan.
+        metal: Name of the metal, one of `METALS`.
         photons: Photons a ray that leave the source.
 
     Raises:
@@ -53,8 +53,8 @@ class MetalScan:
 
         Args:
             x: Attenuation of the slices without metal, in 1/mm, (B, 1, H, W), not negative.
-            metal: Where the metal is, bool, of the same shape.
-            generator: On the device of x.
+            metal: Mask of the metal, bool, of the same shape.
+            generator: Random generator, on the device of x.
 
         Raises:
             ShapeError: Another shape or dtype.
@@ -88,8 +88,8 @@ class MetalScan:
         """Sinogram that counting photons gives for these line integrals, corrected for water, same shape.
 
         Args:
-            lines: As of `line_integrals`.
-            generator: On their device.
+            lines: Line integrals, as `line_integrals` returns them.
+            generator: Random generator, on the device of the lines.
         """
         counts = torch.poisson(self.photons * torch.exp(-lines) + SCATTER_COUNTS, generator)
         return self.water_corrected(-torch.log(counts.clamp(min=1) / self.photons))
@@ -104,7 +104,7 @@ def polychromatic(masses: Sequence[Tensor], attenuation_cm2_g: Sequence[Sequence
     """-log of the part of the photons of `SPECTRUM` that passes, of the shape of each of the masses.
 
     Args:
-        masses: Of each material along the rays, in g/cm², all of one shape.
+        masses: Mass of each material along the rays, in g/cm², all of one shape.
         attenuation_cm2_g: Of each material, for each group of energies.
     """
     passed = torch.zeros_like(masses[0])

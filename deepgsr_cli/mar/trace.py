@@ -47,7 +47,7 @@ def interpolated(y: Tensor, trace: Tensor) -> Tensor:
 
     Args:
         y: Sinogram, (B, 1, V, N).
-        trace: What is filled in, bool, of the same shape.
+        trace: Mask of what is filled in, bool, of the same shape.
     """
     num_bins = y.shape[-1]
     index = torch.arange(num_bins, device=y.device).expand_as(y)
@@ -69,7 +69,7 @@ def rebuilt(A: Radon, y: Tensor, trace: Tensor, prior: Tensor) -> Tensor:
     Args:
         A: The operator of the scan.
         y: Sinogram, (B, 1, V, N).
-        trace: What is replaced, bool, of the same shape.
+        trace: Mask of what is replaced, bool, of the same shape.
         prior: Attenuation in 1/mm, (B, 1, H, W).
     """
     projected = A(prior)

@@ -115,8 +115,8 @@ def _tensor_engine(maps: Tensor, radius: int, thresholds: Tensor) -> Tensor:
 
     Args:
         maps: (B, C, H, W), continued by the radius on all sides, the first of which is matched.
-        radius: Of the search, in pixels.
-        thresholds: Of the coefficients, (B,).
+        radius: Radius of the search, in pixels.
+        thresholds: Thresholds of the coefficients, (B,).
     """
     batch, channels, height, width = maps.shape
     # Images are filtered as one long map, in which no group leaves its image.
@@ -221,11 +221,11 @@ def _filter(
 
     Args:
         maps: The first one is matched.
-        displacements: Of the candidates, (D, 2), the reference itself first, the farthest last.
-        threshold: Of the coefficients.
+        displacements: Displacements of the candidates, (D, 2), the reference itself first, the farthest last.
+        threshold: Threshold of the coefficients.
         forward: DCT, (8, 8).
         backward: Inverse DCT times the window, (8, 8).
-        sums: As `_compiled_engine` returns them.
+        sums: Sums, as `_compiled_engine` returns them.
     """
     channels, height, width = maps.shape
     radius = displacements[-1].max()

@@ -38,8 +38,8 @@ class DeepGSRConfig:
         widths: Feature channels of each level, each at half the resolution of the one before.
         encoder: Blocks of each level on the way down (the last level has only these).
         decoder: Blocks of each level on the way up, one entry less.
-        encoder_groups: How many of a level's encoder blocks start with low-rank group shrinkage: the last.
-        decoder_groups: How many of a level's decoder blocks do: the first.
+        encoder_groups: Number of a level's encoder blocks that start with low-rank group shrinkage: the last.
+        decoder_groups: Number of a level's decoder blocks that do: the first.
         hidden: Channels within a feed-forward, 0 for those of its level.
         convolutions: 3 x 3 convolutions of a feed-forward, at least 2.
         group_channels: Channels that are grouped; a linear map leads there and back unless it is the width.

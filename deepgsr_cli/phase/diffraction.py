@@ -103,9 +103,9 @@ def oversampled_fourier(
     """One Fourier pattern of a zero-padded picture.
 
     Args:
-        shape: Of the picture, (H, W).
+        shape: Shape of the picture, (H, W).
         oversampling: Samples a pixel in each direction, at least 1; from 2 on the autocorrelation fits.
-        support: Where the object may be, (H, W), bool; None for everywhere.
+        support: Mask of where the object may be, (H, W), bool; None for everywhere.
         scaling: "prdeep" for s = sqrt(pixels / samples), "unitary" for s = 1.
         dtype: complex64 or complex128.
 
@@ -137,7 +137,7 @@ def coded_masks(
         kind: "uniform" (any phase), "quaternary" (1, -1, i, -i) or "binary" (1, -1), equally likely.
         count: Number of masks, at least 1.
         shape: (H, W).
-        generator: On the CPU.
+        generator: Random generator, on the CPU.
         dtype: complex64 or complex128.
 
     Raises:

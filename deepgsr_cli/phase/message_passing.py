@@ -25,7 +25,7 @@ def posterior(p: Tensor, variance: float, intensity: Tensor, noise: Noise) -> tu
 
     Args:
         p: Patterns, (B, J, M, N), complex.
-        variance: Of real and imaginary part together.
+        variance: Variance of real and imaginary part together.
         intensity: Measured, (J, M, N) or (M, N).
         noise: Its noise.
 

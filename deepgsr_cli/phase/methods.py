@@ -48,13 +48,13 @@ def align(x: Tensor, reference: Tensor, *, shifts: bool = True) -> Tensor:
 
 @dataclass(frozen=True)
 class Settings:
-    """How long the projections run; None for the model's default.
+    """A method and its settings; None for the default of the model.
 
     Attributes:
-        method: Of `METHODS`.
-        prior: Of `PRIORS`, the denoiser of "red".
-        restarts: Random starts.
-        iterations: From the best start.
+        method: Name of the method, one of `METHODS`.
+        prior: Name of the denoiser of "red", one of `PRIORS`.
+        restarts: Number of random starts.
+        iterations: Iterations from the best start.
     """
 
     method: str = "red"
@@ -86,7 +86,7 @@ def retrieve(
     network: UnrolledPhase | None = None,
     progress: Progress | None = None,
 ) -> Retrieval:
-    """Picture in [0, 255] of the intensities of its diffraction patterns.
+    """Retrieve a picture, in [0, 255], from the intensities of its diffraction patterns.
 
     "red" is message passing with the denoiser for coded patterns, from a flat picture; for Fourier patterns
     it is HIO, whose best trial the denoiser then refines. "unrolled" is the trained network, for coded
@@ -96,10 +96,10 @@ def retrieve(
         A: The operator.
         intensity: Measured, (J, M, N), of a picture in [0, 255].
         settings: The method.
-        generator: On the CPU, for the starts.
-        noise: Of the intensities; needed by "red" and "unrolled".
+        generator: Random generator of the starts, on the CPU.
+        noise: Noise of the intensities; needed by "red" and "unrolled".
         denoiser: The prior; needed by "red".
-        network: Needed by "unrolled".
+        network: Trained network; needed by "unrolled".
         progress: Called with finished and all iterations.
 
     Raises:

@@ -140,7 +140,7 @@ def expected_patterns(p: Tensor, variance: Tensor, y: Tensor, deviation: Tensor)
 
     Args:
         p: Patterns, (B, J, M, N), complex.
-        variance: Of real and imaginary part together, (B, 1, 1, 1).
+        variance: Variance of real and imaginary part together, (B, 1, 1, 1).
         y: Measured magnitudes, (B, J, M, N).
         deviation: Their standard deviation, (B, J, M, N).
 

@@ -17,7 +17,7 @@ def alpha_noise(z: Tensor, alpha: float, generator: torch.Generator) -> Tensor:
     Args:
         z: Patterns, complex, of a picture in [0, 255].
         alpha: Level; the noise of the magnitude |z| has a standard deviation of about alpha / 2.
-        generator: On the CPU.
+        generator: Random generator, on the CPU.
 
     Source:
         Metzler, Schniter, Veeraraghavan, Baraniuk, prDeep: robust phase retrieval with a flexible deep
@@ -35,7 +35,7 @@ def photon_noise(z: Tensor, alpha: float, generator: torch.Generator) -> Tensor:
     Args:
         z: Patterns, complex, of a picture in [0, 255].
         alpha: Level, above 0.
-        generator: On the CPU.
+        generator: Random generator, on the CPU.
     """
     photons = (z.abs().square() / alpha**2).cpu()
     return (torch.poisson(photons, generator=generator) * alpha**2).to(z.device)
@@ -47,7 +47,7 @@ def snr_noise(z: Tensor, snr_db: float, generator: torch.Generator) -> Tensor:
     Args:
         z: Patterns, complex, (B, J, M, N); the ratio is that of each batch item.
         snr_db: 10 log10(Σ |z|⁴ / Σ n²).
-        generator: On the CPU.
+        generator: Random generator, on the CPU.
 
     Source:
         Shi, Lian, Huang, An, Constrained phase retrieval: when alternating projection meets regularization,

@@ -130,10 +130,10 @@ def alternate(
 
     Args:
         constraints: Operator, magnitudes and peak.
-        method: Of `STEPS`.
+        method: Name of the method, one of `STEPS`.
         restarts: Number of random starts, at least 1.
         iterations: After the trial.
-        generator: On the CPU, for the starts.
+        generator: Random generator of the starts, on the CPU.
         trial: Iterations of each trial.
         polish: Iterations of error reduction at the end.
         progress: Called with finished and all iterations.

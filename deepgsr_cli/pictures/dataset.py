@@ -15,7 +15,7 @@ from deepgsr_cli.formats.resize import resized
 
 
 def read_pictures(paths: Sequence[Path], channels: int, size: int) -> list[np.ndarray]:
-    """Pictures to take crops from, (C, H, W), uint8.
+    """Read pictures to take crops from, (C, H, W), uint8.
 
     Raises:
         InputError: A file cannot be read, or is smaller than a crop of `size` pixels.
@@ -80,7 +80,7 @@ class Crops:
     Args:
         pictures: (C, H, W), uint8, each at least as large as a crop, all with the same C.
         size: Side of a crop in pixels.
-        device: Where the pictures are kept and the crops are made.
+        device: Device where the pictures are kept and the crops are made.
     """
 
     def __init__(self, pictures: Sequence[np.ndarray], size: int, device: torch.device) -> None:
@@ -106,7 +106,7 @@ class Crops:
 
         Args:
             batch: Number of crops.
-            generator: On the CPU.
+            generator: Random generator, on the CPU.
         """
         chosen = torch.multinomial(self.shares, batch, replacement=True, generator=generator)
         draws = torch.rand(batch, 3, generator=generator).double()

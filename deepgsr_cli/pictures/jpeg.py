@@ -35,7 +35,7 @@ def jpeg(x: Tensor, quality: Tensor) -> Tensor:
 
     Args:
         x: (B, C, H, W) with 1 or 3 channels, in [0, 1].
-        quality: On libjpeg's scale of 1 to 100, (B,).
+        quality: Quality on libjpeg's scale of 1 to 100, (B,).
 
     Source:
         ITU-T T.81, annex A and the tables of annex K; JFIF 1.02 for the colours; the quality scale is

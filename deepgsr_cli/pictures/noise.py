@@ -16,7 +16,7 @@ def protocol_noise(shape: tuple[int, ...], sigma: float, seed: int) -> np.ndarra
     Args:
         shape: (C, H, W).
         sigma: Standard deviation on the 0-255 scale.
-        seed: Of the generator.
+        seed: Seed of the noise.
     """
     channels, height, width = shape
     generator = np.random.RandomState(seed)
@@ -32,7 +32,7 @@ def gaussian_noise(
     Args:
         clean: Images, (B, C, H, W).
         sigma_range: Bounds of the uniform distribution of standard deviations, on the 0-255 scale.
-        generator: On the images' device.
+        generator: Random generator, on the images' device.
         clipped: Share of the images that are clipped to [0, 1] and rounded to 8 bits, as files hold them.
 
     Returns:
@@ -58,7 +58,7 @@ CLEAN_SIGMA = 0.5
 
 
 def estimate_sigma(pixels: np.ndarray) -> list[float]:
-    """Standard deviation of white noise in each channel, on the 0-255 scale.
+    """Estimate the standard deviation of white noise in each channel, on the 0-255 scale.
 
     The median absolute deviation of the finest diagonal wavelet coefficients, taken where the coarse
     structure is weakest: from the quarter of blocks whose approximation varies least, as texture has

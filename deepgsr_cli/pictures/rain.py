@@ -38,11 +38,11 @@ class Style:
     """A kind of rain: the bounds its quantities are drawn between, log-uniformly, once for each picture.
 
     Attributes:
-        share: How much of the rainy pictures.
+        share: Share of the rainy pictures that have this style.
         layers: Fewest and most layers.
         spread_deg: Standard deviation of the layers' directions around the picture's.
-        length_px: Of a streak at depth 1.
-        sigma_px: Of a streak's Gaussian cross-section at depth 1.
+        length_px: Length of a streak at depth 1.
+        sigma_px: Width of a streak's Gaussian cross-section at depth 1.
         coverage: Drops per pixel of a layer times the area of a streak: the share of it under rain if small.
         opacity: Brightest a layer can be.
         gain: Contrast before that limit; a large one makes flat streaks with hard edges.
@@ -118,12 +118,12 @@ class Layers(NamedTuple):
 
     Attributes:
         angle_rad: Direction of fall, from downwards towards the right.
-        length_px: Of a streak, between the points of half its brightness.
-        sigma_px: Of its Gaussian cross-section.
+        length_px: Length of a streak, between the points of half its brightness.
+        sigma_px: Width of its Gaussian cross-section.
         taper: Share of its length, in (0, 1], over which an end fades.
         density: Drops per pixel, up to 1.
-        offset: What is subtracted from the sum of all streaks, whose peaks lie between 0 and 1.
-        gain: What the rest is multiplied with before it is clipped to [0, 1].
+        offset: Brightness that is subtracted from the sum of all streaks, whose peaks lie between 0 and 1.
+        gain: Factor that the rest is multiplied with before it is clipped to [0, 1].
         opacity: Brightest the layer can be, in [0, 1]; 0 where there is no layer.
     """
 
@@ -145,7 +145,8 @@ def rainy(clean: Tensor, generator: torch.Generator) -> Tensor:
 
     Args:
         clean: Pictures, (B, C, H, W) with 1 or 3 channels, in [0, 1].
-        generator: On the pictures' device; the rain is a function of it and the shape alone.
+        generator: Random generator, on the pictures' device; the rain is a function of it and of the shape
+            alone.
     """
     batch, _, *size = clean.shape
     layers, veil = draw_layers(batch, generator)
@@ -218,9 +219,9 @@ def streaks(layers: Layers, size: Sequence[int], generator: torch.Generator) -> 
     streak longer than the torus meets itself.
 
     Args:
-        layers: What the layers look like, (N,).
+        layers: Looks of the layers, (N,).
         size: (H, W).
-        generator: On the layers' device.
+        generator: Random generator, on the layers' device.
     """
     device, number = generator.device, len(layers.density)
     plane = [-(-max(side, MIN_TORUS_PX) // 32) * 32 for side in size]
@@ -241,7 +242,7 @@ def streak_spectrum(layers: Layers, plane: Sequence[int]) -> Tensor:
     ends; the Gaussian is what keeps the sampled streak free of ripples.
 
     Args:
-        layers: What the layers look like, (N, 1, 1).
+        layers: Looks of the layers, (N, 1, 1).
         plane: Size of the torus in pixels, (H, W).
     """
     device = layers.angle_rad.device

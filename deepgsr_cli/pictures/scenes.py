@@ -21,7 +21,7 @@ def structures(pictures: Sequence[np.ndarray], generator: np.random.Generator) -
 
     Args:
         pictures: Real pictures, (C, H, W), uint8, at least 64 x 64, which lend colours and textures.
-        generator: Of everything random.
+        generator: Random generator of everything.
     """
     sheet = 2 * SIDE  # drawn twice as large and reduced, which makes edges as soft as a camera's
     channels = len(pictures[0])

@@ -33,7 +33,7 @@ class Radon:
     dtype. What an engine prepares is made on first use, for each device, and kept.
 
     Args:
-        geometry: Where the rays run.
+        geometry: Scan that says where the rays run.
         engine: One of `ENGINES`; see the module.
         dtype: float32 or float64.
 

@@ -120,7 +120,7 @@ def read_checkpoint(path: Path) -> Content:
 
 
 def build(config: Mapping[str, Any], kinds: Mapping[str, type[M]]) -> M:
-    """Model with random weights that a configuration, as `model.config_dict()` returns it, describes.
+    """Make the model of a configuration, as `model.config_dict()` returns it, with random weights.
 
     Raises:
         ValueError: Not a model of these kinds, or a field that is unknown or out of its range.
@@ -133,7 +133,9 @@ def build(config: Mapping[str, Any], kinds: Mapping[str, type[M]]) -> M:
 
 
 def model_of(content: Content, kinds: Mapping[str, type[M]], *, device: str | torch.device = "cpu") -> M:
-    """Model of a file's content, in evaluation mode on `device`; tensors become the model's floating type.
+    """Make the model of a file's content, in evaluation mode on `device`.
+
+    Tensors become the model's floating type.
 
     Raises:
         WeightsError: A configuration no model of these kinds has, or tensors that are not exactly the
@@ -155,12 +157,12 @@ def model_of(content: Content, kinds: Mapping[str, type[M]], *, device: str | to
 def load_checkpoint(
     path: Path, kinds: Mapping[str, type[M]], *, device: str | torch.device = "cpu"
 ) -> Checkpoint[M]:
-    """Model, in evaluation mode on `device`, from a file that `save_checkpoint` wrote.
+    """Load a model, in evaluation mode on `device`, from a file that `save_checkpoint` wrote.
 
     Args:
         path: The file.
         kinds: The classes that the caller takes, by the name in their configuration.
-        device: Where the model goes.
+        device: Device that the model goes to.
 
     Raises:
         WeightsError: As `read_checkpoint` and `model_of`.

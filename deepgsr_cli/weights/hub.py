@@ -19,7 +19,7 @@ def parse_hub(spec: str) -> HubFile:
 
 
 def cached_file(hub: HubFile, cache_dir: Path | None) -> Path | None:
-    """The file in the hub cache, found without the network."""
+    """Find a file in the hub cache, without the network."""
     from huggingface_hub import try_to_load_from_cache
     from huggingface_hub.errors import HFValidationError
 
@@ -33,7 +33,7 @@ def cached_file(hub: HubFile, cache_dir: Path | None) -> Path | None:
 
 
 def download(label: str, hub: HubFile, offline: bool, cache_dir: Path | None) -> Path:
-    """The file in the hub cache after fetching it."""
+    """Fetch a file into the hub cache; return where it is there."""
     from huggingface_hub import get_hf_file_metadata, hf_hub_download, hf_hub_url
     from huggingface_hub.errors import OfflineModeIsEnabled
 

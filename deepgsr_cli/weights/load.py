@@ -51,7 +51,7 @@ def load(
         task: What the weights must be trained for.
         spec: NAME, FILE or hf:// address; None for the default of the task and the channel count.
         kinds: The classes that the caller takes, by the name in their configuration.
-        channels: Of the images, for the default.
+        channels: Channels of the images, which the default depends on.
         device: "auto", "cpu", "cuda", ...
         offline: Do not use the network to fetch weights.
         missing: The error where there are no default weights, if not the manifest's.

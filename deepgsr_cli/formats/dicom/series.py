@@ -50,7 +50,7 @@ class Series:
         description: SeriesDescription, empty where there is none.
         shape: Rows and columns.
         pixel_mm: Distance between rows and between columns.
-        slices: In order.
+        slices: Files of the slices, in the order of their positions along the normal.
         notes: What was assumed or is unusual, one sentence each.
     """
 
@@ -69,7 +69,7 @@ class Found:
     """What a file or folder holds.
 
     Attributes:
-        series: In the order of their first files.
+        series: CT series, in the order of their first files.
         failures: One a file or series that cannot be used; each message names it.
         skipped: DICOM files that are no CT slices, each with its reason.
         passed_over: Those files, and files that are not DICOM.
@@ -101,7 +101,7 @@ class _Candidate(NamedTuple):
 
 @quiet_pydicom()
 def find_series(path: Path, *, pixel_mm: tuple[float, float] | None = None) -> Found:
-    """CT series in a file or, at any depth, in a folder; reads headers only.
+    """Find the CT series in a file or, at any depth, in a folder, by headers only.
 
     A series is what shares SeriesInstanceUID, orientation, shape and pixel size. Slices are ordered by
     ImagePositionPatient along their normal; where one has none by SliceLocation, or else InstanceNumber.

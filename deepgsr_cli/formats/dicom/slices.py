@@ -42,8 +42,9 @@ class Slice:
         stored: Stored values as in the file, (H, W).
         pixel_mm: Distance between rows and between columns.
         position_mm: Centre of the first pixel in the patient's coordinates (x, y, z), None if not known.
-        header: Of a single-frame CT image, a frame's functional groups at the top level; no private elements.
-        file: Where it is from.
+        header: Header as of a single-frame CT image, a frame's functional groups at the top level; without
+            private elements.
+        file: File and frame that the slice is from.
     """
 
     hu: np.ndarray
@@ -57,7 +58,7 @@ class Slice:
 
 @quiet_pydicom()
 def read_slice(series: Series, i: int) -> Slice:
-    """Slice `i` of `series` in HU, by its own slope and intercept.
+    """Read slice `i` of `series` in HU, by its own slope and intercept.
 
     Stored values are taken as the header says: sign, and BitsStored of BitsAllocated bits whatever the
     others hold. MONOCHROME1 does not invert: it says how values are shown, after the rescaling to HU and the
@@ -92,7 +93,7 @@ def read_slice(series: Series, i: int) -> Slice:
 
 @quiet_pydicom()
 def slice_header(series: Series, i: int) -> Dataset:
-    """Header of slice `i` of `series`, as `Slice.header`; reads no pixels.
+    """Read the header of slice `i` of `series`, as `Slice.header`, and no pixels.
 
     Raises:
         InputError: The file is gone or unreadable.
