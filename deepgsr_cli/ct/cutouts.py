@@ -16,6 +16,7 @@ from deepgsr_cli.tomography.attenuation import WATER_ATTENUATION, hu_to_attenuat
 _EXACT = 0.5
 # Cut-outs lie in this middle part of the range they could; at a slice's rim is air.
 _MIDDLE = 0.8
+# Objects drawn into one cut-out.
 _MOST_OBJECTS = 6
 
 

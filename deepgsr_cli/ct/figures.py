@@ -15,7 +15,7 @@ from deepgsr_cli.tomography.attenuation import attenuation_to_hu, to_hu
 from deepgsr_cli.tomography.radon import Radon
 
 PEAK_ATTENUATION = 0.05  # 1/mm: the range the metal artifact papers compare in, up to about 1600 HU
-BODY_HU = -500.0
+BODY_HU = -500.0  # halfway from air to water: what is more is body
 _TABLE_MM = 5.0  # what is thinner is no body
 
 

@@ -27,6 +27,7 @@ if TYPE_CHECKING:
 TASK = "ct-recon"
 NAMES = {"deepgsr": "DeepGSR", "fbp": "FBP", "sirt": "SIRT", "cgls": "CGLS", "tv": "TV"}
 METHODS = tuple(NAMES)
+# Most iterations, unless the user gives a number.
 ITERATIONS = {"sirt": 200, "cgls": 20, "tv": 300}
 
 # Standard deviations of `_settled` in pixels of 512: for 60 views without noise, for the noise of 60 views of

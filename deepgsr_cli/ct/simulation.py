@@ -13,11 +13,13 @@ from deepgsr_cli.errors import OptionError
 from deepgsr_cli.tomography.geometry import Geometry
 from deepgsr_cli.tomography.radon import Radon
 
+# Views over a turn, and photons a ray, that can be asked for.
 FEWEST_VIEWS, MOST_VIEWS = 4, 3600
 FEWEST_PHOTONS, MOST_PHOTONS = 100.0, 1e12
 
 # Bins and pixels of a simulated scan, along each axis, to one of the reconstruction.
 _FINENESS = 2
+# Of the distribution with one degree of freedom.
 _CHI_SQUARED_MEDIAN = 0.4549
 
 

@@ -21,7 +21,7 @@ PNG_OFFSET_HU = 1024
 # Width in mm that a PNG is taken to show, whatever its pixels.
 PNG_FIELD_MM = 400.0
 
-# Metal in scans of extended range is brighter; it is cut off there, so that it does not outweigh the rest.
+# Brighter values, of metal in scans of extended range, are cut off.
 _LARGEST_HU = 8000.0
 
 

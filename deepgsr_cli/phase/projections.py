@@ -12,6 +12,7 @@ from deepgsr_cli.phase.diffraction import Diffraction
 
 Progress = Callable[[int, int], None]
 
+# Largest value of a picture: alpha is given for pictures in 0-255.
 PEAK = 255.0
 
 
