@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import zlib
+from collections.abc import Sequence
 from dataclasses import replace
 
 import numpy as np
@@ -23,7 +24,7 @@ def reconstruct_ct(
     geometry: Geometry | str | os.PathLike[str] | None = None,
     *,
     num_views: int | None = None,
-    pixel_mm: float | tuple[float, float] | None = None,
+    pixel_mm: float | Sequence[float] | None = None,
     method: Method | str = "deepgsr",
     weights: str | None = None,
     device: str = "auto",
@@ -38,7 +39,7 @@ def reconstruct_ct(
         data: Sinogram, (views, bins), of line integrals of attenuation; or slice in HU, (H, W).
         geometry: Of the scan that measured the sinogram, or its TOML or JSON file.
         num_views: Views of the simulated scan over a full turn; without a geometry.
-        pixel_mm: Spacing of the slice's rows and columns; without a geometry.
+        pixel_mm: Spacing of the slice's rows and columns, one number or two; without a geometry.
         method: "deepgsr", "fbp", "sirt", "cgls" or "tv"; or a `ct.methods.Method`, which has settings too.
             Where it does not say the photons of a measured sinogram, they are estimated from its noise.
         weights: NAME, FILE or hf:// address for "deepgsr"; None for the default.

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 
 import numpy as np
@@ -11,7 +12,7 @@ from torch import Tensor
 
 from deepgsr_cli.errors import ShapeError, UsageError
 from deepgsr_cli.formats.sinograms import MOST_INTEGRAL
-from deepgsr_cli.tomography.geometry import Geometry
+from deepgsr_cli.tomography.geometry import Geometry, several
 from deepgsr_cli.tomography.geometry_files import read_geometry
 
 
@@ -24,15 +25,19 @@ def as_geometry(geometry: Geometry | str | os.PathLike[str]) -> Geometry:
     return geometry if isinstance(geometry, Geometry) else read_geometry(Path(geometry))
 
 
-def as_pixel_mm(pixel_mm: float | tuple[float, float] | None) -> tuple[float, float]:
+def as_pixel_mm(pixel_mm: float | Sequence[float] | None) -> tuple[float, float]:
     """Spacing of the rows and of the columns, of both or of one for both.
 
     Raises:
         UsageError: There is none.
+        UserError: There are neither one nor two.
     """
     if pixel_mm is None:
         raise UsageError("a slice in HU needs pixel_mm, the spacing of its pixels; a sinogram, its geometry")
-    return pixel_mm if isinstance(pixel_mm, tuple) else (pixel_mm, pixel_mm)
+    if not isinstance(pixel_mm, Iterable):
+        return pixel_mm, pixel_mm
+    row_mm, column_mm = several("pixel_mm", pixel_mm, 2)
+    return row_mm, column_mm
 
 
 def as_slice(hu: np.ndarray) -> np.ndarray:

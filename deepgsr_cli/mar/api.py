@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+from collections.abc import Sequence
 
 import numpy as np
 import torch
@@ -24,7 +25,7 @@ def reduce_metal(
     data: np.ndarray,
     geometry: Geometry | str | os.PathLike[str] | None = None,
     *,
-    pixel_mm: float | tuple[float, float] | None = None,
+    pixel_mm: float | Sequence[float] | None = None,
     metal: np.ndarray | float = METAL_HU,
     method: str = "deepgsr",
     keep_metal: bool = True,
@@ -40,7 +41,7 @@ def reduce_metal(
     Args:
         data: Sinogram, (views, bins), of line integrals of attenuation; or slice in HU, (H, W).
         geometry: Of the scan that measured the sinogram, or its TOML or JSON file.
-        pixel_mm: Spacing of the slice's rows and columns; without a geometry.
+        pixel_mm: Spacing of the slice's rows and columns, one number or two; without a geometry.
         metal: Mask of the slice, (H, W), not zero where metal is; or HU above which all is metal.
         method: "deepgsr", "li" (linear interpolation) or "nmar".
         keep_metal: Whether metal keeps its values; else it is filled in.

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Any, overload
+from typing import TYPE_CHECKING, overload
 
 import numpy as np
 import torch
@@ -220,7 +220,7 @@ class Restorer:
             raise OptionError("strength", strength, "give 0 (nothing) to 1 (all)")
         if (sigma is not None) != self.takes_sigma:
             raise UsageError(f"sigma is {sigma}: denoise needs the noise level, the other tasks take none")
-        model: Any = self.load(len(pixels)).model
+        model = self.load(len(pixels)).model
         limit = self.sigma_limit(len(pixels))
         if sigma is not None and not 0 <= sigma <= limit:
             raise OptionError("sigma", sigma, f"these weights know 0 to {limit:g}; give a level within")
@@ -271,7 +271,7 @@ class Restorer:
         return restored.numpy()
 
 
-def _ensemble(model: Any, tiles: Tensor, condition: Tensor | None) -> Tensor:
+def _ensemble(model: Prior, tiles: Tensor, condition: Tensor | None) -> Tensor:
     """Mean over the orientations of a square of what the model makes of the tiles, turned back."""
     total = tiles.new_zeros(tiles.shape)
     for mirrored in (False, True):

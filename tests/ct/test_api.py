@@ -49,7 +49,7 @@ def test_a_slice_gives_what_the_command_writes(tmp_path):
 def test_simulated_noise_is_that_of_the_seed_and_the_slice():
     def run(hu, seed):
         method = Method("fbp", photons=1e4)
-        return reconstruct_ct(hu, num_views=30, pixel_mm=(8.0, 8.0), method=method, device="cpu", seed=seed)
+        return reconstruct_ct(hu, num_views=30, pixel_mm=[8.0, 8.0], method=method, device="cpu", seed=seed)
 
     hu = body_hu(size=32)
     assert np.array_equal(run(hu, 1), run(hu.astype(np.int16), 1))
