@@ -73,15 +73,13 @@ class Restorer:
     task: str = "denoise"
     loaded: dict[int, Loaded[Prior]] = field(default_factory=dict, init=False)
 
-    # All that depends on the task.
-
     @property
     def takes_sigma(self) -> bool:
-        """Whether the network is told the noise level."""
+        """Whether the network is told the noise level, by the task."""
         return self.task == "denoise"
 
     def model_channels(self, channels: int) -> int:
-        """Channels of the model for pictures with that many.
+        """Channels of the model for pictures with that many, by the task.
 
         Rain is gray: there a gray picture is a colour one of three equal channels. Noise is not, as it
         differs from channel to channel.
