@@ -1,292 +1,302 @@
-"""Commands that train."""
+"""Commands that train: the options of `TrainConfig`, each written once, and the run told of."""
 
 from __future__ import annotations
 
 import json
+import sys
+from collections.abc import Callable
+from dataclasses import dataclass, fields
 from pathlib import Path
-from typing import Annotated, Any
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from deepgsr_cli.cli.options import Device, Json, Quiet, Seed
-from deepgsr_cli.cli.output import progress_bar
-from deepgsr_cli.errors import UsageError
+from deepgsr_cli.cli.command import add
+from deepgsr_cli.cli.options import FILES, QUALITY, SPEED, Device, Json, Quiet, Seed, flag, option
+from deepgsr_cli.cli.output import progress_bar, say
+from deepgsr_cli.pictures.tasks import TASKS
+from deepgsr_cli.training.config import TrainConfig
+
+if TYPE_CHECKING:
+    from deepgsr_cli.training.loop import Progress
 
 app = typer.Typer(no_args_is_help=True, help="Train weights on your own data.")
 
-HELP = {
-    "denoise": "Train a denoiser on clean pictures; noise is added on the fly.",
-    "derain": "Train a deraining network on clean pictures, over which rain is drawn, on pairs, or on both.",
-    "restore": "Train a network for noise, rain or both, on the data that derain takes.",
-}
-_FILES = """
+ABOUT = (
+    "The folder gets model.safetensors (the best by validation), log.csv, curve.png, and state.pt to resume"
+    " from, also after an interruption."
+)
 
-    The folder gets model.safetensors (the best by validation), log.csv, curve.png, and state.pt to resume
-    from, also after an interruption.
-    """
-
-Output = Annotated[Path, typer.Option("--output", "-o", help="Folder of the run.")]
-WithoutGroups = Annotated[
-    bool, typer.Option("--without-groups", help="Leave the group blocks out, for ablations.")
-]
-Validation = Annotated[
-    Path | None, typer.Option(help="Folder to validate on.", show_default="some of the data, held out")
-]
-Start = Annotated[
-    Path | None,
-    typer.Option(help="Weights to start from, as far as they fit.", show_default="random weights"),
-]
-Steps = Annotated[int, typer.Option(help="Steps to train.")]
-MaxMinutes = Annotated[
-    float | None, typer.Option(help="Minutes to train, if sooner.", show_default="no limit")
-]
-Scales = Annotated[
-    list[float] | None,
-    typer.Option("--scale", help="Train on the pictures at this scale, too; may be given several times."),
-]
-CropsAStep = Annotated[int, typer.Option(help="Crops a step.")]
-Patch = Annotated[int, typer.Option(help="Side of a crop in pixels.")]
-LearningRate = Annotated[float, typer.Option(help="Highest learning rate.")]
-WeightDecay = Annotated[float, typer.Option(help="Weight decay.")]
-Optimizer = Annotated[str, typer.Option(help="Optimiser: adamw, or muon for kernels of hidden layers.")]
-Warmup = Annotated[int, typer.Option(help="Steps of warm-up.")]
-Loss = Annotated[str, typer.Option(help="Loss: charbonnier, mse, or psnr (not mar).")]
-Average = Annotated[float, typer.Option(help="Decay of the weights' moving average.")]
-Clip = Annotated[float, typer.Option(help="Largest norm of the gradient.")]
-ValidateEvery = Annotated[int, typer.Option(help="Steps between validations and saves.")]
-Arithmetic = Annotated[str, typer.Option(help="Arithmetic: fp32 or bf16.")]
-Compile = Annotated[
-    bool,
-    typer.Option(
-        "--compile", help="Compile first, which takes a minute that does not count, and pays off on a GPU."
-    ),
-]
-Resume = Annotated[bool, typer.Option("--resume", help="Go on with the run in the folder.")]
+CLEAN_PICTURES = option(panel=FILES, help="Folder of clean pictures; may be given several times.", default="")
+# With another default for some tasks.
+CropsAStep = Annotated[int, option(panel=QUALITY, help="Crops a step.")]
+Patch = Annotated[int, option(panel=QUALITY, help="Side of a crop in pixels.")]
+ValidateEvery = Annotated[int, option(panel=QUALITY, help="Steps between validations and saves.")]
+Scenes = Annotated[int, option(panel=FILES, help="Generated scenes of repeated structure to train on, too.")]
 
 
-def train_pictures(
-    context: typer.Context,
-    output: Output,
-    data: Annotated[
-        list[Path] | None, typer.Option(help="Folder of clean pictures; may be given several times.")
-    ] = None,
-    pairs: Annotated[
-        list[Path] | None,
-        typer.Option(help="Folder of pairs, rain/ and clean/ (derain, restore); may be given several times."),
-    ] = None,
-    channels: Annotated[
-        int | None,
-        typer.Option(help="1 for gray weights, 3 for colour.", show_default="1 for denoise, else 3"),
-    ] = None,
-    preset: Annotated[
-        str,
-        typer.Option(
-            help="Shape of the network: small, paper, or, with a filter, for denoise, collaborative and base."
+@dataclass(frozen=True, kw_only=True)
+class TrainOptions:
+    """Options of every training: fields of `TrainConfig`, and how the run is told of."""
+
+    output: Annotated[Path, option("--output", "-o", panel=FILES, help="Folder of the run.")]
+    validation: Annotated[
+        Path | None, option(panel=FILES, help="Folder to validate on.", default="some of the data, held out")
+    ] = TrainConfig.validation
+    held_out: Annotated[int, option(panel=FILES, help="Pictures of the data to validate on.")] = (
+        TrainConfig.held_out
+    )
+    start: Annotated[
+        Path | None,
+        option(panel=FILES, help="Weights to start from, as far as they fit.", default="random weights"),
+    ] = TrainConfig.start
+    resume: Annotated[bool, flag("--resume", panel=FILES, help="Go on with the run in the folder.")] = False
+    without_groups: Annotated[
+        bool, flag("--without-groups", panel=QUALITY, help="Leave the group blocks out, for ablations.")
+    ] = TrainConfig.without_groups
+    steps: Annotated[int, option(panel=QUALITY, help="Steps to train.")] = TrainConfig.steps
+    max_minutes: Annotated[
+        float | None, option(panel=QUALITY, help="Minutes to train, if sooner.", default="no limit")
+    ] = None
+    batch: CropsAStep = TrainConfig.batch
+    patch: Patch = TrainConfig.patch
+    learning_rate: Annotated[float, option(panel=QUALITY, help="Highest learning rate.")] = (
+        TrainConfig.learning_rate
+    )
+    optimizer: Annotated[
+        str, option(panel=QUALITY, help="Optimiser: adamw, or muon for kernels of hidden layers.")
+    ] = TrainConfig.optimizer
+    weight_decay: Annotated[float, option(panel=QUALITY, help="Weight decay.")] = TrainConfig.weight_decay
+    warmup: Annotated[int, option(panel=QUALITY, help="Steps of warm-up.")] = TrainConfig.warmup
+    loss: Annotated[str, option(panel=QUALITY, help="Loss: charbonnier, mse, or psnr.")] = TrainConfig.loss
+    ema: Annotated[float, option(panel=QUALITY, help="Decay of the weights' moving average.")] = (
+        TrainConfig.ema
+    )
+    clip: Annotated[float, option(panel=QUALITY, help="Largest norm of the gradient.")] = TrainConfig.clip
+    validate_every: ValidateEvery = TrainConfig.validate_every
+    seed: Seed = TrainConfig.seed
+    precision: Annotated[str, option(panel=SPEED, help="Arithmetic: fp32 or bf16.")] = TrainConfig.precision
+    compile: Annotated[
+        bool,
+        flag(
+            "--compile",
+            panel=SPEED,
+            help="Compile first, which takes a minute that does not count, and pays off on a GPU.",
         ),
-    ] = "small",
-    without_groups: WithoutGroups = False,
-    validation: Validation = None,
-    held_out: Annotated[int, typer.Option(help="Pictures of the data to validate on.")] = 12,
-    start: Start = None,
-    sigma_min: Annotated[float, typer.Option(help="Lowest noise level on the 0-255 scale.")] = 0.0,
-    sigma_max: Annotated[float, typer.Option(help="Highest noise level on the 0-255 scale.")] = 75.0,
+    ] = TrainConfig.compile
+    device: Device = TrainConfig.device
+    json_lines: Json = False
+    quiet: Quiet = False
+
+
+@dataclass(frozen=True, kw_only=True)
+class Pictures(TrainOptions):
+    """Options of trainings on crops of pictures."""
+
+    scales: Annotated[
+        list[float] | None,
+        option(
+            "--scale",
+            panel=FILES,
+            help="Train on the pictures at this scale, too; may be given several times.",
+            default="",
+        ),
+    ] = None
+
+
+@dataclass(frozen=True, kw_only=True)
+class Noise:
+    """Options of the noise that is added."""
+
+    sigma_min: Annotated[float, option(panel=QUALITY, help="Lowest noise level on the 0-255 scale.")] = (
+        TrainConfig.sigma_min
+    )
+    sigma_max: Annotated[float, option(panel=QUALITY, help="Highest noise level on the 0-255 scale.")] = (
+        TrainConfig.sigma_max
+    )
     clipped: Annotated[
         float,
-        typer.Option(help="Share of pictures whose noise is clipped and rounded as in a file (denoise)."),
-    ] = 0.5,
-    steps: Steps = 100_000,
-    max_minutes: MaxMinutes = None,
-    scales: Scales = None,
-    scenes: Annotated[int, typer.Option(help="Generated scenes of repeated structure to train on, too.")] = 0,
-    batch: CropsAStep = 16,
-    patch: Patch = 64,
-    learning_rate: LearningRate = 1e-3,
-    optimizer: Optimizer = "adamw",
-    weight_decay: WeightDecay = 1e-4,
-    warmup: Warmup = 200,
-    loss: Loss = "charbonnier",
-    ema: Average = 0.999,
-    clip: Clip = 1.0,
-    validate_every: ValidateEvery = 1000,
-    precision: Arithmetic = "fp32",
-    compile: Compile = False,
-    device: Device = "auto",
-    seed: Seed = 0,
-    resume: Resume = False,
-    json_lines: Json = False,
-    quiet: Quiet = False,
-) -> None:
-    options = locals()
-    task = str(options.pop("context").info_name)
-    if task == "denoise" and pairs:
-        raise UsageError("--pairs is for derain and restore; give denoise clean pictures by --data")
-    _train(task, options | {"channels": channels or (1 if task == "denoise" else 3)})
+        option(panel=QUALITY, help="Share of noisy pictures that are clipped and rounded as in a file."),
+    ] = TrainConfig.clipped
 
 
-def train_ct_recon(
-    output: Output,
+@dataclass(frozen=True, kw_only=True)
+class Denoise(Noise, Pictures):
+    __doc__ = TASKS["denoise"].summary
+
+    data: Annotated[list[Path], CLEAN_PICTURES]
+    scenes: Scenes = TrainConfig.scenes
+    channels: Annotated[
+        int | None, option(panel=QUALITY, help="1 for gray weights, 3 for colour.", default="1")
+    ] = None
+    model: Annotated[str, option(panel=QUALITY, help="Kind of network: deepgsr, groupsc or nsr.")] = (
+        TrainConfig.model
+    )
+    preset: Annotated[
+        str,
+        option(
+            panel=QUALITY,
+            help="Shape of the network. Of deepgsr: small, paper, or, with a filter, collaborative and base."
+            " Of groupsc: small, paper. Of nsr: small, sparse, paper-denoise.",
+        ),
+    ] = TrainConfig.preset
+
+
+@dataclass(frozen=True, kw_only=True)
+class Derain(Pictures):
+    __doc__ = TASKS["derain"].summary
+
+    data: Annotated[list[Path] | None, CLEAN_PICTURES] = None
+    pairs: Annotated[
+        list[Path] | None,
+        option(
+            panel=FILES,
+            help="Folder of pairs, rain/ and clean/; may be given several times.",
+            default="",
+        ),
+    ] = None
+    scenes: Scenes = TrainConfig.scenes
+    preset: Annotated[str, option(panel=QUALITY, help="Shape of the network: small or paper.")] = (
+        TrainConfig.preset
+    )
+
+
+@dataclass(frozen=True, kw_only=True)
+class Restore(Noise, Derain):
+    __doc__ = TASKS["restore"].summary
+
+
+@dataclass(frozen=True, kw_only=True)
+class Slices(TrainOptions):
+    """Options of trainings on CT slices."""
+
     data: Annotated[
         list[Path],
-        typer.Option(
-            help="Folder of CT slices, DICOM or 16-bit PNG of HU + 1024; may be given several times."
+        option(
+            panel=FILES,
+            help="Folder of CT slices, DICOM or 16-bit PNG of HU + 1024; may be given several times.",
         ),
-    ],
-    without_groups: WithoutGroups = False,
-    validation: Validation = None,
-    held_out: Annotated[int, typer.Option(help="Files of the data to validate on, the last ones.")] = 12,
-    start: Start = None,
-    steps: Steps = 100_000,
-    max_minutes: MaxMinutes = None,
-    batch: CropsAStep = 4,
-    patch: Patch = 128,
-    learning_rate: LearningRate = 1e-3,
-    optimizer: Optimizer = "adamw",
-    weight_decay: WeightDecay = 1e-4,
-    warmup: Warmup = 200,
-    loss: Loss = "charbonnier",
-    ema: Average = 0.999,
-    clip: Clip = 1.0,
-    validate_every: ValidateEvery = 500,
-    precision: Arithmetic = "fp32",
-    compile: Compile = False,
-    device: Device = "auto",
-    seed: Seed = 0,
-    resume: Resume = False,
-    json_lines: Json = False,
-    quiet: Quiet = False,
-) -> None:
-    _train("ct-recon", locals())
+    ]
+    held_out: Annotated[int, option(panel=FILES, help="Files of the data to validate on, the last ones.")] = (
+        TrainConfig.held_out
+    )
+    validate_every: ValidateEvery = 500
 
 
-def train_mar(
-    output: Output,
-    data: Annotated[
-        list[Path],
-        typer.Option(
-            help="Folder of CT slices without metal, DICOM or 16-bit PNG of HU + 1024; may be given several"
-            " times."
-        ),
-    ],
+@dataclass(frozen=True, kw_only=True)
+class CTRecon(Slices):
+    """Train a network for sparse-view CT on slices; scans of them are simulated on the fly."""
+
+    batch: CropsAStep = 4
+    patch: Patch = 128
+
+
+@dataclass(frozen=True, kw_only=True)
+class MAR(Slices):
+    """Train a network for metal artifact reduction on slices without metal; metal is put into them, and scans
+    of them are simulated."""
+
     masks: Annotated[
         list[Path] | None,
-        typer.Option(
+        option(
+            panel=FILES,
             help="Folder of metal shapes, PNG that are not zero there, to use beside generated ones; may be"
-            " given several times."
+            " given several times.",
+            default="",
         ),
-    ] = None,
-    without_groups: WithoutGroups = False,
-    validation: Validation = None,
-    held_out: Annotated[int, typer.Option(help="Files of the data to validate on, the last ones.")] = 12,
-    start: Start = None,
-    steps: Steps = 100_000,
-    max_minutes: MaxMinutes = None,
-    batch: Annotated[int, typer.Option(help="Cases a step.")] = 1,
-    patch: Annotated[int, typer.Option(help="Side of a case in pixels.")] = 256,
-    learning_rate: LearningRate = 1e-3,
-    optimizer: Optimizer = "adamw",
-    weight_decay: WeightDecay = 1e-4,
-    warmup: Warmup = 200,
-    loss: Loss = "charbonnier",
-    ema: Average = 0.999,
-    clip: Clip = 1.0,
-    validate_every: ValidateEvery = 500,
-    precision: Arithmetic = "fp32",
-    compile: Compile = False,
-    device: Device = "auto",
-    seed: Seed = 0,
-    resume: Resume = False,
-    json_lines: Json = False,
-    quiet: Quiet = False,
-) -> None:
-    _train("mar", locals())
+    ] = None
+    batch: Annotated[int, option(panel=QUALITY, help="Cases a step.")] = 1
+    patch: Annotated[int, option(panel=QUALITY, help="Side of a case in pixels.")] = 256
+    loss: Annotated[str, option(panel=QUALITY, help="Loss: charbonnier or mse.")] = TrainConfig.loss
 
 
-def train_phase(
-    output: Output,
-    data: Annotated[list[Path], typer.Option(help="Folder of clean pictures; may be given several times.")],
-    without_groups: WithoutGroups = False,
-    validation: Validation = None,
-    held_out: Annotated[int, typer.Option(help="Pictures of the data to validate on.")] = 12,
-    start: Start = None,
-    steps: Steps = 100_000,
-    max_minutes: MaxMinutes = None,
-    scales: Scales = None,
-    batch: CropsAStep = 8,
-    patch: Patch = 64,
-    learning_rate: LearningRate = 1e-3,
-    optimizer: Optimizer = "adamw",
-    weight_decay: WeightDecay = 1e-4,
-    warmup: Warmup = 200,
-    loss: Loss = "charbonnier",
-    ema: Average = 0.999,
-    clip: Clip = 1.0,
-    validate_every: ValidateEvery = 500,
-    precision: Arithmetic = "fp32",
-    compile: Compile = False,
-    device: Device = "auto",
-    seed: Seed = 0,
-    resume: Resume = False,
-    json_lines: Json = False,
-    quiet: Quiet = False,
-) -> None:
-    _train("phase", locals())
+@dataclass(frozen=True, kw_only=True)
+class Phase(Pictures):
+    """Train a network for phase retrieval on clean pictures; coded diffraction patterns of them are simulated
+    on the fly."""
+
+    data: Annotated[list[Path], CLEAN_PICTURES]
+    batch: CropsAStep = 8
+    validate_every: ValidateEvery = 500
 
 
-def _train(task: str, options: dict[str, Any]) -> None:
-    """Train with the options of a command, with a progress bar, and print where the weights are."""
+def _train(task: str, options: TrainOptions) -> None:
+    """Train with the options of a command, telling how it goes on stderr; print where the weights are."""
     from deepgsr_cli.compute.processes import Processes
     from deepgsr_cli.tasks import train
-    from deepgsr_cli.training.config import TrainConfig
-    from deepgsr_cli.training.loop import Progress
 
-    resume, json_lines, quiet = (options.pop(name) for name in ("resume", "json_lines", "quiet"))
-    for name in ("data", "pairs", "masks", "scales"):
-        if name in options:
-            options[name] = tuple(options[name] or ())
-    if options["max_minutes"] is None:
-        del options["max_minutes"]
-    config = TrainConfig(task=task, **options)
-
+    config = _config(task, options)
+    first = Processes().rank == 0
+    quiet = options.quiet or not first
+    if isinstance(options, Denoise) and options.channels is None and not quiet:
+        _say_if_in_colour(options.data)
     with progress_bar(1, "train", quiet) as advance:
 
         def tell(progress: Progress) -> None:
-            best = f", {progress.psnr:.2f} dB (best {progress.best:.2f})" if progress.best > 0 else ""
-            advance(progress.share, f"step {progress.step}, loss {progress.loss:.4f}{best}")
+            text = _state(progress)
+            advance(progress.share, text)
+            if progress.validated and not quiet and not sys.stderr.isatty():
+                say(f"{text}, {progress.seconds / 60:.1f} min")
 
-        end = train(config, resume=resume, report=tell)
+        end = train(config, resume=options.resume, report=tell)
+    if not first:
+        return
     facts = {
         "weights": str(config.output / "model.safetensors"),
         "steps": end.step,
         "seconds": round(end.seconds, 1),
         "validation_psnr": round(end.best, 3),
+        "given_psnr": round(end.psnr_given, 3),
     }
-    if Processes().rank == 0:
-        typer.echo(json.dumps(facts) if json_lines else facts["weights"])
+    if not quiet:
+        say(f"PSNR of what is validated on: {end.best:.2f} dB; {end.given} has {end.psnr_given:.2f} dB")
+    typer.echo(json.dumps(facts) if options.json_lines else facts["weights"])
 
 
-for _task, _text in HELP.items():
-    app.command(
-        _task,
-        help=_text + _FILES,
-        epilog=f"Example: deepgsr train {_task} --data photos -o runs/mine --max-minutes 60",
-    )(train_pictures)
+def _config(task: str, options: TrainOptions) -> TrainConfig:
+    """Configuration of a run: what an option does not say is as a `TrainConfig` has it."""
+    known = {field.name for field in fields(TrainConfig)}
+    values = {f.name: getattr(options, f.name) for f in fields(options) if f.name in known}
+    values = {
+        name: tuple(value) if isinstance(value, list) else value
+        for name, value in values.items()
+        if value is not None
+    }
+    if task in TASKS:
+        values.setdefault("channels", TASKS[task].channels_for(1))
+    return TrainConfig(task=task, **values)
 
-app.command(
-    "ct-recon",
-    help="Train a network for sparse-view CT on slices; scans of them are simulated on the fly." + _FILES,
-    epilog="Example: deepgsr train ct-recon --data series -o runs/ct --max-minutes 60",
-)(train_ct_recon)
 
-app.command(
-    "mar",
-    help="Train a network for metal artifact reduction on slices without metal; metal is put into them, and"
-    " scans of them are simulated." + _FILES,
-    epilog="Example: deepgsr train mar --data series -o runs/mar --max-minutes 60",
-)(train_mar)
+def _state(progress: Progress) -> str:
+    best = f", {progress.psnr:.2f} dB (best {progress.best:.2f})" if progress.best > 0 else ""
+    return f"step {progress.step}, loss {progress.loss:.4f}{best}"
 
-app.command(
-    "phase",
-    help="Train a network for phase retrieval on clean pictures; coded diffraction patterns of them are"
-    " simulated on the fly." + _FILES,
-    epilog="Example: deepgsr train phase --data photos -o runs/phase --max-minutes 60",
-)(train_phase)
+
+def _say_if_in_colour(folders: list[Path]) -> None:
+    """Say that weights will be gray, where the first picture of a folder is not."""
+    from deepgsr_cli.formats.image import picture_paths, read_image
+
+    if any(len(read_image(picture_paths(folder)[0]).pixels) == 3 for folder in folders):
+        say("trains on the gray of these colour pictures, for gray ones; add --channels 3 for colour weights")
+
+
+def _command(task: str) -> Callable[[TrainOptions], None]:
+    return lambda options: _train(task, options)
+
+
+for _name, _kind, _data in (
+    ("denoise", Denoise, "photos"),
+    ("derain", Derain, "photos"),
+    ("restore", Restore, "photos"),
+    ("ct-recon", CTRecon, "series"),
+    ("mar", MAR, "series"),
+    ("phase", Phase, "photos"),
+):
+    add(
+        app,
+        _name,
+        _kind,
+        _command(_name),
+        about=ABOUT,
+        examples=[f"deepgsr train {_name} --data {_data} -o runs/mine --max-minutes 60"],
+    )

@@ -170,7 +170,8 @@ class Restorer:
                     "weights",
                     self.weights,
                     f"made for {kinds[has]} pictures, this one is {kinds[needed]}; leave --weights out to"
-                    " have the right ones chosen",
+                    " have the right ones chosen, or train your own by"
+                    f" deepgsr train {self.task} --channels {needed}",
                 )
             self.loaded[needed] = loaded
         return self.loaded[needed]

@@ -165,9 +165,11 @@ def _shape(config: TrainConfig) -> DeepGSRConfig | GroupSCConfig | NSRConfig:
     """Shape of the network of a run.
 
     Raises:
-        OptionError: There is no such model or preset, or the task cannot use it.
+        OptionError: There is no such model or preset, the task cannot use it, or channels are not 1 or 3.
     """
     task = TASKS[config.task]
+    if config.channels not in (1, 3):
+        raise OptionError("channels", config.channels, "give 1 for gray or 3 for colour")
     if config.model not in PRESETS_OF:
         raise OptionError("model", config.model, f"known are {', '.join(PRESETS_OF)}")
     shape = preset_of(config, PRESETS_OF[config.model])

@@ -9,8 +9,6 @@ from pathlib import Path
 from typing import Any
 
 from deepgsr_cli.errors import OptionError, UsageError
-from deepgsr_cli.training.losses import LOSSES
-from deepgsr_cli.training.optimizers import OPTIMIZERS
 
 
 @dataclass(frozen=True)
@@ -93,6 +91,10 @@ class TrainConfig:
     seed: int = 0
 
     def __post_init__(self) -> None:
+        # Torch, which the command line imports no sooner than it trains.
+        from deepgsr_cli.training.losses import LOSSES
+        from deepgsr_cli.training.optimizers import OPTIMIZERS
+
         if not self.data and not self.pairs:
             raise UsageError("nothing to train on; give --data FOLDER")
         for name, known in (("loss", LOSSES), ("optimizer", OPTIMIZERS)):

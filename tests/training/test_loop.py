@@ -98,6 +98,7 @@ def test_a_folder_with_a_run_is_not_overwritten(config, trained):
         ({"loss": "l3"}, "--loss l3: known are charbonnier, mse, psnr"),
         ({"sigma_min": 80.0}, "--sigma-min 80: give 0 to --sigma-max, 75"),
         ({"sigma_max": 300.0}, "--sigma-max 300: give 0 to 255"),
+        ({"channels": 2}, "--channels 2: give 1 for gray or 3 for colour"),
         ({"clipped": 1.5}, "--clipped 1.5: give a share from 0 to 1"),
         ({"model": "unet"}, "--model unet: known are deepgsr, groupsc, nsr"),
         ({"model": "nsr", "preset": "base"}, "--preset base: known are small, sparse, paper, paper-denoise"),
@@ -194,7 +195,7 @@ def test_both_kinds_of_rain_are_in_a_batch(config, rainy_pairs):
 def test_other_models_learn_to_denoise(config, monkeypatch, model, shape):
     tiny = dataclasses.replace(PRESETS_OF[model]["small"], **shape)
     monkeypatch.setitem(PRESETS_OF[model], "tiny", tiny)
-    end = train(dataclasses.replace(config, model=model, steps=30, validate_every=10, learning_rate=1e-2))
+    end = train(dataclasses.replace(config, model=model, steps=60, validate_every=30, batch=4, ema=0.9))
     assert end.best > end.psnr_given + 1
     checkpoint = load_checkpoint(config.output / "model.safetensors")
     assert isinstance(checkpoint.model, PRIORS[model])

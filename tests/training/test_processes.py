@@ -1,7 +1,10 @@
 import dataclasses
 import os
 import socket
+import subprocess
+import sys
 
+import pytest
 import torch
 
 from deepgsr_cli.models import PRESETS
@@ -22,11 +25,44 @@ def work(rank, port, config, tiny, results):
     results.put((rank, end.step))
 
 
-def test_two_processes_equal_one_with_both_batches(config, tmp_path, monkeypatch):
-    config = dataclasses.replace(config, steps=4)
+def free_port():
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
-        port = free.getsockname()[1]
+        return free.getsockname()[1]
+
+
+@pytest.mark.parametrize("killed", [0, 1])
+def test_a_killed_process_ends_the_other_with_one_sentence(pictures, tmp_path, killed):
+    command = [sys.executable, "-m", "deepgsr_cli", "train", "denoise", "--data", str(pictures)]
+    command += ["-o", str(tmp_path), "--model", "nsr", "--held-out", "1", "--batch", "1", "--patch", "16"]
+    command += ["--device", "cpu", "--validate-every", "2", "--channels", "1"]
+    together = {"WORLD_SIZE": "2", "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(free_port())}
+    environment = os.environ | together | {"OMP_NUM_THREADS": "1"}
+    processes = [
+        subprocess.Popen(
+            command, env=environment | {"RANK": str(rank)}, stderr=subprocess.PIPE, text=True, bufsize=1
+        )
+        for rank in (0, 1)
+    ]
+    try:
+        assert "step 2" in processes[0].stderr.readline()  # both are at work
+        processes[killed].kill()
+        _, stderr = processes[1 - killed].communicate(timeout=60)
+    finally:
+        for process in processes:
+            process.kill()
+            process.wait()
+    assert processes[1 - killed].returncode == 1
+    said = [line for line in stderr.splitlines() if not line.startswith("step ")]
+    assert said == [
+        f"process {1 - killed} of 2: another process of this run has ended or does not answer; "
+        "start all of them again, with --resume"
+    ]
+
+
+def test_two_processes_equal_one_with_both_batches(config, tmp_path, monkeypatch):
+    config = dataclasses.replace(config, steps=4)
+    port = free_port()
     results = torch.multiprocessing.get_context("spawn").SimpleQueue()
     arguments = (port, config, PRESETS["tiny"], results)
     torch.multiprocessing.start_processes(work, arguments, nprocs=2, start_method="spawn")
