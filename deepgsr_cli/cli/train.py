@@ -264,7 +264,7 @@ def _config(task: str, options: TrainOptions) -> TrainConfig:
     }
     if task in TASKS:
         values.setdefault("channels", TASKS[task].channels_for(1))
-    return TrainConfig(task=task, **values)
+    return TrainConfig(task=task, **{"data": (), **values})
 
 
 def _state(progress: Progress) -> str:
