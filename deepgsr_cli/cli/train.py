@@ -236,7 +236,7 @@ def _train(task: str, options: TrainOptions) -> None:
             text = _state(progress)
             advance(progress.share, text)
             if progress.validated and not quiet and not sys.stderr.isatty():
-                say(f"{text}, {progress.seconds / 60:.1f} min")
+                say(f"{text}, {progress.seconds:.0f} s")
 
         end = train(config, resume=options.resume, report=tell)
     if not first:
@@ -249,7 +249,7 @@ def _train(task: str, options: TrainOptions) -> None:
         "given_psnr": round(end.psnr_given, 3),
     }
     if not quiet:
-        say(f"PSNR of what is validated on: {end.best:.2f} dB; {end.given} has {end.psnr_given:.2f} dB")
+        say(f"validation PSNR {end.best:.2f} dB; {end.given} has {end.psnr_given:.2f} dB")
     typer.echo(json.dumps(facts) if options.json_lines else facts["weights"])
 
 

@@ -1,7 +1,7 @@
 """The tasks on pictures, a row each: what degrades pictures, and what a network is told of it.
 
-A task is degraded in one way for training, evaluation and tests. Nothing here imports torch before it is
-needed: the command line reads names and summaries.
+A task is degraded in one way for training, evaluation and tests. Nothing here imports arrays or torch
+before they are needed: the command line reads names and summaries.
 """
 
 from __future__ import annotations
@@ -11,9 +11,8 @@ from dataclasses import dataclass
 from enum import Enum
 from typing import TYPE_CHECKING, Protocol
 
-import numpy as np
-
 if TYPE_CHECKING:
+    import numpy as np
     import torch
     from torch import Tensor
 
@@ -46,9 +45,9 @@ Degrade = Callable[["Tensor", Degradation, "Draw"], "tuple[Tensor, Tensor]"]
 DegradeFurther = Callable[["Tensor", "Tensor", Degradation, "torch.Generator"], "Tensor"]
 # Of a clean picture, (C, H, W), and its number: what to validate on, (1, C, H, W), each with what a network
 # is told, (1, conditions).
-DegradeForValidation = Callable[[np.ndarray, Degradation, int], "list[tuple[Tensor, Tensor]]"]
+DegradeForValidation = Callable[["np.ndarray", Degradation, int], "list[tuple[Tensor, Tensor]]"]
 # Of a restored and a clean picture, (C, H, W) in [0, 1], by name.
-Figures = Callable[[np.ndarray, np.ndarray], dict[str, float]]
+Figures = Callable[["np.ndarray", "np.ndarray"], dict[str, float]]
 
 
 def psnr_and_ssim(restored: np.ndarray, clean: np.ndarray) -> dict[str, float]:

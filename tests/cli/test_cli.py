@@ -375,9 +375,29 @@ def test_train_then_denoise_with_what_was_trained(run, tiny_weights):
     assert result.exit_code == 0, result.output
     facts = json.loads(result.stdout)
     assert facts["steps"] == 2
+    *lines, last = result.stderr.splitlines()
+    assert [line.split(",")[0] for line in lines] == ["step 2"]
+    assert last.startswith("validation PSNR ")
+    assert last.endswith(f"; the noisy input has {facts['given_psnr']:.2f} dB")
     picture("in.png")
     result = run("denoise", "in.png", "--sigma", 25, "--weights", facts["weights"], weights=None)
     assert result.exit_code == 0, result.output
+
+
+def test_training_on_colour_pictures_says_that_it_is_for_gray_ones(run):
+    for i in range(3):
+        picture(f"data/{i}.png", sigma=0, size=(40, 40), seed=i)
+    options = ("--held-out", 1, "--steps", 1, "--batch", 1, "--patch", 16, "--device", "cpu")
+    result = run("train", "denoise", "--data", "data", "-o", "run", *options)
+    assert result.exit_code == 0, result.output
+    assert "add --channels 3 for colour weights" in result.stderr
+    picture("in.png")
+    result = run("denoise", "in.png", "--sigma", 25, "--weights", "run/model.safetensors", weights=None)
+    assert result.exit_code == 2
+    assert "deepgsr train denoise --channels 3" in result.stderr
+    for more in (("--channels", 1), ("--quiet",)):
+        result = run("train", "denoise", "--data", "data", "-o", f"run{more[0]}", *options, *more)
+        assert "--channels" not in result.stderr
 
 
 def test_eval_prints_the_protocol_and_the_means(run, tiny_weights):
