@@ -1,4 +1,4 @@
-"""The tasks that can be trained, by name."""
+"""The tasks that can be trained, and those that can be evaluated, by name."""
 
 from __future__ import annotations
 
@@ -7,11 +7,17 @@ from typing import Any
 
 import torch
 
+from deepgsr_cli.ct.evaluation import SparseViewCT
 from deepgsr_cli.ct.training import CTRecon
+from deepgsr_cli.errors import UsageError
+from deepgsr_cli.evaluation.records import Evaluation
+from deepgsr_cli.mar.evaluation import MetalArtifacts
 from deepgsr_cli.mar.training import MAR
+from deepgsr_cli.phase.evaluation import PhaseRetrieval
 from deepgsr_cli.phase.training import Phase
 from deepgsr_cli.pictures.tasks import TASKS
 from deepgsr_cli.pictures.training import PictureTraining
+from deepgsr_cli.pictures.evaluation import Denoising, Deraining
 from deepgsr_cli.training import loop
 from deepgsr_cli.training.config import TrainConfig
 from deepgsr_cli.training.loop import Progress
@@ -23,6 +29,14 @@ TRAINING: dict[str, Callable[[TrainConfig, torch.device], TrainingTask[Any]]] = 
     "ct-recon": CTRecon,
     "mar": MAR,
     "phase": Phase,
+}
+
+EVALUATIONS: dict[str, type[Evaluation[Any, Any, Any]]] = {
+    "denoise": Denoising,
+    "derain": Deraining,
+    "ct-recon": SparseViewCT,
+    "mar": MetalArtifacts,
+    "phase": PhaseRetrieval,
 }
 
 

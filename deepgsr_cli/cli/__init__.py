@@ -54,9 +54,7 @@ app.add_typer(weights.app, name="weights")
 pictures.register(app)
 ct_recon.register(app)
 mar.register(app)
-evaluate.app.command("mar", epilog=mar.EVAL_EXAMPLE)(mar.eval_mar)
 phase.register(app)
-evaluate.app.command("phase", epilog=phase.EVAL_EXAMPLE)(phase.eval_phase)
 app.command()(doctor_module.doctor)
 
 

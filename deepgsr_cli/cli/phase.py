@@ -12,7 +12,6 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from deepgsr_cli.cli.command import PICTURES_IN_REPORT, Command, add, run
-from deepgsr_cli.cli.evaluate import CsvFile, Limit, present, print_facts, write_csv
 from deepgsr_cli.cli.options import (
     FILES,
     MEASUREMENT,
@@ -42,7 +41,6 @@ if TYPE_CHECKING:
     from deepgsr_cli.phase.methods import Settings
 
 
-EVAL_EXAMPLE = "Example: deepgsr eval phase --data photos --model cdp --alpha 27 --method red --method er"
 
 Restarts = Annotated[
     int | None,
@@ -301,129 +299,5 @@ def register(app: typer.Typer) -> None:
     add(app, "phase", Phase, partial(run, _Phase()), examples=examples)
 
 
-def eval_phase(
-    data: Annotated[Path, typer.Option(help="Folder of true pictures.")],
-    model: Annotated[
-        str,
-        typer.Option(
-            help="fourier (oversampled twice), cdp (4 masks of uniform phase) or cdp1 (1 quaternary mask)."
-        ),
-    ] = "cdp",
-    alpha: Annotated[
-        list[float] | None,
-        typer.Option(help="Noise level, as of phase; may be given several times.", show_default=False),
-    ] = None,
-    snr: Annotated[
-        list[float] | None,
-        typer.Option(
-            help="Signal-to-noise ratio of the intensities in dB; may be given several times.",
-            show_default=False,
-        ),
-    ] = None,
-    method: Annotated[
-        list[str] | None,
-        typer.Option(
-            help="red, red-tv, red-bm3d, unrolled, er, hio or raar; may be given several times.",
-            show_default="red",
-        ),
-    ] = None,
-    size: Annotated[int, typer.Option(help="Side in pixels the pictures are resized to.")] = 128,
-    restarts: Restarts = None,
-    iterations: Iterations = None,
-    limit: Limit = None,
-    csv_file: CsvFile = None,
-    report: ReportFile = None,
-    weights: Weights = None,
-    device: Device = "auto",
-    seed: Seed = 0,
-    json_lines: Json = False,
-    offline: Offline = False,
-    quiet: Quiet = False,
-) -> None:
-    """Simulate diffraction patterns of pictures, retrieve them by each method, and print PSNR and SSIM with
-    the protocol.
-
-    Where unrolled is among the methods, --weights are its weights, and red has the shipped ones.
-    """
-    from deepgsr_cli.formats.image import picture_paths
-    from deepgsr_cli.phase.evaluation import PhaseEvalConfig, evaluate, means, protocol
-    from deepgsr_cli.phase.methods import Settings
-    from deepgsr_cli.phase.priors import DENOISER, load_unrolled
-    from deepgsr_cli.pictures.restorer import Restorer, RunOptions
-
-    check_report(report)
-    config = PhaseEvalConfig(
-        data,
-        model,
-        tuple(alpha or ()),
-        tuple(snr or ()),
-        tuple(method or ["red"]),
-        size,
-        seed,
-        limit,
-        Settings(restarts=restarts, iterations=iterations),
-    )
-    label, network = "", None
-    if "unrolled" in config.methods:
-        loaded = load_unrolled(weights, device, offline=offline)
-        label, network = loaded.weights.label, loaded.model
-        weights = None
-    restorer = Restorer(weights or DENOISER, RunOptions(device, offline=offline), say)
-    facts = protocol(config, restorer, label)
-    levels = len(config.alphas) + len(config.snrs_db)
-    total = len(picture_paths(data)[:limit]) * levels * len(config.methods)
-    scores: list[PhaseScore] = []
-    shown: dict[tuple[str, str], dict[str, Any]] = {}
-
-    def keep(picture: str, level: str, by: str, pixels: Any) -> None:
-        if report is not None and ((picture, level) in shown or len(shown) < PICTURES_IN_REPORT):
-            shown.setdefault((picture, level), {})[by] = pixels
-
-    with progress_bar(total, "eval", quiet) as advance:
-        for score in evaluate(config, restorer, network=network, keep=keep):
-            scores.append(score)
-            advance(len(scores), score.picture)
-            if json_lines:
-                typer.echo(json.dumps(present(score)))
-    averages = means(scores)
-    if csv_file is not None:
-        write_csv(csv_file, scores)
-    if json_lines:
-        typer.echo(json.dumps({"protocol": facts, "means": [present(mean) for mean in averages]}))
-    else:
-        print_facts(facts)
-        rows = [
-            [m.level, m.method, f"{m.psnr:.2f}", f"{m.ssim:.4f}", f"{m.residual:.4f}", f"{m.seconds:.2f}"]
-            for m in averages
-        ]
-        print_table(["level", "method", "PSNR (dB)", "SSIM", "residual", "seconds"], rows)
-    if report is not None:
-        _write_eval_report(report, facts, scores, averages, shown)
 
 
-def _write_eval_report(
-    path: Path,
-    facts: dict[str, str],
-    scores: list[PhaseScore],
-    averages: list[PhaseMean],
-    shown: dict[tuple[str, str], dict[str, Any]],
-) -> None:
-    from deepgsr_cli.formats.image import to_uint8
-    from deepgsr_cli.reports.report import Report, ReportImage, ReportItem, write_report
-
-    rows: dict[tuple[str, str], dict[str, float | str]] = {}
-    for score in scores:
-        row = rows.setdefault((score.picture, score.level), {})
-        row[f"PSNR {score.method} (dB)"] = score.psnr
-        row[f"SSIM {score.method}"] = score.ssim
-    items = []
-    for (picture, level), metrics in rows.items():
-        pictures = shown.get((picture, level), {})
-        # The truth is kept first and shown last.
-        order = [*list(pictures)[1:], "truth"] if pictures else []
-        images = [ReportImage(name, to_uint8(pictures[name])) for name in order]
-        items.append(ReportItem(f"{picture}, {level}", images, metrics))
-    summary: dict[str, float | str] = {
-        f"mean PSNR {mean.method} at {mean.level} (dB)": mean.psnr for mean in averages
-    }
-    write_report(path, Report("Evaluation of phase retrieval", "eval phase", items, facts, summary))

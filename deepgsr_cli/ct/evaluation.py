@@ -1,186 +1,183 @@
-"""Evaluation of sparse-view CT with a stated protocol, all methods on the same simulated scans."""
+"""Evaluation of sparse-view CT, all methods on the same simulated scans."""
 
 from __future__ import annotations
 
 import math
-import time
 import zlib
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass
-from pathlib import Path
-from typing import TYPE_CHECKING
+from functools import cached_property
+from typing import TYPE_CHECKING, ClassVar, TypeVar
 
-import numpy as np
-import torch
+from torch import Tensor
 
-from deepgsr_cli.compute.device import wait
+from deepgsr_cli.compute.device import select_device
+from deepgsr_cli.ct.display import slice_images
 from deepgsr_cli.ct.figures import PEAK_ATTENUATION, compare
-from deepgsr_cli.ct.methods import Method, reconstruct
+from deepgsr_cli.ct.methods import METHODS, Method, load_network, reconstruct
 from deepgsr_cli.ct.simulation import SimulatedScan, check_seed, check_views
-from deepgsr_cli.ct.slices import PNG_FIELD_MM, EvalSlice
-from deepgsr_cli.errors import UsageError
+from deepgsr_cli.ct.slices import PNG_FIELD_MM, EvalSlice, eval_slices
+from deepgsr_cli.evaluation.records import Case, Column, Evaluation, Labels, Mean, lowest, means_of
 from deepgsr_cli.files import fingerprint
+from deepgsr_cli.reports.report import ReportImage, ReportItem
 from deepgsr_cli.tomography.attenuation import to_attenuation, to_hu
 from deepgsr_cli.tomography.geometry import sparse_view
 from deepgsr_cli.tomography.radon import Radon
 
 if TYPE_CHECKING:
-    from deepgsr_cli.compute.precision import Precision
+    from deepgsr_cli.ct.network import Unrolled
+    from deepgsr_cli.weights.load import Loaded
+
+M = TypeVar("M")
+
+
+@dataclass(frozen=True, kw_only=True)
+class SliceEvaluation(Evaluation[M, Tensor, Tensor]):
+    """Slices, scanned by simulation and reconstructed to attenuation in 1/mm, (1, 1, H, W).
+
+    `data` holds DICOM, or 16-bit gray PNG with the value HU + 1024. The noise differs from slice to slice.
+    """
+
+    medical = True
+    reported: ClassVar = {"psnr": "PSNR {} (dB)", "rmse_hu": "RMSE {} (HU)"}
+
+    @cached_property
+    def slices(self) -> list[EvalSlice]:
+        """What is scanned."""
+        return eval_slices(self.data, self.limit)
+
+    def describe_slices(self) -> str:
+        """The data as the protocol names them."""
+        paths = list(dict.fromkeys(slice.path for slice in self.slices))
+        return f"{self.data.name}: {len(self.slices)} slices, fingerprint {fingerprint(paths)}"
+
+    def images(self, case: Case[M, Tensor], results: Mapping[str, Tensor]) -> tuple[list[ReportImage], str]:
+        pictures = {name: to_hu(x) for name, x in results.items()}
+        return slice_images(to_hu(case.truth), pictures, (40.0, 400.0)), "window 40/400 HU"
 
 
 @dataclass(frozen=True)
-class CtEvalConfig:
-    """What an evaluation is.
+class Scan:
+    """A simulated scan.
 
     Attributes:
-        data: Folder of CT slices, DICOM, or 16-bit gray PNG with the value HU + 1024.
-        views: Views of the scans.
-        photons: Photons a ray of the scans, infinite for no noise.
-        methods: Of `ct.methods.METHODS`.
-        seed: Of the noise, which differs from slice to slice.
-        limit: Only the first so many slices, None for all.
-        precision: Arithmetic of the network.
+        A: Its operator.
+        y: The sinogram, (1, 1, V, N).
+        photons: Photons a ray, infinite for no noise.
     """
 
-    data: Path
-    views: tuple[int, ...]
+    A: Radon
+    y: Tensor
+    photons: float
+
+
+@dataclass(frozen=True, kw_only=True)
+class SparseViewCT(SliceEvaluation[Scan]):
+    """Few views of slices, by simulation.
+
+    Attributes:
+        views: Views of the scans.
+        photons: Photons a ray of the scans, infinite for no noise.
+    """
+
+    views: tuple[int, ...] = (60,)
     photons: tuple[float, ...] = (math.inf,)
-    methods: tuple[str, ...] = ("deepgsr",)
-    seed: int = 0
-    limit: int | None = None
-    precision: Precision = "fp32"
+
+    title = "Evaluation of sparse-view CT"
+    known_methods = METHODS
+    written = ("psnr", "ssim", "rmse_hu", "bias_hu", "seconds")
+    averages: ClassVar = {
+        **means_of("psnr"),
+        "lowest_psnr": lowest("psnr"),
+        **means_of("ssim", "rmse_hu", "bias_hu", "seconds"),
+    }
+    columns = (
+        Column("views", "views"),
+        Column("photons", "photons", "g"),
+        Column("method", "method"),
+        Column("psnr", "PSNR (dB)", ".2f"),
+        Column("lowest_psnr", "lowest", ".2f"),
+        Column("ssim", "SSIM", ".4f"),
+        Column("rmse_hu", "RMSE (HU)", ".1f"),
+        Column("bias_hu", "bias (HU)", "+.1f"),
+        Column("seconds", "s", ".2f"),
+    )
 
     def __post_init__(self) -> None:
-        if self.limit is not None and self.limit < 1:
-            raise UsageError(f"--limit {self.limit}: give 1 or more")
+        super().__post_init__()
         check_seed(self.seed)
         for views in self.views:
             check_views(views)
-        for name in self.methods:
-            for photons in self.photons:
-                self.method(name, photons)
+        for photons in self.photons:
+            self._method("fbp", photons)
 
-    def method(self, name: str, photons: float) -> Method:
-        """The method for a scan."""
+    def _method(self, name: str, photons: float) -> Method:
         return Method(name, None if photons == math.inf else photons, precision=self.precision)
 
+    @cached_property
+    def network(self) -> Loaded[Unrolled] | None:
+        """The network, if "deepgsr" is among the methods."""
+        if "deepgsr" not in self.method_names:
+            return None
+        return load_network(self.weights, self.device, offline=self.offline)
 
-@dataclass(frozen=True)
-class CtScore:
-    """One slice of one scan by one method, with `figures.Figures`; photons are infinite for no noise."""
+    @cached_property
+    def methods(self) -> dict[str, Callable[[Scan], Tensor]]:
+        model = self.network.model if self.network else None
 
-    slice: str
-    views: int
-    photons: float
-    method: str
-    psnr: float
-    ssim: float
-    rmse_hu: float
-    bias_hu: float
-    seconds: float
+        def method(name: str) -> Callable[[Scan], Tensor]:
+            return lambda scan: reconstruct(scan.A, scan.y, self._method(name, scan.photons), model=model)
 
+        return {name: method(name) for name in self.method_names}
 
-@dataclass(frozen=True)
-class CtMean:
-    """Mean over the slices of what `CtScore` has, and the lowest PSNR."""
+    def __len__(self) -> int:
+        return len(self.slices) * len(self.views) * len(self.photons)
 
-    views: int
-    photons: float
-    method: str
-    psnr: float
-    lowest_psnr: float
-    ssim: float
-    rmse_hu: float
-    bias_hu: float
-    seconds: float
+    def cases(self) -> Iterator[Case[Scan, Tensor]]:
+        device = select_device(self.device)
+        for slice in self.slices:
+            hu, pixel_mm = slice.read()
+            truth = to_attenuation(hu, device)
+            seed = self.seed, zlib.crc32(hu.tobytes())
+            for views in self.views:
+                A = Radon(sparse_view((hu.shape[0], hu.shape[1]), pixel_mm, views))
+                A.fbp(A(truth))  # what it prepares is no part of the time
+                for photons in self.photons:
+                    scan = SimulatedScan(A.geometry, self._method("fbp", photons).photons)
+                    labels: Labels = {"slice": slice.name, "views": views, "photons": photons}
+                    yield Case(labels, Scan(A, scan(truth, seed), photons), truth)
 
+    def figures(self, case: Case[Scan, Tensor], result: Tensor) -> dict[str, float]:
+        return asdict(compare(result, case.truth, case.measurement.A.geometry.pixel_mm))
 
-def protocol(config: CtEvalConfig, slices: list[EvalSlice], weights: str | None = None) -> dict[str, str]:
-    """All it takes to repeat the evaluation, as label and text; `weights` are those of "deepgsr"."""
-    paths = list(dict.fromkeys(slice.path for slice in slices))
-    names = config.methods
-    facts = {
-        "data": f"{config.data.name}: {len(slices)} slices, fingerprint {fingerprint(paths)}",
-        "geometry": "fan beam over a full turn; for 512 x 512 pixels on 400 mm the source 600 and a flat"
-        " detector 290 mm from the isocentre, 800 bins of 1.2 mm; in proportion for others",
-        "simulation": "monochromatic, pixels parted 2 x 2 and bins in 2 (no inverse crime)",
-        "noise": f"Poisson, at least 1 count, numpy default_rng(({config.seed}, crc32 of the slice's HU)); no"
-        " scatter",
-        "attenuation": "0.0192 (1 + HU / 1000) per mm, HU of -1000 or more",
-        "PSNR, SSIM": f"attenuation clipped to [0, {PEAK_ATTENUATION:g}] per mm, over {PEAK_ATTENUATION:g};"
-        " whole slice; mean of slices",
-        "RMSE, bias": "in HU, in the body: within the skin, lungs included, and in the largest circle",
-        "methods": "; ".join(config.method(name, math.inf).describe() for name in names),
-    }
-    if any(slice.series is None for slice in slices):
-        facts["pixels of PNG"] = f"{PNG_FIELD_MM:g} mm across the slice"
-    if weights is not None:
-        facts["weights"] = weights
-    return facts
+    def protocol(self) -> dict[str, str]:
+        methods = (self._method(name, math.inf).describe() for name in self.method_names)
+        facts = {
+            "data": self.describe_slices(),
+            "geometry": "fan beam over a full turn; for 512 x 512 pixels on 400 mm the source 600 and a flat"
+            " detector 290 mm from the isocentre, 800 bins of 1.2 mm; in proportion for others",
+            "simulation": "monochromatic, pixels parted 2 x 2 and bins in 2 (no inverse crime)",
+            "noise": f"Poisson, at least 1 count, numpy default_rng(({self.seed}, crc32 of the slice's HU));"
+            " no scatter",
+            "attenuation": "0.0192 (1 + HU / 1000) per mm, HU of -1000 or more",
+            "PSNR, SSIM": f"attenuation clipped to [0, {PEAK_ATTENUATION:g}] per mm, over"
+            f" {PEAK_ATTENUATION:g}; whole slice; mean of slices",
+            "RMSE, bias": "in HU, in the body: within the skin, lungs included, and in the largest circle",
+            "methods": "; ".join(methods),
+        }
+        if any(slice.series is None for slice in self.slices):
+            facts["pixels of PNG"] = f"{PNG_FIELD_MM:g} mm across the slice"
+        if self.network is not None:
+            facts["weights"] = self.network.weights.label
+        return facts
 
+    def item(self, labels: Labels) -> ReportItem:
+        return ReportItem(f"{labels['slice']}, {_scan_name(labels)}")
 
-def evaluate(
-    config: CtEvalConfig,
-    slices: list[EvalSlice],
-    *,
-    device: torch.device,
-    model: torch.nn.Module | None = None,
-    keep: Callable[[CtScore, np.ndarray, np.ndarray], None] | None = None,
-) -> Iterator[CtScore]:
-    """Scores of each slice, number of views, photons and method, in this order.
-
-    Args:
-        config: What to evaluate.
-        slices: Of `eval_slices`.
-        device: Where to compute.
-        model: For the method "deepgsr".
-        keep: Called with the score and the reconstruction's and the reference's HU, (H, W), for a report.
-
-    Raises:
-        InputError: A slice cannot be read.
-    """
-    for slice in slices:
-        hu, pixel_mm = slice.read()
-        reference = to_attenuation(hu, device)
-        seed = config.seed, zlib.crc32(hu.tobytes())
-        for views in config.views:
-            A = Radon(sparse_view((hu.shape[0], hu.shape[1]), pixel_mm, views))
-            A.fbp(A(reference))  # what it prepares is no part of the time
-            for photons in config.photons:
-                y = SimulatedScan(A.geometry, config.method("fbp", photons).photons)(reference, seed)
-                for name in config.methods:
-                    started = time.perf_counter()
-                    x = reconstruct(A, y, config.method(name, photons), model=model)
-                    wait(device)
-                    seconds = time.perf_counter() - started
-                    figures = compare(x, reference, pixel_mm)
-                    score = CtScore(slice.name, views, photons, name, **asdict(figures), seconds=seconds)
-                    if keep is not None:
-                        keep(score, to_hu(x), to_hu(reference))
-                    yield score
+    def summary(self, means: Sequence[Mean]) -> dict[str, float]:
+        return {f"mean PSNR {m.method}, {_scan_name(m.labels)} (dB)": m.figures["psnr"] for m in means}
 
 
-def means(scores: list[CtScore]) -> list[CtMean]:
-    """Means over the slices, one for each scan and method, in the order of the scores."""
-    groups: dict[tuple[int, float, str], list[CtScore]] = {}
-    for score in scores:
-        groups.setdefault((score.views, score.photons, score.method), []).append(score)
-
-    def mean(values: list[float]) -> float:
-        known = [value for value in values if not math.isnan(value)]
-        return float(np.mean(known)) if known else math.nan
-
-    return [
-        CtMean(
-            views,
-            photons,
-            method,
-            mean([s.psnr for s in group]),
-            min(s.psnr for s in group),
-            mean([s.ssim for s in group]),
-            mean([s.rmse_hu for s in group]),
-            mean([s.bias_hu for s in group]),
-            mean([s.seconds for s in group]),
-        )
-        for (views, photons, method), group in groups.items()
-    ]
+def _scan_name(labels: Labels) -> str:
+    photons = float(labels["photons"])
+    return f"{labels['views']} views, {'no noise' if math.isinf(photons) else f'{photons:g} photons'}"

@@ -1,38 +1,42 @@
-"""Evaluation of metal artifact reduction with a stated protocol: slices times metals, all methods on each."""
+"""Evaluation of metal artifact reduction: slices times metals, all methods on each."""
 
 from __future__ import annotations
 
 import math
-import time
 import zlib
-from collections.abc import Callable, Iterator
-from dataclasses import dataclass
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import asdict, dataclass
+from functools import cached_property, partial
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, ClassVar
 
 import numpy as np
 import torch
 from torch import Tensor
 
-from deepgsr_cli.compute.device import wait
+from deepgsr_cli.compute.device import select_device
+from deepgsr_cli.ct.evaluation import SliceEvaluation
 from deepgsr_cli.ct.figures import PEAK_ATTENUATION, body, compare
 from deepgsr_cli.ct.simulation import FEWEST_PHOTONS, MOST_PHOTONS
-from deepgsr_cli.ct.slices import EvalSlice, reduced
+from deepgsr_cli.ct.slices import reduced
 from deepgsr_cli.errors import UsageError
+from deepgsr_cli.evaluation.records import Case, Column, Labels, Mean, Score, lowest, means_of
 from deepgsr_cli.files import fingerprint
-from deepgsr_cli.mar.masks import MetalShape
+from deepgsr_cli.mar.masks import MetalShape, eval_masks
 from deepgsr_cli.mar.materials import METALS
-from deepgsr_cli.mar.methods import MetalMethod
+from deepgsr_cli.mar.methods import METHODS, MetalMethod, load_network
 from deepgsr_cli.mar.nmar import ImageOnly
 from deepgsr_cli.mar.simulation import MetalScan
 from deepgsr_cli.mar.trace import METAL_HU, metal_mask
+from deepgsr_cli.reports.report import ReportItem
 from deepgsr_cli.tomography.attenuation import to_attenuation, to_hu
 from deepgsr_cli.tomography.fbp import FILTERS
 from deepgsr_cli.tomography.geometry import mar_640
+from deepgsr_cli.tomography.radon import Radon
 
 if TYPE_CHECKING:
-    from deepgsr_cli.compute.precision import Precision
-
+    from deepgsr_cli.mar.network import MetalReduction
+    from deepgsr_cli.weights.load import Loaded
 
 INPUT, CEILING = "input", "no metal"
 # What 12 bits and an intercept of -1024 hold, in HU.
@@ -42,38 +46,72 @@ _MOST_GROUPS = 5
 
 
 @dataclass(frozen=True)
-class MarEvalConfig:
-    """What an evaluation is.
+class Metal:
+    """A scan of a slice with metal.
 
     Attributes:
-        data: Folder of CT slices, DICOM, or 16-bit gray PNG with the value HU + 1024.
+        metal: Where it is, bool, (1, 1, H, W).
+        y: The sinogram, (1, 1, V, N).
+        image: What is corrected, in 1/mm, (1, 1, H, W).
+        free: The same of the scan without metal.
+        psnr: Of `image`, in dB.
+    """
+
+    metal: Tensor
+    y: Tensor
+    image: Tensor
+    free: Tensor
+    psnr: float
+
+
+@dataclass(frozen=True, kw_only=True)
+class MetalArtifacts(SliceEvaluation[Metal]):
+    """Metal put into slices of 416 x 416 pixels, by simulation.
+
+    Beside the methods stand `INPUT`, uncorrected, and `CEILING`, scanned without metal. Pixels of metal do
+    not count in the figures. Of these `gain` is the PSNR over that of `INPUT`; `free_psnr` and `free_rmse_hu`
+    are against the reconstruction of the scan without metal: what the metal did alone.
+
+    Attributes:
         masks: Folder of metal shapes as PNG, what is not zero is metal.
-        methods: Of `mar.methods.METHODS`.
         image_only: Whether the methods see the reconstruction alone, and find the metal in it.
         metal: Of `materials.METALS`.
         photons: Photons a ray of the scans.
         filter: Of `fbp.FILTERS`, of the reconstruction that is corrected if `image_only`.
         threshold_hu: Above is metal if `image_only`.
-        seed: Of the noise, which differs from slice to slice.
-        limit: Only the first so many slices, None for all.
-        precision: Arithmetic of the network.
     """
 
-    data: Path
     masks: Path
-    methods: tuple[str, ...] = ("li", "nmar")
+    method_names: tuple[str, ...] = ("li", "nmar", "deepgsr")
     image_only: bool = False
     metal: str = "titanium"
     photons: float = 2e7
     filter: str = "ram-lak"
     threshold_hu: float = METAL_HU
-    seed: int = 0
-    limit: int | None = None
-    precision: Precision = "fp32"
+
+    title, pictured = "Evaluation of metal artifact reduction", 20
+    known_methods = METHODS
+    written = ("psnr", "ssim", "rmse_hu", "bias_hu", "gain", "free_psnr", "free_rmse_hu", "seconds")
+    averages: ClassVar = {
+        **means_of("psnr", "ssim", "rmse_hu", "bias_hu", "gain"),
+        "lowest_gain": lowest("gain"),
+        **means_of("free_psnr", "free_rmse_hu", "seconds"),
+    }
+    columns = (
+        Column("method", "method"),
+        Column("psnr", "PSNR (dB)", ".2f"),
+        Column("gain", "gain", "+.2f"),
+        Column("lowest_gain", "lowest", "+.2f"),
+        Column("ssim", "SSIM", ".4f"),
+        Column("rmse_hu", "RMSE (HU)", ".1f"),
+        Column("bias_hu", "bias (HU)", "+.1f"),
+        Column("free_psnr", "to metal-free: PSNR (dB)", ".2f"),
+        Column("free_rmse_hu", "RMSE (HU)", ".1f"),
+        Column("seconds", "s", ".2f"),
+    )
 
     def __post_init__(self) -> None:
-        if self.limit is not None and self.limit < 1:
-            raise UsageError(f"--limit {self.limit}: give 1 or more")
+        super().__post_init__()
         if self.metal not in METALS:
             raise UsageError(f"--metal {self.metal}: known are {', '.join(METALS)}")
         if self.filter not in FILTERS:
@@ -82,248 +120,170 @@ class MarEvalConfig:
             raise UsageError(
                 f"--photons {self.photons:g}: give photons a ray, {FEWEST_PHOTONS:g} to {MOST_PHOTONS:g}"
             )
-        for name in self.methods:
-            self.method(name)
+        self._method(METHODS[0])
 
-    def method(self, name: str) -> MetalMethod:
-        """The method of that name; metal is filled in, as it does not count."""
+    def _method(self, name: str) -> MetalMethod:
         return MetalMethod(name, self.threshold_hu, False, self.precision)
 
+    @cached_property
+    def shapes(self) -> list[MetalShape]:
+        """What is put into each slice, the largest first."""
+        return eval_masks(self.masks)
 
-@dataclass(frozen=True)
-class MarScore:
-    """One slice with one metal by one method; also by `INPUT`, uncorrected, and `CEILING`, scanned without.
+    @cached_property
+    def network(self) -> Loaded[MetalReduction] | None:
+        """The network, if "deepgsr" is among the methods."""
+        if "deepgsr" not in self.method_names:
+            return None
+        return load_network(self.weights, self.device, offline=self.offline)
 
-    Attributes:
-        slice: The slice.
-        mask: The metal.
-        metal_px: Pixels the metal covers.
-        outside: Share of them outside the body.
-        method: The method.
-        psnr: As `figures.Figures`, against the slice; metal pixels do not count, here and below.
-        ssim: Likewise.
-        rmse_hu: Likewise.
-        bias_hu: Likewise.
-        gain: PSNR over that of `INPUT`, in dB.
-        free_psnr: PSNR against the reconstruction of the scan without metal: what the metal did alone.
-        free_rmse_hu: RMSE against it.
-        seconds: Wall-clock time of the method.
-    """
+    @cached_property
+    def scan(self) -> MetalScan:
+        """The scanner, ready to measure and to reconstruct: what it prepares is no part of the time."""
+        scan = MetalScan(mar_640(), self.metal, self.photons)
+        _prepare(scan.operator, self.device)
+        return scan
 
-    slice: str
-    mask: str
-    metal_px: int
-    outside: float
-    method: str
-    psnr: float
-    ssim: float
-    rmse_hu: float
-    bias_hu: float
-    gain: float
-    free_psnr: float
-    free_rmse_hu: float
-    seconds: float
+    @cached_property
+    def methods(self) -> dict[str, Callable[[Metal], Tensor]]:
+        model = self.network.model if self.network else None
+        virtual = None
+        if self.image_only:
+            virtual = ImageOnly(self.scan.operator.domain_shape, self.scan.operator.geometry.pixel_mm)
+            _prepare(virtual.operator, self.device)
 
+        def method(name: str) -> Callable[[Metal], Tensor]:
+            reduce = self._method(name).reduction(model, virtual=self.image_only)
+            if virtual is None:
+                return lambda m: reduce(self.scan.operator, m.y, m.metal)
 
-@dataclass(frozen=True)
-class MarMean:
-    """Mean over the cases of a group of metals of what `MarScore` has, and the lowest gain.
+            def correct(m: Metal) -> Tensor:
+                found = metal_mask(m.image, self.threshold_hu)
+                return virtual(m.image, found, reduce, keep_metal=False) if found.any() else m.image
 
-    Attributes:
-        metal: Pixels of the group's metals, or "all".
-    """
+            return correct
 
-    metal: str
-    method: str
-    psnr: float
-    ssim: float
-    rmse_hu: float
-    bias_hu: float
-    gain: float
-    lowest_gain: float
-    free_psnr: float
-    free_rmse_hu: float
-    seconds: float
+        named = {name: method(name) for name in self.method_names}
+        return {INPUT: lambda m: m.image, **named, CEILING: lambda m: m.free}
 
+    def __len__(self) -> int:
+        return len(self.slices) * len(self.shapes)
 
-def protocol(
-    config: MarEvalConfig, slices: list[EvalSlice], shapes: list[MetalShape], weights: str | None = None
-) -> dict[str, str]:
-    """All it takes to repeat the evaluation, as label and text; `weights` are those of "deepgsr"."""
-    geometry = mar_640()
-    paths = list(dict.fromkeys(slice.path for slice in slices))
-    facts = {
-        "data": f"{config.data.name}: {len(slices)} slices, fingerprint {fingerprint(paths)}; by area to"
-        f" 416 x 416 pixels of {geometry.pixel_mm[0]:.4f} mm, whatever their own",
-        "metal": f"{config.metal}; {config.masks.name}: {len(shapes)} shapes, fingerprint"
-        f" {fingerprint([shape.path for shape in shapes])}, where they are, also outside the body",
-        "geometry": "fan beam, 640 views over a full turn, 641 bins of a flat detector",
-        "simulation": "120 kVp, water and bone by thresholds, metal in place of tissue; corrected for the"
-        " beam hardening of water",
-        "noise": f"{config.photons:g} photons a ray, Poisson, 20 counts of scatter, torch, seeded"
-        f" by numpy SeedSequence(({config.seed}, crc32 of the slice's HU))",
-        "input": "filtered backprojection, ram-lak; the metal is known",
-        "PSNR, SSIM": f"attenuation clipped to [0, {PEAK_ATTENUATION:g}] per mm, over {PEAK_ATTENUATION:g};"
-        " whole slice; metal pixels do not count (in SSIM they are equal); mean of cases",
-        "RMSE, bias": "in HU, in the body without metal: within the skin, lungs included, and in the largest"
-        " circle",
-        "reference": "the slice; and, under metal-free, the reconstruction of the scan without metal, from"
-        " which only artifacts differ",
-        "methods": "; ".join(config.method(name).describe() for name in config.methods),
-    }
-    if config.image_only:
-        facts["input"] = (
-            f"filtered backprojection, {config.filter}, as whole HU from {_LEAST_STORED_HU} to"
-            f" {_MOST_STORED_HU}; the image alone, metal is what is above {config.threshold_hu:g} HU"
-        )
-    if weights is not None:
-        facts["weights"] = weights
-    return facts
+    def cases(self) -> Iterator[Case[Metal, Tensor]]:
+        pixel_mm = self.scan.operator.geometry.pixel_mm
+        for slice in self.slices:
+            hu = slice.read()[0]
+            small = reduced(torch.from_numpy(hu), self.scan.operator.domain_shape[0]).numpy()
+            truth = to_attenuation(small, select_device(self.device))
+            scanned = partial(self._scanned, truth, zlib.crc32(hu.tobytes()))
+            free = self._image(scanned(torch.zeros_like(truth, dtype=torch.bool)))
+            inside = body(truth, pixel_mm)
+            for shape in self.shapes:
+                metal = torch.from_numpy(shape.metal).to(truth.device)[None, None]
+                y = scanned(metal)
+                image = self._image(y)
+                psnr = compare(image, truth, pixel_mm, metal).psnr
+                labels: Labels = {
+                    "slice": slice.name,
+                    "mask": shape.name,
+                    "metal_px": shape.num_px,
+                    "outside": float(np.mean(~inside[shape.metal])),
+                }
+                yield Case(labels, Metal(metal, y, image, free, psnr), truth)
 
-
-def evaluate(
-    config: MarEvalConfig,
-    slices: list[EvalSlice],
-    shapes: list[MetalShape],
-    *,
-    device: torch.device,
-    model: torch.nn.Module | None = None,
-    keep: Callable[[MarScore, np.ndarray, np.ndarray], None] | None = None,
-) -> Iterator[MarScore]:
-    """Scores of each slice, metal and method, in this order; `INPUT` is the first method, `CEILING` the last.
-
-    Args:
-        config: What to evaluate.
-        slices: Of `ct.slices.eval_slices`.
-        shapes: Of `eval_masks`.
-        device: Where to compute.
-        model: For the method "deepgsr".
-        keep: Called with the score and the result's and the slice's HU, (H, W), for a report.
-
-    Raises:
-        InputError: A slice cannot be read.
-    """
-    case = _Cases(config, device, model)
-    for slice in slices:
-        x = case.prepare(slice.read()[0])
-        for shape in shapes:
-            for score, found in case.scores(slice.name, shape):
-                if keep is not None:
-                    keep(score, to_hu(found), to_hu(x))
-                yield score
-
-
-class _Cases:
-    """Simulated scans of one slice after another, and what the methods make of them."""
-
-    def __init__(self, config: MarEvalConfig, device: torch.device, model: torch.nn.Module | None) -> None:
-        self.config, self.device = config, device
-        geometry = mar_640()
-        self.pixel_mm = geometry.pixel_mm
-        self.scan = MetalScan(geometry, config.metal, config.photons)
-        self.image_only = ImageOnly(geometry.shape, geometry.pixel_mm) if config.image_only else None
-        self.reductions = {
-            name: config.method(name).reduction(model, virtual=config.image_only) for name in config.methods
-        }
-        blank = torch.zeros(1, 1, *geometry.shape, device=device)
-        for A in (self.scan.operator, *((self.image_only.operator,) if self.image_only else ())):
-            A.fbp(A(blank))  # what it prepares is no part of the time
-
-    def prepare(self, hu: np.ndarray) -> Tensor:
-        """Take up a slice in HU, (H, W); its attenuation in 1/mm, (1, 1, 416, 416)."""
-        small = reduced(torch.from_numpy(hu), self.scan.operator.domain_shape[0]).numpy()
-        self.x = to_attenuation(small, self.device)
-        self.seed = self.config.seed, zlib.crc32(hu.tobytes())
-        self.free = self._image(self._scanned(torch.zeros_like(self.x, dtype=torch.bool)))
-        return self.x
-
-    def scores(self, name: str, shape: MetalShape) -> Iterator[tuple[MarScore, Tensor]]:
-        """Score and image, in 1/mm, of the slice with a metal by each method."""
-        metal = torch.from_numpy(shape.metal).to(self.device)[None, None]
-        outside = float(np.mean(~body(self.x, self.pixel_mm)[shape.metal]))
-        y = self._scanned(metal)
-        image = self._image(y)
-        uncorrected = compare(image, self.x, self.pixel_mm, metal).psnr
-        for method in (INPUT, *self.reductions, CEILING):
-            started = time.perf_counter()
-            found = {INPUT: image, CEILING: self.free}.get(method)
-            if found is None:
-                found = self._reduced(method, y, image, metal)
-                wait(self.device)
-            seconds = time.perf_counter() - started
-            figures = compare(found, self.x, self.pixel_mm, metal)
-            free = compare(found, self.free, self.pixel_mm, metal)
-            score = MarScore(
-                name,
-                shape.name,
-                shape.num_px,
-                outside,
-                method,
-                figures.psnr,
-                figures.ssim,
-                figures.rmse_hu,
-                figures.bias_hu,
-                figures.psnr - uncorrected,
-                free.psnr,
-                free.rmse_hu,
-                seconds,
-            )
-            yield score, found
-
-    def _scanned(self, metal: Tensor) -> Tensor:
+    def _scanned(self, truth: Tensor, checksum: int, metal: Tensor) -> Tensor:
         # Of what manual_seed is given, torch uses 32 bits.
-        (seed,) = np.random.SeedSequence(self.seed).generate_state(1)
-        generator = torch.Generator(self.device).manual_seed(int(seed))
-        return self.scan.scan(self.x, metal, generator)
+        (seed,) = np.random.SeedSequence((self.seed, checksum)).generate_state(1)
+        return self.scan.scan(truth, metal, torch.Generator(truth.device).manual_seed(int(seed)))
 
     def _image(self, y: Tensor) -> Tensor:
         """What is corrected, in 1/mm, (1, 1, H, W)."""
-        if self.image_only is None:
+        if not self.image_only:
             return self.scan.operator.fbp(y)
-        hu = to_hu(self.scan.operator.fbp(y, self.config.filter))
-        return to_attenuation(np.rint(hu).clip(_LEAST_STORED_HU, _MOST_STORED_HU), self.device)
+        hu = to_hu(self.scan.operator.fbp(y, self.filter))
+        return to_attenuation(np.rint(hu).clip(_LEAST_STORED_HU, _MOST_STORED_HU), y.device)
 
-    def _reduced(self, method: str, y: Tensor, image: Tensor, metal: Tensor) -> Tensor:
-        if self.image_only is None:
-            return self.reductions[method](self.scan.operator, y, metal)
-        found = metal_mask(image, self.config.threshold_hu)
-        if not found.any():
-            return image
-        return self.image_only(image, found, self.reductions[method], keep_metal=False)
+    def figures(self, case: Case[Metal, Tensor], result: Tensor) -> dict[str, float]:
+        given, pixel_mm = case.measurement, self.scan.operator.geometry.pixel_mm
+        figures = compare(result, case.truth, pixel_mm, given.metal)
+        free = compare(result, given.free, pixel_mm, given.metal)
+        return {
+            **asdict(figures),
+            "gain": figures.psnr - given.psnr,
+            "free_psnr": free.psnr,
+            "free_rmse_hu": free.rmse_hu,
+        }
+
+    def groups(self, scores: Sequence[Score]) -> list[tuple[Labels, list[Score]]]:
+        """Groups of metals by size, the largest first, and all."""
+        sizes = sorted({(s.labels["metal_px"], s.labels["mask"]) for s in scores}, reverse=True)
+        per_group = math.ceil(len(sizes) / _MOST_GROUPS)
+        groups: list[tuple[Labels, list[Score]]] = []
+        for start in range(0, len(sizes), per_group):
+            members = sizes[start : start + per_group]
+            masks = {mask for _, mask in members}
+            name = ", ".join(str(num_px) for num_px, _ in members)
+            groups.append(({"metal": name}, [s for s in scores if s.labels["mask"] in masks]))
+        return [*groups, ({"metal": "all"}, list(scores))]
+
+    def tables(self, means: Sequence[Mean]) -> list[list[list[str]]]:
+        """PSNR and SSIM of each method, a column each, by the size of the metal; and all figures over all."""
+        methods = list(dict.fromkeys(mean.method for mean in means))
+        rows: dict[str, list[str]] = {}
+        for mean in means:
+            size = str(mean.labels["metal"])
+            rows.setdefault(size, [size]).append(f"{mean.figures['psnr']:.2f} / {mean.figures['ssim']:.4f}")
+        by_size = [["metal (px)", *(f"{method} (dB / SSIM)" for method in methods)], *rows.values()]
+        return [by_size, *super().tables(_over_all(means))]
+
+    def remark(self, scores: Sequence[Score]) -> str:
+        cases = {(s.labels["slice"], s.labels["mask"]) for s in scores if float(s.labels["outside"]) > 0.5}
+        if not cases:
+            return ""
+        return f"in {len(cases)} of {len(self)} cases most of the metal is outside the body"
+
+    def protocol(self) -> dict[str, str]:
+        shapes = fingerprint([shape.path for shape in self.shapes])
+        facts = {
+            "data": f"{self.describe_slices()}; by area to 416 x 416 pixels of"
+            f" {mar_640().pixel_mm[0]:.4f} mm, whatever their own",
+            "metal": f"{self.metal}; {self.masks.name}: {len(self.shapes)} shapes, fingerprint {shapes},"
+            " where they are, also outside the body",
+            "geometry": "fan beam, 640 views over a full turn, 641 bins of a flat detector",
+            "simulation": "120 kVp, water and bone by thresholds, metal in place of tissue; corrected for the"
+            " beam hardening of water",
+            "noise": f"{self.photons:g} photons a ray, Poisson, 20 counts of scatter, torch, seeded"
+            f" by numpy SeedSequence(({self.seed}, crc32 of the slice's HU))",
+            "input": "filtered backprojection, ram-lak; the metal is known",
+            "PSNR, SSIM": f"attenuation clipped to [0, {PEAK_ATTENUATION:g}] per mm, over"
+            f" {PEAK_ATTENUATION:g}; whole slice; metal pixels do not count (in SSIM they are equal); mean of"
+            " cases",
+            "RMSE, bias": "in HU, in the body without metal: within the skin, lungs included, and in the"
+            " largest circle",
+            "reference": "the slice; and, under metal-free, the reconstruction of the scan without metal,"
+            " from which only artifacts differ",
+            "methods": "; ".join(self._method(name).describe() for name in self.method_names),
+        }
+        if self.image_only:
+            facts["input"] = (
+                f"filtered backprojection, {self.filter}, as whole HU from {_LEAST_STORED_HU} to"
+                f" {_MOST_STORED_HU}; the image alone, metal is what is above {self.threshold_hu:g} HU"
+            )
+        if self.network is not None:
+            facts["weights"] = self.network.weights.label
+        return facts
+
+    def item(self, labels: Labels) -> ReportItem:
+        return ReportItem(f"{labels['slice']}, {labels['mask']}", metrics={"metal (px)": labels["metal_px"]})
+
+    def summary(self, means: Sequence[Mean]) -> dict[str, float]:
+        return {f"mean PSNR {mean.method} (dB)": mean.figures["psnr"] for mean in _over_all(means)}
 
 
-def means(scores: list[MarScore]) -> list[MarMean]:
-    """Means by groups of metals, the largest first, and over all; the methods in the order of the scores."""
-    sizes = sorted({(score.metal_px, score.mask) for score in scores}, reverse=True)
-    per_group = math.ceil(len(sizes) / _MOST_GROUPS)
-    groups = {}
-    for start in range(0, len(sizes), per_group):
-        members = sizes[start : start + per_group]
-        groups[", ".join(str(num_px) for num_px, _ in members)] = {mask for _, mask in members}
-    groups["all"] = {mask for _, mask in sizes}
-    methods = dict.fromkeys(score.method for score in scores)
-    return [
-        _mean(name, method, [s for s in scores if s.mask in masks and s.method == method])
-        for name, masks in groups.items()
-        for method in methods
-    ]
+def _prepare(A: Radon, device: str) -> None:
+    """Have an operator prepare what it measures and reconstructs with."""
+    A.fbp(A(torch.zeros(1, 1, *A.domain_shape, device=select_device(device))))
 
 
-def _mean(metal: str, method: str, group: list[MarScore]) -> MarMean:
-    def mean(values: list[float]) -> float:
-        known = [value for value in values if not math.isnan(value)]
-        return float(np.mean(known)) if known else math.nan
-
-    return MarMean(
-        metal,
-        method,
-        mean([s.psnr for s in group]),
-        mean([s.ssim for s in group]),
-        mean([s.rmse_hu for s in group]),
-        mean([s.bias_hu for s in group]),
-        mean([s.gain for s in group]),
-        min(s.gain for s in group),
-        mean([s.free_psnr for s in group]),
-        mean([s.free_rmse_hu for s in group]),
-        mean([s.seconds for s in group]),
-    )
+def _over_all(means: Sequence[Mean]) -> list[Mean]:
+    return [mean for mean in means if mean.labels["metal"] == "all"]

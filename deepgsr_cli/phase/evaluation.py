@@ -1,11 +1,12 @@
-"""Evaluation of phase retrieval with a stated protocol, all methods in the same run."""
+"""Evaluation of phase retrieval, all methods in the same run."""
 
 from __future__ import annotations
 
-import time
-from collections.abc import Callable, Iterator
-from dataclasses import dataclass, field, replace
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import numpy as np
 import torch
@@ -13,187 +14,214 @@ from torch import Tensor
 
 from deepgsr_cli.errors import UsageError
 from deepgsr_cli.evaluation.metrics import psnr, rounded8, ssim
+from deepgsr_cli.evaluation.records import Case, Column, Evaluation, Labels, Mean, means_of
 from deepgsr_cli.files import fingerprint
-from deepgsr_cli.formats.image import picture_paths, read_channels
 from deepgsr_cli.formats.resize import resized_in_8_bits
+from deepgsr_cli.formats.image import picture_paths, read_channels, to_uint8
 from deepgsr_cli.phase.diffraction import Diffraction, coded_masks, oversampled_fourier
 from deepgsr_cli.phase.methods import METHODS, PRIORS, Settings, align, retrieve
-from deepgsr_cli.phase.network import UnrolledPhase
 from deepgsr_cli.phase.noise import Noise, alpha_noise, check_alpha, check_snr, snr_noise, snr_sigma
-from deepgsr_cli.phase.priors import weighted_denoiser
-from deepgsr_cli.phase.projections import PEAK
-from deepgsr_cli.pictures.restorer import Restorer
+from deepgsr_cli.phase.priors import DENOISER, load_unrolled, weighted_denoiser
+from deepgsr_cli.phase.projections import PEAK, Retrieval
+from deepgsr_cli.pictures.restorer import Restorer, RunOptions
+from deepgsr_cli.reports.report import ReportImage, ReportItem
+
+if TYPE_CHECKING:
+    from deepgsr_cli.phase.network import UnrolledPhase
+    from deepgsr_cli.weights.load import Loaded
 
 MODELS = {
     "fourier": "oversampled 2 x 2, known support, scale 1/2",
     "cdp": "4 masks of uniform phase",
     "cdp1": "1 quaternary mask",
 }
-# "red" with another prior than ours is named by it.
-EVAL_METHODS = (*METHODS, *(f"red-{prior}" for prior in PRIORS[1:]))
 
 
 @dataclass(frozen=True)
-class PhaseEvalConfig:
-    """What an evaluation is.
+class Patterns:
+    """Diffraction patterns of a picture: the operator, intensities, (J, M, N), and what noise they have."""
+
+    A: Diffraction
+    intensity: Tensor
+    noise: Noise
+
+
+@dataclass(frozen=True, kw_only=True)
+class PhaseRetrieval(Evaluation[Patterns, Retrieval, Tensor]):
+    """Diffraction patterns of pictures by simulation, and the pictures retrieved, (1, 1, H, W) in [0, 255].
+
+    Masks, noise and starts are the same for each picture. PSNR and SSIM are of the aligned picture, the
+    residual is ‖|A x| − y‖ / ‖y‖.
 
     Attributes:
-        data: Folder of true pictures.
         model: Of `MODELS`.
         alphas: Noise levels of `phase.noise.alpha_noise`.
         snrs_db: Noise levels of `phase.noise.snr_noise`, in dB.
-        methods: Of `EVAL_METHODS`.
         size: Side in pixels the pictures are resized to.
-        seed: Of masks, noise and starts, the same for each picture.
-        limit: Only the first so many pictures, None for all.
-        settings: How long the projections run.
+        restarts: As `phase.methods.Settings`.
+        iterations: As `phase.methods.Settings`.
     """
 
-    data: Path
     model: str = "cdp"
     alphas: tuple[float, ...] = ()
     snrs_db: tuple[float, ...] = ()
-    methods: tuple[str, ...] = ("red",)
+    method_names: tuple[str, ...] = ("red",)
     size: int = 128
-    seed: int = 0
-    limit: int | None = None
-    settings: Settings = field(default_factory=Settings)
+    restarts: int | None = None
+    iterations: int | None = None
+
+    title = "Evaluation of phase retrieval"
+    # "red" with another prior than ours is named by it.
+    known_methods = (*METHODS, *(f"red-{prior}" for prior in PRIORS[1:]))
+    written = ("psnr", "ssim", "residual", "seconds")
+    averages = means_of("psnr", "ssim", "residual", "seconds")
+    columns = (
+        Column("level", "level"),
+        Column("method", "method"),
+        Column("psnr", "PSNR (dB)", ".2f"),
+        Column("ssim", "SSIM", ".4f"),
+        Column("residual", "residual", ".4f"),
+        Column("seconds", "seconds", ".2f"),
+    )
 
     def __post_init__(self) -> None:
         if self.model not in MODELS:
             raise UsageError(f"--model {self.model}: known are {', '.join(MODELS)}")
         if not self.alphas and not self.snrs_db:
             raise UsageError("no noise level; give --alpha or --snr, also several times")
-        for method in self.methods:
-            if method not in EVAL_METHODS:
-                raise UsageError(f"--method {method}: known are {', '.join(EVAL_METHODS)}")
+        super().__post_init__()
         for alpha in self.alphas:
             check_alpha(alpha)
         for snr_db in self.snrs_db:
             check_snr(snr_db)
         if not 16 <= self.size <= 4096:
             raise UsageError(f"--size {self.size}: give 16 to 4096")
-        if self.limit is not None and self.limit < 1:
-            raise UsageError(f"--limit {self.limit}: give 1 or more")
+        self._settings(METHODS[0])
 
+    def _settings(self, name: str) -> Settings:
+        method, _, prior = name.partition("-")
+        return Settings(method, prior or PRIORS[0], self.restarts, self.iterations)
 
-@dataclass(frozen=True)
-class PhaseScore:
-    """One picture at one noise level by one method: PSNR in dB and SSIM of the aligned picture, the residual
-    ‖|A x| − y‖ / ‖y‖, and the time."""
+    @cached_property
+    def paths(self) -> list[Path]:
+        """The true pictures."""
+        return picture_paths(self.data)[: self.limit]
 
-    picture: str
-    level: str
-    method: str
-    psnr: float
-    ssim: float
-    residual: float
-    seconds: float
+    @cached_property
+    def unrolled(self) -> Loaded[UnrolledPhase] | None:
+        """The network of "unrolled", if that is among the methods; then the weights are its own."""
+        if "unrolled" not in self.method_names:
+            return None
+        return load_unrolled(self.weights, self.device, offline=self.offline)
 
+    @cached_property
+    def restorer(self) -> Restorer:
+        """The denoiser of "red"."""
+        weights = self.weights if self.unrolled is None else None
+        return Restorer(weights or DENOISER, RunOptions(self.device, offline=self.offline), self.notify)
 
-@dataclass(frozen=True)
-class PhaseMean:
-    """Mean over the pictures of what `PhaseScore` has."""
+    @cached_property
+    def methods(self) -> dict[str, Callable[[Patterns], Retrieval]]:
+        return {name: self._method(name) for name in self.method_names}
 
-    level: str
-    method: str
-    psnr: float
-    ssim: float
-    residual: float
-    seconds: float
+    def _method(self, name: str) -> Callable[[Patterns], Retrieval]:
+        settings = self._settings(name)
+        denoiser = None
+        if settings.method == "red":
+            denoiser = weighted_denoiser(settings.prior, self.restorer)[1]
+        network = self.unrolled.model if self.unrolled else None
 
+        @torch.inference_mode()
+        def method(given: Patterns) -> Retrieval:
+            starts = torch.Generator().manual_seed(self.seed)
+            return retrieve(
+                given.A,
+                given.intensity,
+                settings,
+                starts,
+                noise=given.noise,
+                denoiser=denoiser,
+                network=network,
+            )
 
-def protocol(config: PhaseEvalConfig, restorer: Restorer, unrolled: str = "") -> dict[str, str]:
-    """All it takes to repeat the evaluation, as label and text.
+        return method
 
-    Args:
-        config: The evaluation.
-        restorer: The denoiser of "red".
-        unrolled: Name of the weights of "unrolled".
-    """
-    paths = _paths(config)
-    facts = {
-        "data": f"{config.data.name}: {len(paths)} pictures, fingerprint {fingerprint(paths)}",
-        "pictures": f"gray, Pillow bicubic (antialiased) to {config.size} x {config.size}, rounded to 8 bits",
-        "model": f"{config.model}: {MODELS[config.model]}",
-        "noise": "of intensities: alpha |z| w with |z| of pictures in 0-255, or white at an SNR in dB; "
-        "negative ones 0",
-        "seed": f"{config.seed} for masks, noise and starts of each picture",
-        "known": "the operator and the noise level",
-        "ambiguities": "shift, half-turn and sign resolved against the truth"
-        if config.model == "fourier"
-        else "none but the sign",
-        "figures": "mean of each picture's PSNR and SSIM, clipped to [0, 255], rounded to 8 bits",
-    }
-    if "red" in config.methods:
-        facts["weights of red"] = restorer.load(1).weights.label
-    if "unrolled" in config.methods:
-        facts["weights of unrolled"] = unrolled
-    return facts
+    def __len__(self) -> int:
+        return len(self.paths) * (len(self.alphas) + len(self.snrs_db))
 
+    def cases(self) -> Iterator[Case[Patterns, Tensor]]:
+        for path in self.paths:
+            truth = torch.from_numpy(read_gray(path, self.size))[None] * PEAK
+            for level, patterns in self._patterns(truth):
+                yield Case({"picture": str(path.relative_to(self.data)), "level": level}, patterns, truth)
 
-def evaluate(
-    config: PhaseEvalConfig,
-    restorer: Restorer,
-    *,
-    network: UnrolledPhase | None = None,
-    keep: Callable[[str, str, str, np.ndarray], None] | None = None,
-) -> Iterator[PhaseScore]:
-    """Scores of each picture, level and method, in this order.
+    def _patterns(self, truth: Tensor) -> Iterator[tuple[str, Patterns]]:
+        """Each noise level and the patterns at it."""
+        for alpha in self.alphas:
+            generator = torch.Generator().manual_seed(self.seed)
+            A = self._operator(generator)
+            noisy = alpha_noise(A(truth), alpha, generator)[0]
+            yield f"alpha {alpha:g}", Patterns(A, noisy, Noise(alpha=alpha))
+        for snr_db in self.snrs_db:
+            generator = torch.Generator().manual_seed(self.seed)
+            A = self._operator(generator)
+            z = A(truth)
+            sigma = float(snr_sigma(z.abs().square(), snr_db))
+            noisy = snr_noise(z, snr_db, generator)[0]
+            yield f"SNR {snr_db:g} dB", Patterns(A, noisy, Noise(sigma=sigma))
 
-    Args:
-        config: What to evaluate.
-        restorer: The denoiser of "red".
-        network: Of "unrolled".
-        keep: Called with picture, level, method ("truth" too) and pixels, (1, H, W), for a report.
+    def _operator(self, generator: torch.Generator) -> Diffraction:
+        shape = (self.size, self.size)
+        if self.model == "fourier":
+            return oversampled_fourier(shape)
+        kind, count = ("uniform", 4) if self.model == "cdp" else ("quaternary", 1)
+        return Diffraction(coded_masks(kind, count, shape, generator))
 
-    Raises:
-        InputError: No pictures, or one that cannot be read.
-        UsageError: A method's package is not installed.
-    """
-    settings = {name: _settings(name, config.settings) for name in config.methods}
-    denoisers = {
-        name: weighted_denoiser(s.prior, restorer)[1] for name, s in settings.items() if s.method == "red"
-    }
-    for path in _paths(config):
-        name = str(path.relative_to(config.data))
-        truth = torch.from_numpy(read_gray(path, config.size))[None] * PEAK
-        pixels = truth[0].numpy() / PEAK
-        for level, A, intensity, noise in _measurements(config, truth):
-            if keep is not None:
-                keep(name, level, "truth", pixels)
-            for method in config.methods:
-                generator = torch.Generator().manual_seed(config.seed)
-                started = time.perf_counter()
-                with torch.inference_mode():
-                    result = retrieve(
-                        A,
-                        intensity,
-                        settings[method],
-                        generator,
-                        noise=noise,
-                        denoiser=denoisers.get(method),
-                        network=network,
-                    )
-                seconds = time.perf_counter() - started
-                aligned = align(result.picture, truth, shifts=config.model == "fourier")
-                restored = rounded8(aligned[0].numpy() / PEAK)
-                if keep is not None:
-                    keep(name, level, method, restored)
-                figures = psnr(restored, pixels), ssim(restored, pixels)
-                yield PhaseScore(name, level, method, *figures, result.residual, seconds)
+    def restored(self, case: Case[Patterns, Tensor], result: Retrieval) -> np.ndarray:
+        """The aligned picture as an 8-bit file would hold it, (1, H, W) in [0, 1]."""
+        aligned = align(result.picture, case.truth, shifts=self.model == "fourier")
+        return rounded8(aligned[0].numpy() / PEAK)
 
+    def figures(self, case: Case[Patterns, Tensor], result: Retrieval) -> dict[str, float]:
+        restored, truth = self.restored(case, result), case.truth[0].numpy() / PEAK
+        return {
+            "psnr": psnr(restored, truth),
+            "ssim": ssim(restored, truth),
+            "residual": result.residual,
+        }
 
-def means(scores: list[PhaseScore]) -> list[PhaseMean]:
-    """Means over the pictures, one for each level and method, in the order of the scores."""
-    groups: dict[tuple[str, str], list[PhaseScore]] = {}
-    for score in scores:
-        groups.setdefault((score.level, score.method), []).append(score)
-    names = ("psnr", "ssim", "residual", "seconds")
-    return [
-        PhaseMean(*key, *(float(np.mean([getattr(score, name) for score in group])) for name in names))
-        for key, group in groups.items()
-    ]
+    def protocol(self) -> dict[str, str]:
+        facts = {
+            "data": f"{self.data.name}: {len(self.paths)} pictures, fingerprint {fingerprint(self.paths)}",
+            "pictures": f"gray, Pillow bicubic (antialiased) to {self.size} x {self.size}, rounded to 8 bits",
+            "model": f"{self.model}: {MODELS[self.model]}",
+            "noise": "of intensities: alpha |z| w with |z| of pictures in 0-255, or white at an SNR in dB; "
+            "negative ones 0",
+            "seed": f"{self.seed} for masks, noise and starts of each picture",
+            "known": "the operator and the noise level",
+            "ambiguities": "shift, half-turn and sign resolved against the truth"
+            if self.model == "fourier"
+            else "none but the sign",
+            "figures": "mean of each picture's PSNR and SSIM, clipped to [0, 255], rounded to 8 bits",
+        }
+        if "red" in self.method_names:
+            facts["weights of red"] = self.restorer.load(1).weights.label
+        if self.unrolled is not None:
+            facts["weights of unrolled"] = self.unrolled.weights.label
+        return facts
+
+    def item(self, labels: Labels) -> ReportItem:
+        return ReportItem(f"{labels['picture']}, {labels['level']}")
+
+    def images(
+        self, case: Case[Patterns, Tensor], results: Mapping[str, Retrieval]
+    ) -> tuple[list[ReportImage], str]:
+        pictures = {name: self.restored(case, result) for name, result in results.items()}
+        pictures["truth"] = case.truth[0].numpy() / PEAK
+        return [ReportImage(name, to_uint8(pixels)) for name, pixels in pictures.items()], ""
+
+    def summary(self, means: Sequence[Mean]) -> dict[str, float]:
+        return {f"mean PSNR {m.method} at {m.labels['level']} (dB)": m.figures["psnr"] for m in means}
 
 
 def read_gray(path: Path, size: int | None = None) -> np.ndarray:
@@ -202,35 +230,3 @@ def read_gray(path: Path, size: int | None = None) -> np.ndarray:
     if size is None or pixels.shape[1:] == (size, size):
         return pixels
     return resized_in_8_bits(pixels, (size, size))
-
-
-def _measurements(config: PhaseEvalConfig, truth: Tensor) -> Iterator[tuple[str, Diffraction, Tensor, Noise]]:
-    """Level, operator, intensities, (J, M, N), and noise."""
-    shape = (config.size, config.size)
-    for alpha in config.alphas:
-        generator = torch.Generator().manual_seed(config.seed)
-        A = _operator(config.model, shape, generator)
-        yield f"alpha {alpha:g}", A, alpha_noise(A(truth), alpha, generator)[0], Noise(alpha=alpha)
-    for snr_db in config.snrs_db:
-        generator = torch.Generator().manual_seed(config.seed)
-        A = _operator(config.model, shape, generator)
-        z = A(truth)
-        sigma = float(snr_sigma(z.abs().square(), snr_db))
-        yield f"SNR {snr_db:g} dB", A, snr_noise(z, snr_db, generator)[0], Noise(sigma=sigma)
-
-
-def _operator(model: str, shape: tuple[int, int], generator: torch.Generator) -> Diffraction:
-    if model == "fourier":
-        return oversampled_fourier(shape)
-    kind, count = ("uniform", 4) if model == "cdp" else ("quaternary", 1)
-    return Diffraction(coded_masks(kind, count, shape, generator))
-
-
-def _paths(config: PhaseEvalConfig) -> list[Path]:
-    return picture_paths(config.data)[: config.limit]
-
-
-def _settings(name: str, settings: Settings) -> Settings:
-    """Settings of a name of `EVAL_METHODS`."""
-    method, _, prior = name.partition("-")
-    return replace(settings, method=method, prior=prior or PRIORS[0])

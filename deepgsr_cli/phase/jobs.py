@@ -35,7 +35,7 @@ from deepgsr_cli.pictures.restorer import Restorer
 from deepgsr_cli.reports.report import ReportImage, ReportItem
 
 if TYPE_CHECKING:
-    from deepgsr_cli.compute.tiling import Precision
+    from deepgsr_cli.compute.precision import Precision
 
 
 class Source(Protocol):

@@ -1,211 +1,243 @@
-"""Evaluation with a stated protocol, the classical methods beside ours in the same run."""
+"""Evaluation of denoising and deraining, the classical methods beside ours in the same run."""
 
 from __future__ import annotations
 
-import time
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
+from typing import ClassVar
 
 import numpy as np
 
 from deepgsr_cli.errors import UsageError
 from deepgsr_cli.evaluation.metrics import luma_y, psnr, rounded8, ssim
+from deepgsr_cli.evaluation.records import Case, Column, Evaluation, Labels, Mean, Score, means_of
 from deepgsr_cli.files import fingerprint
-from deepgsr_cli.formats.image import picture_paths, read_channels, read_image
-from deepgsr_cli.pictures.baselines import Method, baseline, do_nothing
+from deepgsr_cli.formats.image import picture_paths, read_channels, read_image, to_uint8
+from deepgsr_cli.pictures.baselines import BASELINES, baseline
 from deepgsr_cli.pictures.dataset import pair_paths
 from deepgsr_cli.pictures.noise import protocol_noise
-from deepgsr_cli.pictures.restorer import Restorer
+from deepgsr_cli.pictures.restorer import Restorer, RunOptions
+from deepgsr_cli.reports.report import ReportImage, ReportItem, fit_for_report
 
-METHODS = {"denoise": ("deepgsr", "restore", "bm3d", "nlm", "tv"), "derain": ("deepgsr", "restore")}
+OUTPUT = "clipped to [0, 1], rounded to 8 bits, no border left out"
 
 
 @dataclass(frozen=True)
-class EvalConfig:
-    """What an evaluation is.
+class Degraded:
+    """A degraded picture, (C, H, W), and the noise level on the 0-255 scale, 0 for rain."""
+
+    pixels: np.ndarray
+    sigma: float
+
+
+def pixels_per_second(scores: Sequence[Score]) -> float:
+    """Pixels restored a second over all scores."""
+    seconds = sum(score.figures["seconds"] for score in scores)
+    return sum(score.figures["pixels"] for score in scores) / max(seconds, 1e-9)
+
+
+class Speed(Column):
+    """Millions of pixels a second; empty for the degraded pictures themselves."""
+
+    def text(self, mean: Mean) -> str:
+        given = mean.method in (Denoising.given, Deraining.given)
+        return "" if given else f"{mean.figures[self.name] / 1e6:.3f}"
+
+
+@dataclass(frozen=True, kw_only=True)
+class PictureEvaluation(Evaluation[Degraded, np.ndarray, np.ndarray]):
+    """What denoising and deraining share.
+
+    The method "restore" is the network that is told nothing about the degradation; `given` is the degraded
+    picture itself.
 
     Attributes:
-        data: Folder of clean pictures; for "derain" of pairs, with the sub-folders "rain" and "clean".
-        sigmas: Noise levels, on the 0-255 scale; empty for "derain".
-        methods: Of `METHODS`; "restore" is the network that is told nothing about the degradation.
-        gray: Convert colour to luma, for "denoise".
-        clipped: Clip the noisy pictures and round them to 8 bits, as files hold them, and tell the network.
-        seed: Of the noise, the same for each picture.
-        limit: Only the first so many pictures, None for all.
-        task: "denoise" or "derain".
+        tile: As `RunOptions`.
+        overlap: As `RunOptions`.
+        batch: As `RunOptions`.
+        ensemble: As `RunOptions`.
     """
 
-    data: Path
-    sigmas: tuple[float, ...] = ()
-    methods: tuple[str, ...] = ("deepgsr",)
+    tile: int | None = None
+    overlap: int | None = None
+    batch: int | None = None
+    ensemble: bool = False
+
+    task: ClassVar[str]
+    given: ClassVar[str]
+    known_methods: ClassVar[tuple[str, ...]] = ("deepgsr", "restore")
+    written: ClassVar[tuple[str, ...]] = ("psnr", "ssim", "seconds")
+    averages: ClassVar = {**means_of("psnr", "ssim"), "pixels_per_second": pixels_per_second}
+    columns: ClassVar[tuple[Column, ...]] = (
+        Column("method", "method"),
+        Column("psnr", "PSNR (dB)", ".2f"),
+        Column("ssim", "SSIM", ".4f"),
+        Speed("pixels_per_second", "Mpx/s"),
+    )
+
+    @cached_property
+    def restorers(self) -> dict[str, Restorer]:
+        """Networks among the methods; the weights that were given are those of "deepgsr"."""
+        options = RunOptions(
+            self.device, self.precision, self.tile, self.overlap, self.batch, self.offline, self.ensemble
+        )
+        ours = {
+            "deepgsr": Restorer(self.weights, options, self.notify, self.task),
+            "restore": Restorer(None, options, self.notify, "restore"),
+        }
+        return {name: restorer for name, restorer in ours.items() if name in self.method_names}
+
+    @cached_property
+    def methods(self) -> dict[str, Callable[[Degraded], np.ndarray]]:
+        return {self.given: lambda m: m.pixels, **{name: self._method(name) for name in self.method_names}}
+
+    def _method(self, name: str) -> Callable[[Degraded], np.ndarray]:
+        restorer = self.restorers[name]
+        return lambda m: restorer(m.pixels)
+
+    def figures(self, case: Case[Degraded, np.ndarray], result: np.ndarray) -> dict[str, float]:
+        restored = rounded8(result)
+        return {
+            "psnr": psnr(restored, case.truth),
+            "ssim": ssim(restored, case.truth),
+            "pixels": restored[0].size,
+        }
+
+    def _labels_of_weights(self, channels: int) -> dict[str, str]:
+        facts = {}
+        for name in self.method_names:
+            if name in self.restorers:
+                label = self.restorers[name].load(channels).weights.label
+                text = label + ("; mean of eight orientations" if self.ensemble else "")
+                facts["weights" if name == "deepgsr" else f"weights of {name}"] = text
+        return facts
+
+    def item(self, labels: Labels) -> ReportItem:
+        return ReportItem(str(labels["picture"]))
+
+    def images(
+        self, case: Case[Degraded, np.ndarray], results: Mapping[str, np.ndarray]
+    ) -> tuple[list[ReportImage], str]:
+        pictures = {name: to_uint8(rounded8(result)) for name, result in results.items()}
+        pictures["clean"] = to_uint8(case.truth)
+        crops, note = fit_for_report(*pictures.values())
+        return [ReportImage(name, crop) for name, crop in zip(pictures, crops)], note
+
+
+@dataclass(frozen=True, kw_only=True)
+class Denoising(PictureEvaluation):
+    """Noise added to clean pictures, and removed.
+
+    Attributes:
+        sigmas: Noise levels, on the 0-255 scale.
+        gray: Convert colour to luma.
+        clipped: Clip the noisy pictures and round them to 8 bits, as files hold them, and tell the network.
+    """
+
+    sigmas: tuple[float, ...]
     gray: bool = False
     clipped: bool = False
-    seed: int = 0
-    limit: int | None = None
-    task: str = "denoise"
+
+    title, task, given = "Evaluation of denoising", "denoise", "noisy"
+    known_methods = (*PictureEvaluation.known_methods, *BASELINES)
+    columns = (Column("sigma", "sigma", "g"), *PictureEvaluation.columns)
 
     def __post_init__(self) -> None:
-        for method in self.methods:
-            if method not in METHODS[self.task]:
-                raise UsageError(f"--method {method}: known are {', '.join(METHODS[self.task])}")
+        super().__post_init__()
         for sigma in self.sigmas:
             if not 0 < sigma <= 255:
                 raise UsageError(f"--sigma {sigma:g}: give more than 0 and at most 255")
-        if self.limit is not None and self.limit < 1:
-            raise UsageError(f"--limit {self.limit}: give 1 or more")
+
+    @cached_property
+    def paths(self) -> list[Path]:
+        """The clean pictures."""
+        return picture_paths(self.data)[: self.limit]
+
+    def __len__(self) -> int:
+        return len(self.paths) * len(self.sigmas)
+
+    def _method(self, name: str) -> Callable[[Degraded], np.ndarray]:
+        if name in BASELINES:
+            remove = baseline(name)
+            return lambda m: remove(m.pixels, m.sigma)
+        restorer = self.restorers[name]
+        if restorer.task != self.task:
+            return super()._method(name)
+        return lambda m: restorer(m.pixels, m.sigma, clipped=self.clipped)
+
+    def cases(self) -> Iterator[Case[Degraded, np.ndarray]]:
+        for path in self.paths:
+            clean = read_channels(path, 1) if self.gray else read_image(path).pixels
+            for sigma in self.sigmas:
+                noisy = clean + protocol_noise(clean.shape, sigma, self.seed)
+                labels: Labels = {"picture": str(path.relative_to(self.data)), "sigma": sigma}
+                yield Case(labels, Degraded(rounded8(noisy) if self.clipped else noisy, sigma), clean)
+
+    def protocol(self) -> dict[str, str]:
+        colour = "gray (colour to BT.601 luma, rounded to 8 bits)" if self.gray else "as stored (gray or RGB)"
+        noise = "clipped, rounded to 8 bits" if self.clipped else "not clipped or rounded"
+        return {
+            "data": f"{self.data.name}: {len(self.paths)} pictures, fingerprint {fingerprint(self.paths)}",
+            "colour": colour,
+            "noise": f"Gaussian, numpy RandomState({self.seed}) for each picture, {noise}",
+            "figures": "mean of each picture's PSNR (all channels) and SSIM (Wang 2004, mean of channels)",
+            "output": OUTPUT,
+            **self._labels_of_weights(1 if self.gray else len(read_image(self.paths[0]).pixels)),
+        }
+
+    def item(self, labels: Labels) -> ReportItem:
+        sigma = float(labels["sigma"])
+        return ReportItem(f"{labels['picture']}, sigma {sigma:g}", metrics={"sigma": sigma})
+
+    def summary(self, means: Sequence[Mean]) -> dict[str, float]:
+        return {f"mean PSNR {m.method} at sigma {m.labels['sigma']:g} (dB)": m.figures["psnr"] for m in means}
 
 
-@dataclass(frozen=True)
-class Score:
-    """One picture at one noise level (0 for rain) by one method; "noisy" or "rainy" is the input itself.
+@dataclass(frozen=True, kw_only=True)
+class Deraining(PictureEvaluation):
+    """Rain removed from pictures whose clean version is there: `data` has the folders "rain" and "clean"."""
 
-    PSNR in dB; of all channels, and for rain of the Y channel as well.
-    """
+    title, task, given = "Evaluation of deraining", "derain", "rainy"
+    written = (*PictureEvaluation.written, "psnr_y", "ssim_y")
+    averages: ClassVar = {**PictureEvaluation.averages, **means_of("psnr_y", "ssim_y")}
+    columns = (
+        Column("method", "method"),
+        Column("psnr_y", "PSNR-Y (dB)", ".2f"),
+        Column("ssim_y", "SSIM-Y", ".4f"),
+        *PictureEvaluation.columns[1:],
+    )
+    reported: ClassVar = {**PictureEvaluation.reported, "psnr_y": "PSNR-Y {} (dB)"}
 
-    picture: str
-    sigma: float
-    method: str
-    psnr: float
-    ssim: float
-    seconds: float
-    psnr_y: float | None = None
-    ssim_y: float | None = None
+    @cached_property
+    def pairs(self) -> list[tuple[Path, Path]]:
+        """The rainy and the clean picture of each pair."""
+        return pair_paths(self.data, "rain")[: self.limit]
 
+    def __len__(self) -> int:
+        return len(self.pairs)
 
-@dataclass(frozen=True)
-class Mean:
-    """Mean over the pictures of what `Score` has, and the pixels restored a second."""
+    def cases(self) -> Iterator[Case[Degraded, np.ndarray]]:
+        for rainy, clean in self.pairs:
+            labels: Labels = {"picture": str(rainy.relative_to(self.data / "rain")), "sigma": 0.0}
+            yield Case(labels, Degraded(read_channels(rainy, 3), 0.0), read_channels(clean, 3))
 
-    sigma: float
-    method: str
-    psnr: float
-    ssim: float
-    pixels_per_second: float
-    psnr_y: float | None = None
-    ssim_y: float | None = None
+    def figures(self, case: Case[Degraded, np.ndarray], result: np.ndarray) -> dict[str, float]:
+        y, y_true = luma_y(rounded8(result)), luma_y(case.truth)
+        return {**super().figures(case, result), "psnr_y": psnr(y, y_true), "ssim_y": ssim(y, y_true)}
 
-
-def protocol(config: EvalConfig, restorers: Mapping[str, Restorer]) -> dict[str, str]:
-    """All it takes to repeat the evaluation, as label and text."""
-    if config.task == "derain":
-        pairs = _pairs(config)
-        channels = 3
-        data = f"{len(pairs)} pairs, fingerprint {fingerprint([path for pair in pairs for path in pair])}"
-        facts = {
+    def protocol(self) -> dict[str, str]:
+        paths = [path for pair in self.pairs for path in pair]
+        return {
+            "data": f"{self.data.name}: {len(self.pairs)} pairs, fingerprint {fingerprint(paths)}",
             "rain": "as stored",
             "figures": "mean of each picture's PSNR and SSIM (Wang 2004), of RGB (mean of channels for SSIM) "
             "and of Y (MATLAB rgb2ycbcr, in float)",
+            "output": OUTPUT,
+            **self._labels_of_weights(3),
         }
-    else:
-        paths = _paths(config)
-        channels = 1 if config.gray else len(read_image(paths[0]).pixels)
-        data = f"{len(paths)} pictures, fingerprint {fingerprint(paths)}"
-        facts = {
-            "colour": "gray (colour to BT.601 luma, rounded to 8 bits)"
-            if config.gray
-            else "as stored (gray or RGB)",
-            "noise": f"Gaussian, numpy RandomState({config.seed}) for each picture, "
-            + ("clipped, rounded to 8 bits" if config.clipped else "not clipped or rounded"),
-            "figures": "mean of each picture's PSNR (all channels) and SSIM (Wang 2004, mean of channels)",
-        }
-    facts = {"data": f"{config.data.name}: {data}", **facts}
-    facts["output"] = "clipped to [0, 1], rounded to 8 bits, no border left out"
-    for method in config.methods:
-        if method in restorers:
-            label = restorers[method].load(channels).weights.label
-            if restorers[method].options.ensemble:
-                label += "; mean of eight orientations"
-            facts["weights" if method == "deepgsr" else f"weights of {method}"] = label
-    return facts
 
-
-def evaluate(
-    config: EvalConfig,
-    restorers: Mapping[str, Restorer],
-    *,
-    keep: Callable[[str, float, str, np.ndarray], None] | None = None,
-) -> Iterator[Score]:
-    """Scores of each picture, level and method, in this order; the degraded input comes first.
-
-    Args:
-        config: What to evaluate.
-        restorers: Run "deepgsr" and "restore", as far as they are among the methods.
-        keep: Called with picture, sigma, method ("clean" too) and pixels, (C, H, W), for a report.
-
-    Raises:
-        InputError: No pictures, or one that cannot be read.
-        UsageError: A method's package is not installed.
-    """
-    methods: dict[str, Method] = {
-        name: baseline(name, restorers, clipped=config.clipped) for name in config.methods
-    }
-    given = "rainy" if config.task == "derain" else "noisy"
-    for name, sigma, degraded, clean in _cases(config):
-        if keep is not None:
-            keep(name, sigma, "clean", clean)
-        for method, restore in {given: do_nothing, **methods}.items():
-            started = time.perf_counter()
-            restored = restore(degraded, sigma)
-            seconds = time.perf_counter() - started
-            restored = rounded8(restored)
-            if keep is not None:
-                keep(name, sigma, method, restored)
-            values: dict[str, float] = {"psnr": psnr(restored, clean), "ssim": ssim(restored, clean)}
-            if config.task == "derain":
-                y, y_clean = luma_y(restored), luma_y(clean)
-                values |= {"psnr_y": psnr(y, y_clean), "ssim_y": ssim(y, y_clean)}
-            yield Score(name, sigma, method, seconds=seconds, **values)
-
-
-def _cases(config: EvalConfig) -> Iterator[tuple[str, float, np.ndarray, np.ndarray]]:
-    """Name, noise level, degraded and clean picture, (C, H, W)."""
-    if config.task == "derain":
-        for rain, clean_path in _pairs(config):
-            name = str(rain.relative_to(config.data / "rain"))
-            yield name, 0.0, read_channels(rain, 3), read_channels(clean_path, 3)
-        return
-    for path in _paths(config):
-        clean = read_image(path).pixels if not config.gray else read_channels(path, 1)
-        for sigma in config.sigmas:
-            noisy = clean + protocol_noise(clean.shape, sigma, config.seed)
-            if config.clipped:
-                noisy = rounded8(noisy)
-            yield str(path.relative_to(config.data)), sigma, noisy, clean
-
-
-def means(scores: list[Score], pixels: dict[str, int]) -> list[Mean]:
-    """Means over the pictures, one for each level and method, in the order of the scores.
-
-    Args:
-        scores: Of `evaluate`.
-        pixels: Number of pixels of each picture.
-    """
-    groups: dict[tuple[float, str], list[Score]] = {}
-    for score in scores:
-        groups.setdefault((score.sigma, score.method), []).append(score)
-    return [
-        Mean(
-            sigma,
-            method,
-            float(np.mean([s.psnr for s in group])),
-            float(np.mean([s.ssim for s in group])),
-            sum(pixels[s.picture] for s in group) / max(sum(s.seconds for s in group), 1e-9),
-            _mean([s.psnr_y for s in group]),
-            _mean([s.ssim_y for s in group]),
-        )
-        for (sigma, method), group in groups.items()
-    ]
-
-
-def _mean(values: list[float | None]) -> float | None:
-    present = [value for value in values if value is not None]
-    return float(np.mean(present)) if present else None
-
-
-def _pairs(config: EvalConfig) -> list[tuple[Path, Path]]:
-    return pair_paths(config.data, "rain")[: config.limit]
-
-
-def _paths(config: EvalConfig) -> list[Path]:
-    return picture_paths(config.data)[: config.limit]
+    def summary(self, means: Sequence[Mean]) -> dict[str, float]:
+        names = {"psnr": "PSNR", "psnr_y": "PSNR-Y"}
+        return {f"mean {names[n]} {m.method} (dB)": m.figures[n] for m in means for n in names}
