@@ -26,7 +26,9 @@ def main() -> None:
 
     import torch
 
-    from deepgsr_cli.pictures.evaluation import EvalConfig, evaluate, means
+    from deepgsr_cli.evaluation.run import scores
+    from deepgsr_cli.evaluation.summary import means
+    from deepgsr_cli.pictures.evaluation import Denoising
     from deepgsr_cli.pictures.restorer import Restorer, RunOptions
     from deepgsr_cli.tasks import train
     from deepgsr_cli.training.config import TrainConfig
@@ -52,10 +54,16 @@ def main() -> None:
             parameters = sum(p.numel() for p in restorer.load(1).model.parameters())
             cells = []
             for test in options.test:
-                evaluation = EvalConfig(test, tuple(options.sigma), gray=True, limit=options.limit)
-                scores = [s for s in evaluate(evaluation, {"deepgsr": restorer}) if s.method == "deepgsr"]
-                found = means(scores, dict.fromkeys([s.picture for s in scores], 1))
-                cells += [f"{mean.psnr:.2f}" for mean in found]
+                evaluation = Denoising(
+                    data=test,
+                    sigmas=tuple(options.sigma),
+                    gray=True,
+                    limit=options.limit,
+                    weights=restorer.weights,
+                    device="cpu",
+                )
+                found = means(evaluation, list(scores(evaluation)))
+                cells += [f"{mean.figures['psnr']:.2f}" for mean in found if mean.method == "deepgsr"]
             text = "  ".join(cell.rjust(len(column)) for cell, column in zip(cells, columns))
             name = f"{preset} without groups" if without else preset
             print(f"{name:<20}  {parameters:10,}  {end.seconds:7.0f}  {text}", flush=True)

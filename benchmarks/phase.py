@@ -40,52 +40,57 @@ def print_table(name: str, options: argparse.Namespace) -> None:
     import torch
 
     from deepgsr_cli.evaluation.metrics import psnr, rounded8, ssim
-    from deepgsr_cli.phase.evaluation import PhaseEvalConfig, PhaseScore, evaluate, protocol
-    from deepgsr_cli.phase.priors import DENOISER, load_unrolled, weighted_denoiser
-    from deepgsr_cli.phase.projections import PEAK
-    from deepgsr_cli.pictures.restorer import Restorer, RunOptions
+    from deepgsr_cli.evaluation.records import Case, Score
+    from deepgsr_cli.evaluation.run import scores
+    from deepgsr_cli.phase.evaluation import PhaseRetrieval
+    from deepgsr_cli.phase.priors import weighted_denoiser
+    from deepgsr_cli.phase.projections import PEAK, Retrieval
 
-    restorer = Restorer(DENOISER, RunOptions("cpu"))
-    priors = ("tv", "bm3d") if options.bm3d else ("tv",)
-    denoisers = {prior: weighted_denoiser(prior, restorer)[1] for prior in priors}
     levels, methods, classical = TABLES[name]
     if options.bm3d:
         methods = (*methods, "red-bm3d")
-    label, network = "", None
     if options.weights and name != "fourier":
         methods = (*methods, "unrolled")
-        loaded = load_unrolled(options.weights, "cpu", offline=True)
-        label, network = loaded.weights.label, loaded.model
-    config = PhaseEvalConfig(options.data, methods=methods, limit=options.limit, **levels)
-    scores: list[PhaseScore] = []
-    truths: dict[str, np.ndarray] = {}
+    evaluation = PhaseRetrieval(
+        data=options.data,
+        method_names=methods,
+        limit=options.limit,
+        weights=options.weights if "unrolled" in methods else None,
+        device="cpu",
+        offline=True,
+        **levels,
+    )
+    priors = ("tv", "bm3d") if options.bm3d else ("tv",)
+    denoisers = {prior: weighted_denoiser(prior, evaluation.restorer)[1] for prior in priors}
+    found: list[Score] = []
 
-    def keep(picture: str, level: str, method: str, pixels: np.ndarray) -> None:
-        if method == "truth":
-            truths[picture] = pixels
-        if method != classical:
+    def keep(case: Case, of_case: list[Score], results: dict[str, Retrieval]) -> None:
+        found.extend(of_case)
+        if classical not in results:
             return
-        truth = truths[picture]
+        truth = case.truth[0].numpy() / PEAK
+        pixels = evaluation.restored(case, results[classical])
         sigma = PEAK * float(np.std(pixels - truth))
         for prior, denoise in denoisers.items():
             started = time.perf_counter()
             x = denoise(torch.from_numpy(pixels)[None].float() * PEAK, sigma)
             seconds = time.perf_counter() - started
             restored = rounded8(x[0].numpy() / PEAK)
-            figures = psnr(restored, truth), ssim(restored, truth), 0.0, seconds
-            scores.append(PhaseScore(picture, level, f"{classical}, then {prior}", *figures))
+            figures = {"psnr": psnr(restored, truth), "ssim": ssim(restored, truth), "seconds": seconds}
+            found.append(Score(case.labels, f"{classical}, then {prior}", figures))
 
-    for score in evaluate(config, restorer, network=network, keep=keep):
-        scores.append(score)
-    for key, text in protocol(config, restorer, label).items():
+    for _ in scores(evaluation, keep=keep):
+        pass
+    for key, text in evaluation.protocol().items():
         print(f"{key}: {text}")
     print(f"\n{'level':12} {'method':16} {'PSNR of six':>11} {'of others':>9} {'seconds':>8}")
-    for level, method in dict.fromkeys((score.level, score.method) for score in scores):
-        rows = [score for score in scores if (score.level, score.method) == (level, method)]
-        six = [score.psnr for score in rows if Path(score.picture).stem in NAMED]
-        others = [score.psnr for score in rows if Path(score.picture).stem not in NAMED]
+    for level, method in dict.fromkeys((score.labels["level"], score.method) for score in found):
+        rows = [score for score in found if (score.labels["level"], score.method) == (level, method)]
+        named = [Path(score.labels["picture"]).stem in NAMED for score in rows]
+        six = [score.figures["psnr"] for score, is_named in zip(rows, named) if is_named]
+        others = [score.figures["psnr"] for score, is_named in zip(rows, named) if not is_named]
         means = (f"{np.mean(values):.2f}" if values else "-" for values in (six, others))
-        seconds = np.mean([score.seconds for score in rows])
+        seconds = np.mean([score.figures["seconds"] for score in rows])
         print("{:12} {:16} {:>11} {:>9} {:8.1f}".format(level, method, *means, seconds), flush=True)
     print()
 

@@ -10,7 +10,8 @@ from __future__ import annotations
 import argparse
 from pathlib import Path
 
-from deepgsr_cli.pictures.evaluation import EvalConfig
+from deepgsr_cli.evaluation.run import scores
+from deepgsr_cli.pictures.evaluation import Denoising
 
 GRIDS = {"NLM_STRENGTH": (0.4, 0.5, 0.6, 0.7, 0.8, 0.9), "TV_WEIGHT": (0.7, 0.85, 1.0, 1.15, 1.3)}
 
@@ -23,15 +24,21 @@ def main() -> None:
 
     import numpy as np
 
-    from deepgsr_cli.pictures import baselines, evaluation
+    from deepgsr_cli.pictures import baselines
 
     print(f"first {options.limit} pictures of {options.data.name}, gray, sigma 15, 25, 50; mean PSNR in dB\n")
     for method, name in (("nlm", "NLM_STRENGTH"), ("tv", "TV_WEIGHT")):
         for value in GRIDS[name]:
             setattr(baselines, name, value)
-            config = EvalConfig(options.data, (15, 25, 50), (method,), gray=True, limit=options.limit)
-            scores = [s.psnr for s in evaluation.evaluate(config, {}) if s.method == method]
-            print(f"{method} {value:4.2f}  {np.mean(scores):.3f}", flush=True)
+            evaluation = Denoising(
+                data=options.data,
+                sigmas=(15, 25, 50),
+                method_names=(method,),
+                gray=True,
+                limit=options.limit,
+            )
+            psnrs = [score.figures["psnr"] for score in scores(evaluation) if score.method == method]
+            print(f"{method} {value:4.2f}  {np.mean(psnrs):.3f}", flush=True)
 
 
 if __name__ == "__main__":

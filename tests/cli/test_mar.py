@@ -21,11 +21,10 @@ from typer.testing import CliRunner
 
 from deepgsr_cli.cli import app
 from deepgsr_cli.ct.figures import compare
-from deepgsr_cli.ct.slices import eval_slices
 from deepgsr_cli.errors import WeightsError
+from deepgsr_cli.evaluation.run import scores
 from deepgsr_cli.mar import evaluation, masks
-from deepgsr_cli.mar.evaluation import MarEvalConfig, evaluate
-from deepgsr_cli.mar.masks import eval_masks
+from deepgsr_cli.mar.evaluation import MetalArtifacts
 from deepgsr_cli.mar.network import MetalReduction, MetalReductionConfig
 from deepgsr_cli.mar.simulation import MetalScan
 from deepgsr_cli.models import DeepGSRConfig
@@ -587,22 +586,25 @@ def test_the_noise_depends_on_the_seed_alone(run, series, metals):
 
 
 def test_scores_are_of_what_is_around_the_metal_and_nothing_is_left_of_it(series, metals):
-    config = MarEvalConfig(series, metals, ("nmar",), image_only=True)
-    slices, shapes = eval_slices(series, 1), eval_masks(metals)
+    evaluation = MetalArtifacts(
+        data=series, masks=metals, method_names=("nmar",), image_only=True, limit=1, device="cpu"
+    )
     results = {}
 
-    def keep(score, hu, reference):
-        results[score.mask, score.method] = score, hu, reference
+    def keep(case, of_case, found):
+        for score in of_case:
+            key = case.labels["mask"], score.method
+            results[key] = score, to_hu(found[score.method]), to_hu(case.truth)
 
-    list(evaluate(config, slices, shapes, device=CPU, keep=keep))
-    for shape in shapes[:2]:
+    list(scores(evaluation, keep=keep))
+    for shape in evaluation.shapes[:2]:
         before, after = (results[shape.name, method][1] for method in ("input", "nmar"))
         assert (before[shape.metal] > 2500).all()
         assert after.max() < 2500
         for method in ("input", "nmar"):
             score, hu, reference = results[shape.name, method]
             hu, reference = (((1 + a[~shape.metal] / 1000) * 0.0192).clip(0, 0.05) for a in (hu, reference))
-            assert score.psnr == pytest.approx(
+            assert score.figures["psnr"] == pytest.approx(
                 10 * np.log10(0.05**2 / np.mean((hu - reference) ** 2)), abs=1e-3
             )
 

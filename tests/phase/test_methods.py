@@ -14,11 +14,12 @@ from typer.testing import CliRunner
 from deepgsr_cli.cli import app
 from deepgsr_cli.errors import InputError, ShapeError, UsageError
 from deepgsr_cli.evaluation.metrics import psnr
+from deepgsr_cli.evaluation.run import scores
 from deepgsr_cli.formats.image import Image, read_image, write_image
 from deepgsr_cli.formats.patterns import Measurement, read_measurement, write_measurement
 from deepgsr_cli.models import DeepGSRConfig
 from deepgsr_cli.phase.diffraction import Diffraction, coded_masks, oversampled_fourier
-from deepgsr_cli.phase.evaluation import PhaseEvalConfig, evaluate, read_gray
+from deepgsr_cli.phase.evaluation import PhaseRetrieval, read_gray
 from deepgsr_cli.phase.message_passing import _i0e, message_passing, posterior
 from deepgsr_cli.phase.methods import Settings, align, retrieve
 from deepgsr_cli.phase.network import UnrolledPhase, UnrolledPhaseConfig
@@ -26,7 +27,6 @@ from deepgsr_cli.phase.noise import Noise, alpha_noise
 from deepgsr_cli.phase.plug_and_play import plug_and_play
 from deepgsr_cli.phase.projections import STEPS, Constraints, alternate
 from deepgsr_cli.phase.simulation import operator_of
-from deepgsr_cli.pictures.restorer import Restorer, RunOptions
 from deepgsr_cli.weights.checkpoint import save_checkpoint
 from tests.samples import smooth_picture
 
@@ -420,18 +420,20 @@ def test_eval_draws_noise_and_starts_from_the_seed(run):
     Path("data").mkdir()
     Path("in.png").rename("data/in.png")
     short = Settings("hio", restarts=1, iterations=1)
-    config = PhaseEvalConfig(
-        Path("data"), "fourier", alphas=(3.0,), methods=("hio",), size=32, seed=5, settings=short
-    )
-    (score,) = evaluate(config, Restorer(None, RunOptions("cpu")))
+    (score,) = scores(
+        PhaseRetrieval(
+            data=Path("data"), model="fourier", alphas=(3.0,), method_names=("hio",), size=32, seed=5,
+            restarts=1, iterations=1, device="cpu",
+        )
+    )  # fmt: skip
     A = oversampled_fourier((32, 32))
     x = torch.from_numpy(read_gray(Path("data/in.png"), 32))[None] * 255
     result = retrieve(A, alpha_noise(A(x), 3.0, seeded(5))[0], short, seeded(5))
-    assert score.residual == pytest.approx(result.residual, rel=1e-6)
+    assert score.figures["residual"] == pytest.approx(result.residual, rel=1e-6)
 
 
 def test_eval_tells_the_weights_of_each_method(run, tiny_weights, unrolled_weights, monkeypatch):
-    monkeypatch.setattr("deepgsr_cli.phase.priors.DENOISER", str(tiny_weights[1]))
+    monkeypatch.setattr("deepgsr_cli.phase.evaluation.DENOISER", str(tiny_weights[1]))
     Path("data").mkdir()
     Path("in.png").rename("data/in.png")
     result = run(
