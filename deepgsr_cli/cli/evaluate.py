@@ -209,7 +209,7 @@ COMMANDS: dict[str, tuple[type[Options], str]] = {
 def _settings(options: Options, record: type) -> dict[str, Any]:
     """Options that a record has a field for, parsed; those without a value are left to its defaults."""
     parsers = {"precision": parse_precision, "tile": parse_tile}
-    names = [field.name for field in fields(record) if getattr(options, field.name, None) is not None]
+    names = [field.name for field in fields(record) if getattr(options, field.name, None) not in (None, [])]
     values = {name: parsers.get(name, lambda value: value)(getattr(options, name)) for name in names}
     return {name: tuple(dict.fromkeys(v)) if isinstance(v, list) else v for name, v in values.items()}
 

@@ -7,7 +7,7 @@ import zlib
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from functools import cached_property
-from typing import TYPE_CHECKING, ClassVar, TypeVar
+from typing import TYPE_CHECKING, ClassVar
 
 from torch import Tensor
 
@@ -17,7 +17,7 @@ from deepgsr_cli.ct.figures import PEAK_ATTENUATION, compare
 from deepgsr_cli.ct.methods import METHODS, Method, load_network, reconstruct
 from deepgsr_cli.ct.simulation import SimulatedScan, check_seed, check_views
 from deepgsr_cli.ct.slices import PNG_FIELD_MM, EvalSlice, eval_slices
-from deepgsr_cli.evaluation.records import Case, Column, Evaluation, Labels, Mean, lowest, means_of
+from deepgsr_cli.evaluation.records import Case, Column, Evaluation, Labels, M, Mean
 from deepgsr_cli.files import fingerprint
 from deepgsr_cli.reports.report import ReportImage, ReportItem
 from deepgsr_cli.tomography.attenuation import to_attenuation, to_hu
@@ -27,8 +27,6 @@ from deepgsr_cli.tomography.radon import Radon
 if TYPE_CHECKING:
     from deepgsr_cli.ct.network import Unrolled
     from deepgsr_cli.weights.load import Loaded
-
-M = TypeVar("M")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -86,11 +84,7 @@ class SparseViewCT(SliceEvaluation[Scan]):
     title = "Evaluation of sparse-view CT"
     known_methods = METHODS
     written = ("psnr", "ssim", "rmse_hu", "bias_hu", "seconds")
-    averages: ClassVar = {
-        **means_of("psnr"),
-        "lowest_psnr": lowest("psnr"),
-        **means_of("ssim", "rmse_hu", "bias_hu", "seconds"),
-    }
+    worst = "psnr"
     columns = (
         Column("views", "views"),
         Column("photons", "photons", "g"),

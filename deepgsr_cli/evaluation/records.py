@@ -60,7 +60,7 @@ class Mean:
     Attributes:
         labels: What the cases have in common.
         method: Name of the method.
-        figures: Of the group, by the names in `Evaluation.averages`.
+        figures: Of the group, as `Evaluation.average` makes them.
     """
 
     labels: Labels
@@ -83,29 +83,6 @@ class Column:
     def text(self, mean: Mean) -> str:
         """The value of a mean as the table has it."""
         return format(mean.record()[self.name], self.format)
-
-
-Average = Callable[[Sequence[Score]], float]
-
-
-def mean_of(name: str) -> Average:
-    """The mean of a figure over scores, without those where it is not known; NaN where it never is."""
-
-    def mean(scores: Sequence[Score]) -> float:
-        known = [value for score in scores if not math.isnan(value := score.figures[name])]
-        return float(np.mean(known)) if known else math.nan
-
-    return mean
-
-
-def lowest(name: str) -> Average:
-    """The lowest value of a figure over scores."""
-    return lambda scores: min(score.figures[name] for score in scores)
-
-
-def means_of(*names: str) -> dict[str, Average]:
-    """Figures of which the mean is taken, under their own names."""
-    return {name: mean_of(name) for name in names}
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -143,10 +120,10 @@ class Evaluation(ABC, Generic[M, R, T]):
     title: ClassVar[str]
     pictured: ClassVar[int] = 100
     medical: ClassVar[bool] = False
-    # Figures of a score that are written, in the order of JSON and CSV; others serve `averages` alone.
+    # Figures of a score that are written, in the order of JSON and CSV; others serve `average` alone.
     written: ClassVar[tuple[str, ...]]
-    # Figures of a mean, in the order of JSON, and the columns of their table.
-    averages: ClassVar[Mapping[str, Average]]
+    # The figure of which means tell the lowest value too, and the columns of the table of means.
+    worst: ClassVar[str] = ""
     columns: ClassVar[tuple[Column, ...]]
     # Figures of a score that the report shows, and how it calls them; {} is the method.
     reported: ClassVar[Mapping[str, str]] = {"psnr": "PSNR {} (dB)", "ssim": "SSIM {}"}
@@ -211,6 +188,13 @@ class Evaluation(ABC, Generic[M, R, T]):
             common = dict(list(score.labels.items())[1:])
             groups.setdefault(tuple(common.items()), (common, []))[1].append(score)
         return list(groups.values())
+
+    def average(self, name: str, scores: Sequence[Score]) -> dict[str, float]:
+        """What becomes of a figure in `written` over a group: the mean of what is known, NaN for nothing."""
+        values = [score.figures[name] for score in scores]
+        known = [value for value in values if not math.isnan(value)]
+        mean = {name: float(np.mean(known)) if known else math.nan}
+        return {**mean, f"lowest_{name}": min(values)} if name == self.worst else mean
 
     def tables(self, means: Sequence[Mean]) -> list[list[list[str]]]:
         """Tables of the means: rows of cells, the headings first."""

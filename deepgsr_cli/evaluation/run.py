@@ -4,13 +4,8 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Iterator, Mapping
-from typing import TypeVar
 
-from deepgsr_cli.evaluation.records import Case, Evaluation, Score
-
-M = TypeVar("M")
-R = TypeVar("R")
-T = TypeVar("T")
+from deepgsr_cli.evaluation.records import Case, Evaluation, M, R, Score, T
 
 
 def scores(

@@ -5,15 +5,11 @@ from __future__ import annotations
 import csv
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Generic, TypeVar
+from typing import Generic
 
-from deepgsr_cli.evaluation.records import Case, Evaluation, Mean, Score
+from deepgsr_cli.evaluation.records import Case, Evaluation, M, Mean, R, Score, T
 from deepgsr_cli.files import atomic_write
 from deepgsr_cli.reports.report import Report, ReportItem, write_report
-
-M = TypeVar("M")
-R = TypeVar("R")
-T = TypeVar("T")
 
 
 def record(evaluation: Evaluation[M, R, T], score: Score) -> dict[str, str | float]:
@@ -28,7 +24,9 @@ def means(evaluation: Evaluation[M, R, T], scores: Sequence[Score]) -> list[Mean
     for labels, group in evaluation.groups(scores):
         for method in dict.fromkeys(score.method for score in group):
             members = [score for score in group if score.method == method]
-            figures = {name: average(members) for name, average in evaluation.averages.items()}
+            figures: dict[str, float] = {}
+            for name in evaluation.written:
+                figures |= evaluation.average(name, members)
             found.append(Mean(labels, method, figures))
     return found
 

@@ -8,7 +8,7 @@ from collections.abc import Callable, Iterator, Sequence
 from dataclasses import asdict, dataclass
 from functools import cached_property, partial
 from pathlib import Path
-from typing import TYPE_CHECKING, ClassVar
+from typing import TYPE_CHECKING
 
 import numpy as np
 import torch
@@ -20,7 +20,7 @@ from deepgsr_cli.ct.figures import PEAK_ATTENUATION, body, compare
 from deepgsr_cli.ct.simulation import FEWEST_PHOTONS, MOST_PHOTONS
 from deepgsr_cli.ct.slices import reduced
 from deepgsr_cli.errors import UsageError
-from deepgsr_cli.evaluation.records import Case, Column, Labels, Mean, Score, lowest, means_of
+from deepgsr_cli.evaluation.records import Case, Column, Labels, Mean, Score
 from deepgsr_cli.files import fingerprint
 from deepgsr_cli.mar.masks import MetalShape, eval_masks
 from deepgsr_cli.mar.materials import METALS
@@ -92,11 +92,7 @@ class MetalArtifacts(SliceEvaluation[Metal]):
     title, pictured = "Evaluation of metal artifact reduction", 20
     known_methods = METHODS
     written = ("psnr", "ssim", "rmse_hu", "bias_hu", "gain", "free_psnr", "free_rmse_hu", "seconds")
-    averages: ClassVar = {
-        **means_of("psnr", "ssim", "rmse_hu", "bias_hu", "gain"),
-        "lowest_gain": lowest("gain"),
-        **means_of("free_psnr", "free_rmse_hu", "seconds"),
-    }
+    worst = "gain"
     columns = (
         Column("method", "method"),
         Column("psnr", "PSNR (dB)", ".2f"),

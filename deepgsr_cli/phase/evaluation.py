@@ -14,7 +14,7 @@ from torch import Tensor
 
 from deepgsr_cli.errors import UsageError
 from deepgsr_cli.evaluation.metrics import psnr, rounded8, ssim
-from deepgsr_cli.evaluation.records import Case, Column, Evaluation, Labels, Mean, means_of
+from deepgsr_cli.evaluation.records import Case, Column, Evaluation, Labels, Mean
 from deepgsr_cli.files import fingerprint
 from deepgsr_cli.formats.resize import resized_in_8_bits
 from deepgsr_cli.formats.image import picture_paths, read_channels, to_uint8
@@ -74,7 +74,6 @@ class PhaseRetrieval(Evaluation[Patterns, Retrieval, Tensor]):
     # "red" with another prior than ours is named by it.
     known_methods = (*METHODS, *(f"red-{prior}" for prior in PRIORS[1:]))
     written = ("psnr", "ssim", "residual", "seconds")
-    averages = means_of("psnr", "ssim", "residual", "seconds")
     columns = (
         Column("level", "level"),
         Column("method", "method"),

@@ -12,7 +12,7 @@ import numpy as np
 
 from deepgsr_cli.errors import UsageError
 from deepgsr_cli.evaluation.metrics import luma_y, psnr, rounded8, ssim
-from deepgsr_cli.evaluation.records import Case, Column, Evaluation, Labels, Mean, Score, means_of
+from deepgsr_cli.evaluation.records import Case, Column, Evaluation, Labels, Mean, Score
 from deepgsr_cli.files import fingerprint
 from deepgsr_cli.formats.image import picture_paths, read_channels, read_image, to_uint8
 from deepgsr_cli.pictures.baselines import BASELINES, baseline
@@ -30,12 +30,6 @@ class Degraded:
 
     pixels: np.ndarray
     sigma: float
-
-
-def pixels_per_second(scores: Sequence[Score]) -> float:
-    """Pixels restored a second over all scores."""
-    seconds = sum(score.figures["seconds"] for score in scores)
-    return sum(score.figures["pixels"] for score in scores) / max(seconds, 1e-9)
 
 
 class Speed(Column):
@@ -69,7 +63,6 @@ class PictureEvaluation(Evaluation[Degraded, np.ndarray, np.ndarray]):
     given: ClassVar[str]
     known_methods: ClassVar[tuple[str, ...]] = ("deepgsr", "restore")
     written: ClassVar[tuple[str, ...]] = ("psnr", "ssim", "seconds")
-    averages: ClassVar = {**means_of("psnr", "ssim"), "pixels_per_second": pixels_per_second}
     columns: ClassVar[tuple[Column, ...]] = (
         Column("method", "method"),
         Column("psnr", "PSNR (dB)", ".2f"),
@@ -104,6 +97,12 @@ class PictureEvaluation(Evaluation[Degraded, np.ndarray, np.ndarray]):
             "ssim": ssim(restored, case.truth),
             "pixels": restored[0].size,
         }
+
+    def average(self, name: str, scores: Sequence[Score]) -> dict[str, float]:
+        if name != "seconds":
+            return super().average(name, scores)
+        pixels, seconds = (sum(score.figures[n] for score in scores) for n in ("pixels", "seconds"))
+        return {"pixels_per_second": pixels / max(seconds, 1e-9)}
 
     def _labels_of_weights(self, channels: int) -> dict[str, str]:
         facts = {}
@@ -201,7 +200,6 @@ class Deraining(PictureEvaluation):
 
     title, task, given = "Evaluation of deraining", "derain", "rainy"
     written = (*PictureEvaluation.written, "psnr_y", "ssim_y")
-    averages: ClassVar = {**PictureEvaluation.averages, **means_of("psnr_y", "ssim_y")}
     columns = (
         Column("method", "method"),
         Column("psnr_y", "PSNR-Y (dB)", ".2f"),
