@@ -9,15 +9,14 @@ import torch
 
 from deepgsr_cli.ct.evaluation import SparseViewCT
 from deepgsr_cli.ct.training import CTRecon
-from deepgsr_cli.errors import UsageError
 from deepgsr_cli.evaluation.records import Evaluation
 from deepgsr_cli.mar.evaluation import MetalArtifacts
 from deepgsr_cli.mar.training import MAR
 from deepgsr_cli.phase.evaluation import PhaseRetrieval
 from deepgsr_cli.phase.training import Phase
+from deepgsr_cli.pictures.evaluation import Denoising, Deraining
 from deepgsr_cli.pictures.tasks import TASKS
 from deepgsr_cli.pictures.training import PictureTraining
-from deepgsr_cli.pictures.evaluation import Denoising, Deraining
 from deepgsr_cli.training import loop
 from deepgsr_cli.training.config import TrainConfig
 from deepgsr_cli.training.loop import Progress

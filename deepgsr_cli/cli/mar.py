@@ -2,44 +2,30 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
 from deepgsr_cli.cli.command import Command, add, run
 from deepgsr_cli.cli.options import (
     QUALITY,
-    Arithmetic,
-    Device,
     GeometryFile,
-    Json,
-    Offline,
-    Quiet,
-    ReportFile,
-    Seed,
     SliceOptions,
-    Weights,
-    check_report,
     flag,
     option,
     parse_precision,
     parse_window,
 )
-from deepgsr_cli.cli.output import print_table, progress_bar, say
 from deepgsr_cli.ct import NOTICE
 
 if TYPE_CHECKING:
     from deepgsr_cli.jobs.work import Facts, Result
-    from deepgsr_cli.mar.evaluation import MarMean, MarScore
     from deepgsr_cli.mar.methods import MetalMethod
     from deepgsr_cli.mar.reduction import MetalCorrection, MetalPlan
-
-
 
 
 MetalThreshold = Annotated[float, option(panel=QUALITY, help="CT number in HU above which is metal.")]
@@ -146,11 +132,3 @@ def register(app: typer.Typer) -> None:
         "deepgsr mar series --method nmar -o corrected --skip-existing --report metal.html",
     )
     add(app, "mar", Mar, partial(run, _Mar()), examples=examples, note=f"For {NOTICE}.")
-
-
-
-
-
-
-
-

@@ -2,44 +2,34 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Callable
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from deepgsr_cli.cli.command import PICTURES_IN_REPORT, Command, add, run
+from deepgsr_cli.cli.command import Command, add, run
 from deepgsr_cli.cli.options import (
     FILES,
     MEASUREMENT,
     QUALITY,
     BatchOptions,
-    Device,
-    Json,
     ModelOptions,
-    Offline,
-    Quiet,
-    ReportFile,
     Seed,
-    Weights,
     check_reference,
-    check_report,
     option,
     parse_precision,
 )
-from deepgsr_cli.cli.output import print_table, progress_bar, say, silent
+from deepgsr_cli.cli.output import say, silent
 from deepgsr_cli.errors import OutputError, UsageError
 
 if TYPE_CHECKING:
     from deepgsr_cli.jobs.plan import Plan
     from deepgsr_cli.jobs.work import Facts
-    from deepgsr_cli.phase.evaluation import PhaseMean, PhaseScore
     from deepgsr_cli.phase.jobs import Measured, PhaseRetrieval, Simulated
     from deepgsr_cli.phase.methods import Settings
-
 
 
 Restarts = Annotated[
@@ -297,7 +287,3 @@ def register(app: typer.Typer) -> None:
         "deepgsr phase patterns -o retrieved --skip-existing --report retrieved.html",
     )
     add(app, "phase", Phase, partial(run, _Phase()), examples=examples)
-
-
-
-

@@ -6,11 +6,13 @@ from dataclasses import replace
 
 import numpy as np
 
+from deepgsr_cli.compute.device import select_device
 from deepgsr_cli.errors import ShapeError, UsageError
 from deepgsr_cli.formats.patterns import Measurement
-from deepgsr_cli.phase.jobs import reconstruct
+from deepgsr_cli.phase.jobs import checked_operator, load_prior, retrieve_picture
 from deepgsr_cli.phase.methods import Settings
 from deepgsr_cli.phase.priors import DENOISER
+from deepgsr_cli.phase.projections import PEAK
 from deepgsr_cli.pictures.restorer import Restorer, RunOptions
 
 
@@ -67,7 +69,10 @@ def retrieve_phase(
         raise UsageError(f'the method {settings.method} needs the noise level; give alpha, or method="hio"')
     if settings.method != "unrolled":
         weights = weights or DENOISER
-    return reconstruct(measured, Restorer(weights, RunOptions(device)), settings, seed=seed).picture[0]
+    A = checked_operator(measured).to(select_device(device))
+    prior = load_prior(settings, Restorer(weights, RunOptions(device)))
+    retrieval = retrieve_picture(A, measured, settings, prior, seed=seed)
+    return retrieval.picture[0, 0].cpu().numpy() / np.float32(PEAK)
 
 
 def _intensities(values: np.ndarray) -> np.ndarray:

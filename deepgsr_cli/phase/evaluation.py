@@ -16,8 +16,8 @@ from deepgsr_cli.errors import UsageError
 from deepgsr_cli.evaluation.metrics import psnr, rounded8, ssim
 from deepgsr_cli.evaluation.records import Case, Column, Evaluation, Labels, Mean
 from deepgsr_cli.files import fingerprint
-from deepgsr_cli.formats.resize import resized_in_8_bits
 from deepgsr_cli.formats.image import picture_paths, read_channels, to_uint8
+from deepgsr_cli.formats.resize import resized_in_8_bits
 from deepgsr_cli.phase.diffraction import Diffraction, coded_masks, oversampled_fourier
 from deepgsr_cli.phase.methods import METHODS, PRIORS, Settings, align, retrieve
 from deepgsr_cli.phase.noise import Noise, alpha_noise, check_alpha, check_snr, snr_noise, snr_sigma

@@ -14,7 +14,8 @@ import PIL.Image
 import torch
 
 from deepgsr_cli.compute.device import select_device
-from deepgsr_cli.errors import InputError, ShapeError, UsageError
+from deepgsr_cli.compute.precision import autocast
+from deepgsr_cli.errors import InputError, OptionError, ShapeError
 from deepgsr_cli.evaluation.metrics import psnr, rounded8, ssim
 from deepgsr_cli.files import make_folder
 from deepgsr_cli.formats.image import Image, to_uint8, write_image
@@ -178,7 +179,7 @@ class PhaseRetrieval:
         assert job.target is not None
         started = time.perf_counter()
         measurement, truth = self.source.measure(job)
-        A = _operator(measurement, truth)
+        A = checked_operator(measurement, truth)
         before = time.perf_counter()
         prior = self._prior = self._prior or load_prior(self.settings, self.restorer)
         started += time.perf_counter() - before  # no time of this measurement
@@ -294,8 +295,7 @@ def retrieve_picture(
     device = A.masks.device
     to_255 = PEAK / measurement.peak
     scaled = measurement.intensity * to_255**2
-    dtype = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}[precision]
-    with torch.inference_mode(), torch.autocast(device.type, dtype, enabled=dtype != torch.float32):
+    with torch.inference_mode(), autocast(device, precision):
         return retrieve(
             A,
             torch.from_numpy(scaled.astype(np.float32)).to(device),
@@ -345,10 +345,15 @@ def _noise(measurement: Measurement, to_255: float, scaled: np.ndarray) -> Noise
     return Noise(alpha=measurement.alpha * to_255)
 
 
-def _operator(measurement: Measurement, truth: np.ndarray | None) -> Diffraction:
-    """Return the operator of a measurement that the truth fits."""
+def checked_operator(measurement: Measurement, truth: np.ndarray | None = None) -> Diffraction:
+    """Return the operator of a measurement.
+
+    Raises:
+        OptionError: The measurement's peak is not above 0.
+        ShapeError: The true picture, (1, H, W), has another size than the measurement's.
+    """
     if not 0 < measurement.peak < math.inf:
-        raise UsageError(f"--peak {measurement.peak:g}: give the largest value of the picture, above 0")
+        raise OptionError("peak", measurement.peak, "give the largest value of the picture, above 0")
     A = operator_of(measurement)
     if truth is not None and truth.shape[1:] != A.domain_shape:
         (height, width), (rows, columns) = A.domain_shape, truth.shape[1:]

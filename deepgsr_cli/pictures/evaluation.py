@@ -88,7 +88,7 @@ class PictureEvaluation(Evaluation[Degraded, np.ndarray, np.ndarray]):
 
     def _method(self, name: str) -> Callable[[Degraded], np.ndarray]:
         restorer = self.restorers[name]
-        return lambda m: restorer(m.pixels)
+        return lambda m: restorer.restore_pixels(m.pixels)
 
     def figures(self, case: Case[Degraded, np.ndarray], result: np.ndarray) -> dict[str, float]:
         restored = rounded8(result)
@@ -164,7 +164,7 @@ class Denoising(PictureEvaluation):
         restorer = self.restorers[name]
         if restorer.task != self.task:
             return super()._method(name)
-        return lambda m: restorer(m.pixels, m.sigma, clipped=self.clipped)
+        return lambda m: restorer.restore_pixels(m.pixels, m.sigma, clipped=self.clipped)
 
     def cases(self) -> Iterator[Case[Degraded, np.ndarray]]:
         for path in self.paths:
