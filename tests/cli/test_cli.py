@@ -447,10 +447,10 @@ def test_help_imports_neither_torch_nor_numpy():
 
 def test_help_is_broken_where_the_terminal_ends():
     env = {**os.environ, "COLUMNS": "500"}
-    for command, count in ((["ct-recon"], 4), (["train", "denoise"], 5)):
+    for command, count in ((["ct-recon"], 8), (["train", "denoise"], 5)):
         lines = process(*command, "--help", check=True, env=env).stdout.decode().splitlines()
         prose = [line for line in lines if line.strip() and not {"│", "─"} & set(line)]
-        assert len(prose) == count  # usage, title, one paragraph, an example, which may have a heading
+        assert len(prose) == count  # usage, title, one paragraph, and a note or a heading with examples
 
 
 def test_version_and_unknown_commands():
