@@ -1,9 +1,11 @@
 """What several test files use: a small model's weights, pictures, and the command line in a process."""
 
+import functools
 import gc
 import os
 
 import pytest
+import typer.testing
 
 from deepgsr_cli.formats.image import Image, write_image
 from deepgsr_cli.models import PRESETS
@@ -21,6 +23,14 @@ def pytest_configure(config):
 def pytest_collection_finish():
     """Spare the garbage collector the modules and tests, which stay until the end."""
     gc.freeze()
+
+
+@pytest.fixture(scope="session", autouse=True)
+def built_once():
+    """Let CliRunner build the commands of an app once, which takes longer than most of them run."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(typer.testing, "_get_command", functools.cache(typer.testing._get_command))
+        yield
 
 
 @pytest.fixture(scope="session")

@@ -14,15 +14,31 @@ from deepgsr_cli.training.task import Draw
 from tests.samples import state_of
 
 
+def environment(rank, port):
+    """What torchrun tells one process of two."""
+    return {
+        "RANK": str(rank),
+        "LOCAL_RANK": str(rank),
+        "WORLD_SIZE": "2",
+        "MASTER_ADDR": "127.0.0.1",
+        "MASTER_PORT": str(port),
+    }
+
+
 def work(rank, port, config, tiny, results):
-    """One process of two, as torchrun starts it."""
-    os.environ |= {"RANK": str(rank), "LOCAL_RANK": str(rank), "WORLD_SIZE": "2", "MASTER_ADDR": "127.0.0.1"}
-    os.environ["MASTER_PORT"] = str(port)
+    """One process of two, as torchrun starts it; it says that it has started, and its last step."""
+    os.environ |= environment(rank, port)
     torch.set_num_threads(1)
     PRESETS["tiny"] = tiny
+    results.send("started")
+    results.send(trained_step(config))
+
+
+def trained_step(config):
+    """The last step of a process's training."""
     end = train(config)
     torch.distributed.destroy_process_group()
-    results.put((rank, end.step))
+    return end.step
 
 
 def free_port():
@@ -63,10 +79,19 @@ def test_a_killed_process_ends_the_other_with_one_sentence(pictures, tmp_path, k
 def test_two_processes_equal_one_with_both_batches(config, tmp_path, monkeypatch):
     config = dataclasses.replace(config, steps=4)
     port = free_port()
-    results = torch.multiprocessing.get_context("spawn").SimpleQueue()
-    arguments = (port, config, PRESETS["tiny"], results)
-    torch.multiprocessing.start_processes(work, arguments, nprocs=2, start_method="spawn")
-    assert sorted(results.get() for _ in range(2)) == [(0, 4), (1, 4)]
+    # The other process is this one: importing torch takes longer than the training.
+    context = torch.multiprocessing.get_context("spawn")
+    results, sender = context.Pipe(duplex=False)
+    second = context.Process(target=work, args=(1, port, config, PRESETS["tiny"], sender), daemon=True)
+    second.start()
+    sender.close()
+    assert results.recv() == "started"
+    with monkeypatch.context() as patch:
+        for name, value in environment(0, port).items():
+            patch.setenv(name, value)
+        assert trained_step(config) == 4
+    assert results.recv() == 4
+    second.join()
 
     alone, steps = PictureTraining.sample, iter(range(100))
 
