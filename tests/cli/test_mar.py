@@ -5,6 +5,7 @@ from __future__ import annotations
 import csv
 import hashlib
 import json
+import shutil
 from pathlib import Path
 
 import numpy as np
@@ -57,23 +58,35 @@ def image_of(y: torch.Tensor) -> np.ndarray:
 
 
 @pytest.fixture(scope="module")
-def implant() -> np.ndarray:
+def sinogram() -> torch.Tensor:
+    """A sinogram of the body with two rods."""
+    return sinogram_of(rods())
+
+
+@pytest.fixture(scope="module")
+def implant(sinogram: torch.Tensor) -> np.ndarray:
     """A slice with the artifacts of two rods, in HU."""
-    return image_of(sinogram_of(rods()))
+    return image_of(sinogram)
 
 
-@pytest.fixture
-def series(tmp_path: Path, implant: np.ndarray) -> Path:
-    """A folder with a series of three slices, of which the middle one has metal."""
-    (tmp_path / "scan").mkdir()
+@pytest.fixture(scope="module")
+def kept_series(tmp_path_factory, implant: np.ndarray) -> Path:
+    """A folder with a series of three slices, of which the middle one has metal, to copy."""
+    folder = tmp_path_factory.mktemp("series")
     for k in range(3):
         saved_slice(
-            tmp_path / f"scan/{k}.dcm",
+            folder / f"{k}.dcm",
             implant if k == 1 else body_hu(k),
             ImagePositionPatient=["0", "0", str(2 * k)],
             InstanceNumber=k + 1,
         )
-    return tmp_path / "scan"
+    return folder
+
+
+@pytest.fixture
+def series(tmp_path: Path, kept_series: Path) -> Path:
+    """A folder with a series of three slices, of which the middle one has metal."""
+    return shutil.copytree(kept_series, tmp_path / "scan")
 
 
 @pytest.fixture
@@ -427,9 +440,9 @@ def test_a_segmentation_of_other_slices_or_another_file_is_refused(run, series, 
 
 
 @pytest.fixture
-def measured(tmp_path: Path) -> tuple[Path, Path]:
+def measured(tmp_path: Path, sinogram: torch.Tensor) -> tuple[Path, Path]:
     """A sinogram with metal, and its geometry file."""
-    np.save(tmp_path / "sinogram.npy", sinogram_of(rods())[0, 0].numpy())
+    np.save(tmp_path / "sinogram.npy", sinogram[0, 0].numpy())
     write_geometry(GEOMETRY, tmp_path / "scan.toml")
     return tmp_path / "sinogram.npy", tmp_path / "scan.toml"
 

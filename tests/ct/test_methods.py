@@ -6,6 +6,7 @@ import csv
 import json
 import math
 import re
+import shutil
 from pathlib import Path
 
 import h5py
@@ -32,18 +33,24 @@ from tests.samples import PIXEL_MM, SIZE, body_hu, saved_slice
 CPU = torch.device("cpu")
 
 
-@pytest.fixture
-def series(tmp_path: Path) -> Path:
-    """A folder with a series of three slices."""
-    (tmp_path / "scan").mkdir()
+@pytest.fixture(scope="module")
+def kept_series(tmp_path_factory) -> Path:
+    """A folder with a series of three slices, to copy."""
+    folder = tmp_path_factory.mktemp("series")
     for k in range(3):
         saved_slice(
-            tmp_path / f"scan/{k}.dcm",
+            folder / f"{k}.dcm",
             body_hu(k),
             ImagePositionPatient=["0", "0", str(2 * k)],
             InstanceNumber=k + 1,
         )
-    return tmp_path / "scan"
+    return folder
+
+
+@pytest.fixture
+def series(tmp_path: Path, kept_series: Path) -> Path:
+    """A folder with a series of three slices."""
+    return shutil.copytree(kept_series, tmp_path / "scan")
 
 
 @pytest.fixture
@@ -57,15 +64,22 @@ def run(tmp_path, monkeypatch):
     return invoke
 
 
-@pytest.fixture
-def measured(tmp_path: Path) -> tuple[Path, Path, np.ndarray]:
-    """A sinogram of a parallel scan, its geometry file, and the HU that were scanned."""
+@pytest.fixture(scope="module")
+def kept_scan(tmp_path_factory) -> Path:
+    """A folder with a sinogram of a parallel scan and its geometry file, to copy."""
+    folder = tmp_path_factory.mktemp("measured")
     angles = tuple(np.pi * i / 90 for i in range(90))
     geometry = Geometry("parallel", (SIZE, SIZE), (PIXEL_MM, PIXEL_MM), 100, PIXEL_MM, angles)
-    write_geometry(geometry, tmp_path / "scan.toml")
-    hu = body_hu()
-    np.save(tmp_path / "sinogram.npy", Radon(geometry)(to_attenuation(hu, CPU))[0, 0].numpy())
-    return tmp_path / "sinogram.npy", tmp_path / "scan.toml", hu
+    write_geometry(geometry, folder / "scan.toml")
+    np.save(folder / "sinogram.npy", Radon(geometry)(to_attenuation(body_hu(), CPU))[0, 0].numpy())
+    return folder
+
+
+@pytest.fixture
+def measured(tmp_path: Path, kept_scan: Path) -> tuple[Path, Path, np.ndarray]:
+    """A sinogram of a parallel scan, its geometry file, and the HU that were scanned."""
+    shutil.copytree(kept_scan, tmp_path, dirs_exist_ok=True)
+    return tmp_path / "sinogram.npy", tmp_path / "scan.toml", body_hu()
 
 
 # Arrays
