@@ -12,6 +12,7 @@ python docs/build.py
 
 from __future__ import annotations
 
+import functools
 import html
 import re
 from pathlib import Path
@@ -31,6 +32,7 @@ def rendered(text: str) -> str:
     return _MARKED.sub(lambda found: f"{found[1]}\n{_section(found[2])}\n\n{found[3]}", text)
 
 
+@functools.cache
 def commands() -> dict[str, Any]:
     """Return the commands by their full name, as "train denoise"; groups are left out."""
     from typer.main import get_command
