@@ -174,10 +174,9 @@ def test_quiet_is_quiet_but_for_errors_and_json(run, folder):
 
 
 def test_compiling_is_told_once_on_a_terminal(monkeypatch, capsys, tmp_path):
-    def add(a: float) -> float:
-        return a + 1
+    import numba
 
-    monkeypatch.setenv("NUMBA_CACHE_DIR", str(tmp_path))
+    monkeypatch.setattr(numba.config, "CACHE_DIR", str(tmp_path))
     for terminal in (True, False):
         monkeypatch.setattr(sys.stderr, "isatty", lambda terminal=terminal: terminal)
         with output.told_of_compiling(quiet=False):
