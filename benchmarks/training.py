@@ -25,6 +25,7 @@ PARTS = ("data", "forward", "backward", "optimiser", "average")
 RUNS = (
     ("denoise", "small"),
     ("denoise", "collaborative"),
+    ("denoise", "base"),
     ("derain", "small"),
     ("restore", "small"),
     ("ct-recon", "small"),
@@ -53,7 +54,7 @@ def write_data(folder: Path) -> None:
         PIL.Image.fromarray((hu + 1024).astype(np.uint16)).save(folder / "series" / f"{i}.png")
 
 
-def config_of(task: str, preset: str, folder: Path, device: str) -> TrainConfig:
+def config_of(task: str, preset: str, folder: Path, device: str, precision: str) -> TrainConfig:
     """Configuration of a run of the task on the made-up data."""
     from deepgsr_cli.pictures.tasks import TASKS
     from deepgsr_cli.training.config import TrainConfig
@@ -68,6 +69,7 @@ def config_of(task: str, preset: str, folder: Path, device: str) -> TrainConfig:
         batch=batch,
         patch=patch,
         held_out=1,
+        precision=precision,
         device=device,
     )
 
@@ -140,6 +142,7 @@ def main() -> None:
     parser.add_argument("--seconds", type=float, default=10.0, help="To measure each run, after warming up.")
     parser.add_argument("--threads", type=int, default=1)
     parser.add_argument("--device", action="append", help="By default cpu, and cuda where there is one.")
+    parser.add_argument("--precision", choices=("fp32", "bf16"), default="fp32")
     options = parser.parse_args()
 
     import torch
@@ -150,8 +153,8 @@ def main() -> None:
     torch.set_flush_denormal(True)
     devices = options.device or ["cpu", *(["cuda"] if torch.cuda.is_available() else [])]
     print(
-        f"PyTorch {torch.__version__}, {options.threads} threads, fp32, not compiled; {WARM_UP} steps before"
-        f" about {options.seconds:g} s of each run; made-up data of 512 x 512;"
+        f"PyTorch {torch.__version__}, {options.threads} threads, {options.precision}, not compiled;"
+        f" {WARM_UP} steps before about {options.seconds:g} s of each run; made-up data of 512 x 512;"
         " shares of the time of a step that waits for each part\n"
     )
     heading = f"{'device':<8}{'task':<10}{'preset':<15}{'batch':>5}{'side':>6}"
@@ -164,7 +167,7 @@ def main() -> None:
             for task, preset in RUNS:
                 if options.task and task not in options.task:
                     continue
-                config = config_of(task, preset, folder, device_name)
+                config = config_of(task, preset, folder, device_name, options.precision)
                 spent, step = measure(config, device, options.seconds)
                 whole = sum(spent.values())
                 shares = "".join(f"{100 * spent[part] / whole:>10.1f}%" for part in PARTS)
