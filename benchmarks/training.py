@@ -80,11 +80,11 @@ def measure(config: TrainConfig, device: torch.device, seconds: float) -> tuple[
 
     import torch
 
-    from deepgsr_cli.tasks import TRAINING
+    from deepgsr_cli.tasks import training_of
     from deepgsr_cli.training.optimizers import optimizer
     from deepgsr_cli.training.task import Draw
 
-    task = TRAINING[config.task](config, device)
+    task = training_of(config.task)(config, device)
     torch.manual_seed(config.seed)
     model = task.network().to(device, memory_format=torch.channels_last)  # type: ignore[call-overload]
     average = copy.deepcopy(model).requires_grad_(False)

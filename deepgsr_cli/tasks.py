@@ -1,46 +1,55 @@
-"""The tasks that can be trained, and those that can be evaluated, by name."""
+"""The tasks that can be trained, and those that can be evaluated, by name.
+
+Each is named by its module and class, and imported when it is asked for: a run loads no other task.
+"""
 
 from __future__ import annotations
 
+import importlib
 from collections.abc import Callable
 from typing import Any
 
 import torch
 
-from deepgsr_cli.ct.evaluation import SparseViewCT
-from deepgsr_cli.ct.training import CTRecon
 from deepgsr_cli.evaluation.records import Evaluation
-from deepgsr_cli.mar.evaluation import MetalArtifacts
-from deepgsr_cli.mar.training import MAR
-from deepgsr_cli.phase.evaluation import PhaseRetrieval
-from deepgsr_cli.phase.training import Phase
-from deepgsr_cli.pictures.evaluation import Denoising, Deraining
 from deepgsr_cli.pictures.tasks import TASKS
-from deepgsr_cli.pictures.training import PictureTraining
 from deepgsr_cli.training import loop
 from deepgsr_cli.training.config import TrainConfig
 from deepgsr_cli.training.loop import Progress
 from deepgsr_cli.training.task import TrainingTask
 
-# What reads the data of a run; each task has a kind of batch of its own.
-TRAINING: dict[str, Callable[[TrainConfig, torch.device], TrainingTask[Any]]] = {
-    **dict.fromkeys(TASKS, PictureTraining),
-    "ct-recon": CTRecon,
-    "mar": MAR,
-    "phase": Phase,
+_TRAINING = {
+    **dict.fromkeys(TASKS, "pictures.training:PictureTraining"),
+    "ct-recon": "ct.training:CTRecon",
+    "mar": "mar.training:MAR",
+    "phase": "phase.training:Phase",
+}
+_EVALUATIONS = {
+    "denoise": "pictures.evaluation:Denoising",
+    "derain": "pictures.evaluation:Deraining",
+    "ct-recon": "ct.evaluation:SparseViewCT",
+    "mar": "mar.evaluation:MetalArtifacts",
+    "phase": "phase.evaluation:PhaseRetrieval",
 }
 
-EVALUATIONS: dict[str, type[Evaluation[Any, Any, Any]]] = {
-    "denoise": Denoising,
-    "derain": Deraining,
-    "ct-recon": SparseViewCT,
-    "mar": MetalArtifacts,
-    "phase": PhaseRetrieval,
-}
+
+def training_of(task: str) -> Callable[[TrainConfig, torch.device], TrainingTask[Any]]:
+    """Return the class that reads the data of a run; each has a kind of batch of its own."""
+    return _imported(_TRAINING[task])
+
+
+def evaluation_of(task: str) -> type[Evaluation[Any, Any, Any]]:
+    """Return the class of a task's evaluation."""
+    return _imported(_EVALUATIONS[task])
+
+
+def _imported(place: str) -> Any:
+    module, name = place.split(":")
+    return getattr(importlib.import_module(f"deepgsr_cli.{module}"), name)
 
 
 def train(
     config: TrainConfig, *, resume: bool = False, report: Callable[[Progress], None] | None = None
 ) -> Progress:
     """Train the network of a task that is named; as `loop.train` otherwise."""
-    return loop.train(config, TRAINING[config.task], resume=resume, report=report)
+    return loop.train(config, training_of(config.task), resume=resume, report=report)

@@ -196,7 +196,7 @@ class Phase(_Pictures, _Files, _Network, _Seed, _Printing):
 
 
 Options = Denoise | Derain | CtRecon | Mar | Phase
-# Options of the command for each of `tasks.EVALUATIONS`, and an example of them.
+# Options of the command for each task of `tasks.evaluation_of`, and an example of them.
 COMMANDS: dict[str, tuple[type[Options], str]] = {
     "denoise": (Denoise, "--data BSD68 --sigma 15 --sigma 25 --sigma 50"),
     "derain": (Derain, "--data Rain100L --report rain.html"),
@@ -219,10 +219,10 @@ def _evaluate(task: str, options: Options) -> None:
     from deepgsr_cli.compute.device import select_device, wait
     from deepgsr_cli.evaluation.run import scores
     from deepgsr_cli.evaluation.summary import Items, means, record, write_csv
-    from deepgsr_cli.tasks import EVALUATIONS
+    from deepgsr_cli.tasks import evaluation_of
 
     check_report(options.report)
-    evaluation = EVALUATIONS[task](**_settings(options, EVALUATIONS[task]), notify=say)
+    evaluation = evaluation_of(task)(**_settings(options, evaluation_of(task)), notify=say)
     methods = evaluation.methods  # a package that is missing is said first
     facts = evaluation.protocol()
     items = Items(evaluation)

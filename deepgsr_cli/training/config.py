@@ -19,7 +19,7 @@ class TrainConfig:
         data: Folders of clean pictures, or of CT slices (`ct.slices.slice_paths`).
         output: Folder of the run: `model.safetensors` (the best by validation), `state.pt` (to resume from),
             `log.csv`, `curve.png` (drawn at most once a minute, and at the end), `config.json`.
-        task: Name in `tasks.TRAINING`.
+        task: Name that `tasks.training_of` knows.
         pairs: Folders with the sub-folders "rain" and "clean", for the tasks that know rain.
         masks: Folders of metal shapes (`masks.read_shapes`), for mar.
         channels: 1 or 3; pictures are converted.

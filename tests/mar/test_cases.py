@@ -15,7 +15,7 @@ from deepgsr_cli.mar.masks import read_shapes
 from deepgsr_cli.mar.network import METAL_PRESETS, MetalReduction, MetalReductionConfig
 from deepgsr_cli.mar.training import MAR
 from deepgsr_cli.models import DeepGSRConfig
-from deepgsr_cli.tasks import TRAINING
+from deepgsr_cli.tasks import training_of
 from deepgsr_cli.tomography.attenuation import WATER_ATTENUATION
 from deepgsr_cli.tomography.geometry import mar_640
 from deepgsr_cli.training.config import TrainConfig
@@ -191,7 +191,7 @@ def test_a_turned_case_is_of_the_same_sinogram(quarters, mirror):
 
 
 def test_the_task_is_registered_and_says_what_it_trains_on(config):
-    task = TRAINING["mar"](config, CPU)
+    task = training_of("mar")(config, CPU)
     assert isinstance(task, MAR)
     assert task.summary.startswith("3 CT slices of 3 files, fingerprint ")
     assert task.summary.endswith("; 1 metal shapes beside generated ones")
