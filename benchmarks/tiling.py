@@ -54,7 +54,7 @@ def time_size(weights: str | None, channels: int, sigma: float, size: int, tile:
     """Seconds, and peak megabytes above those held once model and image are there, of one image."""
     import torch
 
-    from deepgsr_cli.compute.tiling import apply_tiled, default_overlap
+    from deepgsr_cli.compute.tiling import Tiles, apply_tiled, default_overlap
 
     torch.set_num_threads(threads)
     model = load_model(weights, channels)
@@ -67,10 +67,8 @@ def time_size(weights: str | None, channels: int, sigma: float, size: int, tile:
     apply_tiled(
         function,
         image,
-        tile=tile,
-        overlap=default_overlap(model.tile_needs),
+        Tiles(tile, default_overlap(model.tile_needs), model.tile_needs),
         device="cpu",
-        needs=model.tile_needs,
         out=image,
     )
     return time.perf_counter() - start, peak_mb() - idle
@@ -86,7 +84,7 @@ def compare(options: argparse.Namespace) -> None:
     """Print tiled against whole, in dB, for each tile, halo and overlap."""
     import torch
 
-    from deepgsr_cli.compute.tiling import apply_tiled, default_overlap
+    from deepgsr_cli.compute.tiling import Tiles, apply_tiled, default_overlap
     from deepgsr_cli.formats.image import picture_paths, read_channels
     from deepgsr_cli.pictures.dataset import pair_paths
 
@@ -128,9 +126,7 @@ def compare(options: argparse.Namespace) -> None:
             losses, likeness = [], []
             for clean, noisy, whole in examples:
                 if max(noisy.shape) > tile:
-                    tiled = apply_tiled(
-                        function, noisy, tile=tile, overlap=overlap, device="cpu", needs=asked
-                    )
+                    tiled = apply_tiled(function, noisy, Tiles(tile, overlap, asked), device="cpu")
                     losses.append(psnr(whole, clean) - psnr(tiled, clean))
                     likeness.append(psnr(tiled, whole))
             if losses:

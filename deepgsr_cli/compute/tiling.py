@@ -37,6 +37,23 @@ class TileNeeds:
 
 
 @dataclass(frozen=True)
+class Tiles:
+    """How an image is cut.
+
+    Attributes:
+        side: Most pixels along a side of a tile; 0 for the whole image at once.
+        overlap: Fewest pixels that neighbouring tiles share; `default_overlap(needs)` is a good value.
+        needs: What the model needs of tiles.
+        batch: Most tiles at once.
+    """
+
+    side: int
+    overlap: int
+    needs: TileNeeds
+    batch: int = 1
+
+
+@dataclass(frozen=True)
 class Span:
     """Pixels start to stop - 1 of one axis, as one tile sees them, and their share in the result.
 
@@ -119,12 +136,9 @@ def blend_spans(length: int, tile: int, overlap: int, halo: int, grid: int) -> l
 def apply_tiled(
     function: Callable[[Tensor], Tensor],
     image: Tensor,
+    tiles: Tiles,
     *,
-    tile: int,
-    overlap: int,
     device: torch.device | str,
-    needs: TileNeeds,
-    batch: int = 1,
     precision: Precision = "fp32",
     out: Tensor | None = None,
     progress: Callable[[int, int], None] | None = None,
@@ -139,11 +153,8 @@ def apply_tiled(
     Args:
         function: Maps tiles (B, C, h, w), float32 on `device`, to (B, C', h, w), each tile by itself.
         image: (C, H, W), float32 on the CPU; may be memory-mapped.
-        tile: Most pixels along a side of a tile; 0 for the whole image at once.
-        overlap: Fewest pixels that neighbouring tiles share; `default_overlap(needs)` is a good value.
+        tiles: How the image is cut.
         device: Device that `function` runs on.
-        needs: What the model needs of tiles.
-        batch: Most tiles at once.
         precision: Arithmetic that `function` computes in. In half precision, a batch with a non-finite
             result is done again in float32.
         out: Array that takes the result, (C', H, W), float32 on the CPU; may be `image` itself, which saves
@@ -159,8 +170,9 @@ def apply_tiled(
     """
     device = torch.device(device)
     height, width = image.shape[-2:]
+    overlap, needs, batch = tiles.overlap, tiles.needs, tiles.batch
     whole = _ceil(max(height, width), needs.grid)
-    tile = min(tile, whole) or whole
+    tile = min(tiles.side, whole) or whole
     evaluate = _Evaluation(function, device, precision, notify)
     retreated = False
     start = 0  # first row that is not finished

@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 
 from deepgsr_cli.compute.device import free_memory, select_device
-from deepgsr_cli.compute.tiling import apply_tiled, choose_tile, default_overlap
+from deepgsr_cli.compute.tiling import Tiles, apply_tiled, choose_tile, default_overlap
 from deepgsr_cli.errors import OptionError, ShapeError, UsageError
 from deepgsr_cli.pictures.arrays import NumpyPicture, as_array, is_clipped, to_pixels, white_of, with_pixels
 from deepgsr_cli.pictures.noise import estimate_sigma, picture_sigma
@@ -257,11 +257,13 @@ class Restorer:
         restored = apply_tiled(
             restore,
             image,
-            tile=chosen[0] if options.tile is None else options.tile,
-            overlap=default_overlap(needs) if options.overlap is None else options.overlap,
-            batch=(chosen[1] if options.tile is None else 1) if options.batch is None else options.batch,
+            Tiles(
+                chosen[0] if options.tile is None else options.tile,
+                default_overlap(needs) if options.overlap is None else options.overlap,
+                needs,
+                (chosen[1] if options.tile is None else 1) if options.batch is None else options.batch,
+            ),
             device=device,
-            needs=needs,
             precision=options.precision,
             out=image if in_place else None,
             progress=progress,

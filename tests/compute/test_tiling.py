@@ -9,7 +9,14 @@ import pytest
 import torch
 import torch.nn.functional as F
 
-from deepgsr_cli.compute.tiling import TileNeeds, apply_tiled, blend_spans, choose_tile, default_overlap
+from deepgsr_cli.compute.tiling import (
+    TileNeeds,
+    Tiles,
+    apply_tiled,
+    blend_spans,
+    choose_tile,
+    default_overlap,
+)
 from deepgsr_cli.errors import OptionError, UserError
 
 SIZES = [(37, 53), (300, 211), (1, 97), (97, 1), (64, 64)]
@@ -28,8 +35,8 @@ def random_image(*shape, seed=0):
     return torch.rand(*shape, generator=torch.Generator().manual_seed(seed))
 
 
-def tiled(function, image, tile=40, overlap=16, needs=NEEDS, **options):
-    return apply_tiled(function, image, tile=tile, overlap=overlap, device="cpu", needs=needs, **options)
+def tiled(function, image, tile=40, overlap=16, needs=NEEDS, batch=1, **options):
+    return apply_tiled(function, image, Tiles(tile, overlap, needs, batch), device="cpu", **options)
 
 
 def identity(x):

@@ -766,7 +766,6 @@ def test_a_slice_without_source_is_a_ct_image_of_nobody(tmp_path):
             derivation="ct-recon --views 60",
             number=j + 1,
             z_mm=3.0 * j,
-            thickness_mm=3.0,
         )
     (series,) = find_series(tmp_path).series
     assert [slice.path.name for slice in series.slices] == ["0.dcm", "1.dcm"]

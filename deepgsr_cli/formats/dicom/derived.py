@@ -167,7 +167,6 @@ def write_new(
     derivation: str,
     number: int = 1,
     z_mm: float = 0.0,
-    thickness_mm: float | None = None,
 ) -> None:
     """Write a slice that no DICOM file is the source of: an anonymous CT image, signed 16 bits, 1 HU a step.
 
@@ -184,7 +183,6 @@ def write_new(
             the result.
         number: InstanceNumber, from 1.
         z_mm: Position of the slice; the image is centred on the z axis.
-        thickness_mm: Slice thickness, left empty if it is not known.
 
     Raises:
         OutputError: `path` cannot be written.
@@ -210,7 +208,7 @@ def write_new(
     rows_mm, columns_mm = ((size - 1) * mm for size, mm in zip(hu.shape, pixel_mm))
     header.ImagePositionPatient = [decimal_text(mm) for mm in (-columns_mm / 2, -rows_mm / 2, z_mm)]
     header.ImageOrientationPatient = [1, 0, 0, 0, 1, 0]
-    header.SliceThickness = None if thickness_mm is None else decimal_text(thickness_mm)
+    header.SliceThickness = None  # not known
     header.WindowCenter, header.WindowWidth = 40, 400
     _save(header, _quantised(hu, 1.0, 0.0, 16, signed=True), 16, path)
 
