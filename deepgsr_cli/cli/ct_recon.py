@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 import math
 from collections.abc import Callable
 from dataclasses import dataclass, replace
@@ -24,6 +23,7 @@ from deepgsr_cli.cli.options import (
 )
 from deepgsr_cli.ct import NOTICE
 from deepgsr_cli.errors import UsageError
+from deepgsr_cli.files import sha256
 
 if TYPE_CHECKING:
     from deepgsr_cli.ct.jobs import ScanPlan
@@ -196,9 +196,9 @@ def _open(options: CtRecon, plan: ScanPlan) -> Reconstruction:
     from deepgsr_cli.ct.methods import load_network
     from deepgsr_cli.ct.reconstruction import Reconstruction
 
-    network = sha256 = None
+    network = geometry_sha256 = None
     if plan.geometry is not None and options.geometry is not None:
-        sha256 = hashlib.sha256(options.geometry.read_bytes()).hexdigest()
+        geometry_sha256 = sha256(options.geometry)
     if options.method == "deepgsr":
         network = load_network(options.weights, options.device, offline=options.offline)
     return Reconstruction(
@@ -206,7 +206,7 @@ def _open(options: CtRecon, plan: ScanPlan) -> Reconstruction:
         options.scan(plan),
         select_device(options.device),
         network,
-        sha256,
+        geometry_sha256,
         parse_window(options.window),
     )
 

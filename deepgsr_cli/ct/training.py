@@ -12,6 +12,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
+from deepgsr_cli.compute.precision import autocast
 from deepgsr_cli.ct.cutouts import CutOuts
 from deepgsr_cli.ct.figures import PEAK_ATTENUATION
 from deepgsr_cli.ct.network import (
@@ -29,7 +30,7 @@ from deepgsr_cli.tomography.attenuation import hu_to_attenuation
 from deepgsr_cli.tomography.geometry import Geometry, sparse_view
 from deepgsr_cli.tomography.radon import Radon
 from deepgsr_cli.training.losses import LOSSES, STAGES_WEIGHT
-from deepgsr_cli.training.task import Draw, autocast, check_held_out, preset_of
+from deepgsr_cli.training.task import Draw, check_held_out, preset_of
 
 if TYPE_CHECKING:
     from deepgsr_cli.training.config import TrainConfig
@@ -229,7 +230,7 @@ class CTRecon:
         """Error of the result and, with a smaller weight, of every stage, where water is about 1; more
         attenuation than the window holds counts as its end."""
         assert isinstance(model, Unrolled)
-        with autocast(self.config, self.device):
+        with autocast(self.device, self.config.precision):
             *stages, result = model.iterates(sample.operator, sample.sinogram, sample.condition)
         measure = LOSSES[self.config.loss]
 

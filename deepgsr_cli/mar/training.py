@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING
 import torch
 from torch import Tensor, nn
 
+from deepgsr_cli.compute.precision import autocast
 from deepgsr_cli.ct.figures import PEAK_ATTENUATION
 from deepgsr_cli.ct.network import ATTENUATION_SCALE_MM
 from deepgsr_cli.ct.slices import read_hu, reduced
@@ -21,7 +22,7 @@ from deepgsr_cli.mar.masks import read_shapes
 from deepgsr_cli.mar.network import METAL_PRESETS, MetalReduction
 from deepgsr_cli.tomography.attenuation import hu_to_attenuation
 from deepgsr_cli.training.losses import LOSSES, STAGES_WEIGHT
-from deepgsr_cli.training.task import Draw, autocast, preset_of
+from deepgsr_cli.training.task import Draw, preset_of
 
 if TYPE_CHECKING:
     from deepgsr_cli.training.config import TrainConfig
@@ -98,7 +99,7 @@ class MAR:
         normalised metal artifact reduction, which has a loss of 1."""
         assert isinstance(model, MetalReduction)
         case, weight = sample.case, sample.weight
-        with autocast(self.config, self.device):
+        with autocast(self.device, self.config.precision):
             *passes, result = model.iterates(case.operator, case.sinogram, case.start, unrolled=False)
         loss = (self._errors(result, case) * weight).mean()
         if not passes:

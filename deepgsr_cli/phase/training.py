@@ -10,6 +10,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
+from deepgsr_cli.compute.precision import autocast
 from deepgsr_cli.errors import InputError
 from deepgsr_cli.evaluation.metrics import psnr, rounded8
 from deepgsr_cli.formats.image import read_channels
@@ -20,7 +21,7 @@ from deepgsr_cli.phase.noise import PhaseNoise, alpha_noise, snr_noise, snr_sigm
 from deepgsr_cli.pictures.dataset import Crops
 from deepgsr_cli.pictures.training import split_pictures, summary_of, training_pictures
 from deepgsr_cli.training.losses import LOSSES, STAGES_WEIGHT
-from deepgsr_cli.training.task import Draw, autocast, preset_of
+from deepgsr_cli.training.task import Draw, preset_of
 
 if TYPE_CHECKING:
     from deepgsr_cli.training.config import TrainConfig
@@ -131,7 +132,7 @@ class Phase:
     def loss(self, model: nn.Module, sample: PhaseSample) -> Tensor:
         """Error of the result and, with a smaller weight, of every stage."""
         assert isinstance(model, UnrolledPhase)
-        with autocast(self.config, self.device):
+        with autocast(self.device, self.config.precision):
             *stages, result = model.iterates(sample.operator, sample.magnitudes, sample.condition)
         measure_error = LOSSES[self.config.loss]
         loss = measure_error(result - sample.clean).mean()

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import dataclasses
-import hashlib
 from collections.abc import Mapping
 from dataclasses import dataclass
 from importlib import resources
@@ -14,9 +13,10 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
+from deepgsr_cli.compute.precision import autocast
 from deepgsr_cli.errors import OptionError, UsageError
 from deepgsr_cli.evaluation.metrics import psnr, rounded8
-from deepgsr_cli.files import fingerprint
+from deepgsr_cli.files import fingerprint, sha256
 from deepgsr_cli.formats.image import picture_paths, read_channels
 from deepgsr_cli.models import (
     GROUPSC_PRESETS,
@@ -32,7 +32,7 @@ from deepgsr_cli.pictures.dataset import Crops, pair_paths, read_pictures, small
 from deepgsr_cli.pictures.scenes import structures
 from deepgsr_cli.pictures.tasks import SIGMA, TASKS
 from deepgsr_cli.training.losses import LOSSES
-from deepgsr_cli.training.task import Draw, autocast, preset_of, split_evenly
+from deepgsr_cli.training.task import Draw, preset_of, split_evenly
 
 if TYPE_CHECKING:
     from deepgsr_cli.training.config import TrainConfig
@@ -139,7 +139,7 @@ class PictureTraining:
         return joined(samples, 1 if self.device.type == "cpu" else 16)
 
     def loss(self, model: nn.Module, sample: PictureSample) -> Tensor:
-        with autocast(self.config, self.device):
+        with autocast(self.device, self.config.precision):
             output = model(*sample.shown)
         return (LOSSES[self.config.loss](output.float() - sample.clean) * sample.weight).mean()
 
@@ -240,7 +240,7 @@ def _without_test_scenes(paths: list[Path]) -> list[Path]:
         UsageError: None are left.
     """
     scenes = rain_test_scenes()
-    kept = [path for path in paths if hashlib.sha256(path.read_bytes()).hexdigest() not in scenes]
+    kept = [path for path in paths if sha256(path) not in scenes]
     if not kept and paths:
         raise UsageError(f"{paths[0].parent}: all pictures are test scenes of rain; give others")
     return kept

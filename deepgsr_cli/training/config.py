@@ -6,9 +6,12 @@ import dataclasses
 import math
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from deepgsr_cli.errors import OptionError, UsageError
+
+if TYPE_CHECKING:
+    from deepgsr_cli.compute.precision import Precision
 
 
 @dataclass(frozen=True)
@@ -85,7 +88,7 @@ class TrainConfig:
     ema: float = 0.999
     clip: float = 1.0
     validate_every: int = 1000
-    precision: str = "fp32"
+    precision: Precision = "fp32"
     compile: bool = False
     device: str = "auto"
     seed: int = 0

@@ -104,8 +104,3 @@ def check_held_out(count: int, held_out: int) -> None:
             f"{count} pictures, of which {held_out} would be held out for validation; "
             "give more pictures, --validation FOLDER, or another --held-out"
         )
-
-
-def autocast(config: TrainConfig, device: torch.device) -> torch.autocast:
-    """Context in which a network computes with the run's precision."""
-    return torch.autocast(device.type, torch.bfloat16, enabled=config.precision == "bf16")
