@@ -73,7 +73,7 @@ def _filtered(x: Tensor, thresholds: Tensor, radius: int) -> tuple[Tensor, Tenso
         pairs = zip(maps, thresholds.tolist())
         sums = torch.stack([_compiled_engine(image, radius, threshold) for image, threshold in pairs])
     else:
-        # As many images at once as the distances of a row of displacements have room for.
+        # As many images at once as the differences of a row of displacements have room for.
         most = max(1, _MAX_DISTANCES // ((2 * radius + 1) * maps.shape[-2] * maps.shape[-1]))
         parts = zip(maps.split(most), thresholds.split(most))
         sums = torch.cat([_tensor_engine(images, radius, levels) for images, levels in parts])
@@ -155,24 +155,45 @@ def _haar_matrix() -> Array:
 
 def _matches(maps: Tensor, radius: int) -> Tensor:
     """Place of the upper left pixel of each group's members in the flattened map, (B, rows, columns, 16)."""
-    width = maps.shape[2]
+    width, side = maps.shape[2], 2 * radius + 1
     inner = maps[:, radius:-radius, radius:-radius]
-    offsets = torch.arange(2 * radius + 1, device=maps.device)
     rows, columns = ((size - PATCH) // STRIDE + 1 for size in inner.shape[1:])
-    best = maps.new_full((len(maps), rows, columns, MEMBERS), math.inf)
-    places = torch.zeros_like(best, dtype=torch.long)
-    for dy in range(2 * radius + 1):
-        moved = maps[:, dy : dy + inner.shape[1]].unfold(2, inner.shape[2], 1).transpose(1, 2)
-        differences = (inner[:, None] - moved).square()  # (B, offsets, h, w)
-        distances = F.avg_pool2d(differences, PATCH, STRIDE).permute(0, 2, 3, 1)
-        if dy == radius:
-            distances[..., radius] = -1  # the reference itself comes first
-        candidates = torch.cat((best, distances), dim=-1)
-        index = torch.cat((places, (dy * width + offsets).expand_as(distances)), dim=-1)
+    offsets = torch.arange(side, device=maps.device)
+    best = maps.new_empty(len(maps), rows, columns, 0)
+    places = best.long()
+    together = max(1, _MAX_DISTANCES // (side * best.shape[:3].numel()))
+    for first in range(0, side, together):
+        rows_down = range(first, min(first + together, side))
+        distances = torch.cat([_distances(inner, maps[:, dy:]) for dy in rows_down], dim=1)
+        if radius in rows_down:
+            distances[:, (radius - first) * side + radius] = -1  # the reference itself comes first
+        moves = (offsets[first : rows_down.stop, None] * width + offsets).flatten()
+        kept = best.shape[-1]
+        candidates = torch.cat((best, distances.permute(0, 2, 3, 1)), dim=-1)
         best, chosen = candidates.topk(MEMBERS, largest=False)
-        places = index.gather(-1, chosen)
+        found = moves[(chosen - kept).clamp(min=0)]
+        if kept:
+            found = torch.where(chosen < kept, places.gather(-1, chosen.clamp(max=kept - 1)), found)
+        places = found
     own = torch.arange(rows, device=maps.device)[:, None] * width + torch.arange(columns, device=maps.device)
     return places + STRIDE * own[..., None]
+
+
+def _distances(inner: Tensor, below: Tensor) -> Tensor:
+    """Mean squared differences of all references from the patches of one row of displacements.
+
+    Args:
+        inner: Maps without the margin of the search, (B, H, W).
+        below: Maps from the row's displacement on, (B, H + more, W + 2 * radius).
+
+    Returns:
+        (B, 2 * radius + 1, rows, columns).
+    """
+    height, width = inner.shape[1:]
+    moved = below[:, :height].unfold(2, width, 1).transpose(1, 2)
+    cells = F.avg_pool2d((inner[:, None] - moved).square_(), STRIDE)  # patches are 2 x 2 of them
+    halves = cells[..., :-1, :] + cells[..., 1:, :]
+    return halves[..., :-1] + halves[..., 1:]
 
 
 def _compiled_engine(maps: Tensor, radius: int, threshold: float) -> Tensor:
