@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import sys
 from collections.abc import Callable
 from dataclasses import dataclass, fields
@@ -281,7 +282,18 @@ def _say_if_in_colour(folders: list[Path]) -> None:
 
 
 def _command(task: str) -> Callable[[TrainOptions], None]:
-    return lambda options: _train(task, options)
+    def run(options: TrainOptions) -> None:
+        from deepgsr_cli.compute.processes import ProcessError
+
+        try:
+            _train(task, options)
+        except ProcessError as error:
+            say(str(error), style="red")
+            sys.stderr.flush()
+            # Threads that still wait for the other process may abort an interpreter that ends in order.
+            os._exit(error.exit_code)
+
+    return run
 
 
 for _name, _kind, _data in (
