@@ -109,10 +109,10 @@ class DeepGSRConfig:
 # `paper`: sized as the published network (its feed-forward has 5 convolutions, windows of 14 x 14 patches,
 # 100 matches). `small`: for a laptop's CPU. `collaborative`: small, with a filter that finds groups to the
 # pixel, where those in feature maps lie on a grid of 16 pixels and miss fine patterns. `base`: collaborative
-# with five times the convolutions, for training on a GPU, or on a CPU with bfloat16 units. `wide`: base
-# without the filter, for what is not white noise.
+# with five times the convolutions, for training on a GPU, or on a CPU with bfloat16 units. `wide`: between
+# them and without a filter, for what is not white noise.
 _WIDE = DeepGSRConfig(
-    widths=(64, 128, 192),
+    widths=(48, 96, 144),
     encoder=(3, 3, 2),
     decoder=(2, 3),
     encoder_groups=(0, 0, 0),
@@ -120,7 +120,7 @@ _WIDE = DeepGSRConfig(
 )
 PRESETS = {
     "small": DeepGSRConfig(),
-    "base": dataclasses.replace(_WIDE, search=16),
+    "base": dataclasses.replace(_WIDE, widths=(64, 128, 192), search=16),
     "wide": _WIDE,
     "collaborative": DeepGSRConfig(encoder_groups=(0, 0, 0), search=16),
     "paper": DeepGSRConfig(
