@@ -13,21 +13,32 @@ from tests.samples import weights_of
 pytestmark = [pytest.mark.gpu, pytest.mark.skipif(not torch.cuda.is_available(), reason="needs CUDA")]
 
 
+def _interrupt(config, step):
+    """Train up to a step, as somebody who then presses Ctrl-C."""
+
+    def stop(progress):
+        if progress.step >= step:
+            raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        train(config, report=stop)
+
+
 @pytest.mark.parametrize("optimizer", ["adamw", "muon"])
 def test_a_compiled_run_that_is_resumed_equals_a_plain_one(config, optimizer):
     plain = dataclasses.replace(config, device="cuda", optimizer=optimizer, steps=10)
     train(plain)
     compiled = dataclasses.replace(plain, compile=True, output=config.output / "compiled")
-    train(dataclasses.replace(compiled, steps=5))
+    _interrupt(compiled, 6)
     train(compiled, resume=True)
     for name, value in weights_of(compiled).items():
         torch.testing.assert_close(value, weights_of(plain)[name], rtol=1e-2, atol=1e-3)
 
 
 def test_a_run_begun_on_a_gpu_is_resumed_on_the_cpu(config):
-    begun = dataclasses.replace(config, device="cuda", compile=True, steps=6)
-    train(begun)
-    assert train(dataclasses.replace(begun, device="cpu", compile=False, steps=8), resume=True).step == 8
+    begun = dataclasses.replace(config, device="cuda", compile=True)
+    _interrupt(begun, 6)
+    assert train(dataclasses.replace(begun, device="cpu", compile=False), resume=True).step == 8
 
 
 @pytest.mark.parametrize("preset", ["small", "wide"])
