@@ -5,6 +5,7 @@ from __future__ import annotations
 import struct
 from collections.abc import Iterator
 from dataclasses import replace
+from io import BytesIO
 from typing import IO, TYPE_CHECKING
 
 import numpy as np
@@ -99,6 +100,23 @@ def _webp_chunks(data: memoryview) -> Iterator[tuple[bytes, memoryview]]:
         kind, length = struct.unpack_from("<4sI", data, at)
         yield kind, data[at + 8 : at + 8 + length]
         at += 8 + length + length % 2
+
+
+def jpeg_file(levels: np.ndarray, quality: int, *, subsampled: bool = True) -> BytesIO:
+    """Return a JPEG file as libjpeg makes it by default, to be read from its beginning.
+
+    Args:
+        levels: Picture, (H, W) or (H, W, 3), uint8.
+        quality: 1 to 100.
+        subsampled: Whether chroma has half the resolution, 4:2:0, or all of it.
+    """
+    from PIL import Image as Pillow
+
+    file = BytesIO()
+    subsampling = "4:2:0" if subsampled else "4:4:4"
+    Pillow.fromarray(levels).save(file, "JPEG", quality=quality, subsampling=subsampling)
+    file.seek(0)
+    return file
 
 
 def encode_pillow(stream: IO[bytes], samples: np.ndarray, metadata: Metadata, format: str) -> None:
