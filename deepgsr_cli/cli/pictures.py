@@ -110,7 +110,7 @@ COMMANDS: dict[str, tuple[type[PictureOptions], tuple[str, ...]]] = {
     "dejpeg": (
         Dejpeg,
         (
-            "deepgsr dejpeg examples/cat.jpg -o clean.png",
+            "deepgsr dejpeg examples/cat_saved.jpg -o clean.png",
             "deepgsr dejpeg photos -o restored --skip-existing --report restored.html",
         ),
     ),

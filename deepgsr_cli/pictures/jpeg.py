@@ -205,7 +205,7 @@ def _constants(device: torch.device) -> _Constants:
 
 def _percent(quality: Tensor) -> Tensor:
     """What libjpeg scales its tables by at a quality, in percent."""
-    return torch.where(quality < 50, 5000 / quality, 200 - 2 * quality)
+    return torch.where(quality < 50, 5000 / quality, 200 - 2 * quality).floor()
 
 
 def _scaled(tables: Tensor, percent: Tensor) -> tuple[Tensor, Tensor]:

@@ -148,6 +148,24 @@ class Restorer:
         restored = _each(array, white, restore)
         return torch.from_numpy(restored).to(picture) if isinstance(picture, Tensor) else restored
 
+    @overload
+    def decompress(
+        self,
+        picture: Tensor,
+        quality: float | None = None,
+        *,
+        strength: float = 1.0,
+        white: float | None = None,
+    ) -> Tensor: ...
+    @overload
+    def decompress(
+        self,
+        picture: NumpyPicture,
+        quality: float | None = None,
+        *,
+        strength: float = 1.0,
+        white: float | None = None,
+    ) -> np.ndarray: ...
     def decompress(
         self,
         picture: Tensor | NumpyPicture,
