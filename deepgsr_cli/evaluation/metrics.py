@@ -46,8 +46,8 @@ def psnr_b(estimate: Array, reference: Array, *, peak: float = 1.0) -> float:
             across = np.arange(len(differences)) % 8 == 7
             edges.append(differences[across].ravel() ** 2)
             others.append(differences[~across].ravel() ** 2)
-        edge, other = (np.concatenate(parts).mean() if len(parts[0]) else 0.0 for parts in (edges, others))
-        effect = max(0.0, edge - other) * np.log2(8) / np.log2(min(x.shape))
+        edge, other = (np.mean(all_) if (all_ := np.concatenate(p)).size else 0.0 for p in (edges, others))
+        effect = max(0.0, edge - other) * np.log2(8) / np.log2(max(8, min(x.shape)))
         error = np.mean((x - y) ** 2) + effect
         values.append(float("inf") if error == 0 else 10 * np.log10(peak**2 / error))
     return float(np.mean(values))
