@@ -21,6 +21,7 @@ if TYPE_CHECKING:
     from deepgsr_cli.pictures.api import derain as derain
     from deepgsr_cli.pictures.api import estimate_noise as estimate_noise
     from deepgsr_cli.pictures.api import restore as restore
+    from deepgsr_cli.pictures.demosaicking import demosaick as demosaick
     from deepgsr_cli.pictures.restorer import Restorer as Restorer
     from deepgsr_cli.pictures.restorer import RunOptions as RunOptions
     from deepgsr_cli.tomography.geometry import Geometry as Geometry
@@ -30,6 +31,7 @@ _HOMES = {
     "Geometry": "tomography.geometry",
     "Restorer": "pictures.restorer",
     "RunOptions": "pictures.restorer",
+    "demosaick": "pictures.demosaicking",
     "denoise": "pictures.api",
     "derain": "pictures.api",
     "estimate_noise": "pictures.api",
@@ -46,6 +48,7 @@ __all__ = [
     "Restorer",
     "RunOptions",
     "__version__",
+    "demosaick",
     "denoise",
     "derain",
     "estimate_noise",

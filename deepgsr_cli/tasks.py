@@ -27,6 +27,7 @@ _TRAINING = {
 _EVALUATIONS = {
     "denoise": "pictures.evaluation:Denoising",
     "derain": "pictures.evaluation:Deraining",
+    "demosaick": "pictures.mosaic_evaluation:MosaicEvaluation",
     "ct-recon": "ct.evaluation:SparseViewCT",
     "mar": "mar.evaluation:MetalArtifacts",
     "phase": "phase.evaluation:PhaseRetrieval",
