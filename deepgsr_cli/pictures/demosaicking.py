@@ -131,7 +131,7 @@ class Demosaicker:
         if self.method in INTERPOLATIONS:
             if sigma != 0:
                 raise OptionError(
-                    "sigma", float(sigma), f"{self.method} removes no noise; give 0, or deepgsr"
+                    "sigma", float(sigma), f"{self.method} removes no noise; give 0, or --method deepgsr"
                 )
             return INTERPOLATIONS[self.method], _INTERPOLATION_NEEDS, 4.0 * _INTERPOLATION_MAPS
         loaded = self.restorer.load(3)
