@@ -28,6 +28,7 @@ _EVALUATIONS = {
     "denoise": "pictures.evaluation:Denoising",
     "derain": "pictures.evaluation:Deraining",
     "dejpeg": "pictures.evaluation:Dejpeg",
+    "demosaick": "pictures.mosaic_evaluation:MosaicEvaluation",
     "ct-recon": "ct.evaluation:SparseViewCT",
     "mar": "mar.evaluation:MetalArtifacts",
     "phase": "phase.evaluation:PhaseRetrieval",

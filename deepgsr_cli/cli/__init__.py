@@ -8,7 +8,7 @@ from typing import Annotated, Any
 
 import typer
 
-from deepgsr_cli.cli import ct_recon, evaluate, mar, phase, pictures, train, weights
+from deepgsr_cli.cli import ct_recon, demosaick, evaluate, mar, phase, pictures, train, weights
 from deepgsr_cli.cli import doctor as doctor_module
 from deepgsr_cli.cli.output import say
 from deepgsr_cli.errors import OptionError, UserError
@@ -52,6 +52,7 @@ app.add_typer(train.app, name="train")
 app.add_typer(evaluate.app, name="eval")
 app.add_typer(weights.app, name="weights")
 pictures.register(app)
+demosaick.register(app)
 ct_recon.register(app)
 mar.register(app)
 phase.register(app)

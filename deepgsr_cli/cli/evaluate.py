@@ -48,6 +48,10 @@ Pairs = Annotated[Path, typer.Option(help="Folder of pairs, in rain/ and clean/ 
 Masks = Annotated[Path, typer.Option(help="Folder of metal shapes: PNG, not zero is metal.")]
 Denoisers = Annotated[list[str] | None, _several("--method", "deepgsr, restore, bm3d, nlm or tv", "deepgsr")]
 Derainers = Annotated[list[str] | None, _several("--method", "deepgsr or restore", "deepgsr")]
+Demosaickers = Annotated[
+    list[str] | None,
+    _several("--method", "deepgsr, bilinear, malvar, or denoise after deepgsr", "all but denoise"),
+]
 Reconstructions = Annotated[
     list[str] | None, _several("--method", "deepgsr, fbp, sirt, cgls or tv", "deepgsr")
 ]
@@ -56,6 +60,9 @@ Retrievals = Annotated[
     list[str] | None, _several("--method", "red, red-tv, red-bm3d, unrolled, er, hio or raar", "red")
 ]
 Sigmas = Annotated[list[float], _several("--sigma", "Noise level on the 0-255 scale")]
+MosaicSigmas = Annotated[
+    list[float] | None, _several("--sigma", "Noise level of the mosaics on the 0-255 scale", "0")
+]
 Views = Annotated[list[int] | None, _several("--views", "Views over a full turn", "60")]
 Photons = Annotated[list[float] | None, _several("--photons", "Photons a ray, inf for no noise", "inf")]
 Alphas = Annotated[list[float] | None, _several("--alpha", "Noise level, as of phase")]
@@ -165,6 +172,17 @@ class Dejpeg(_Pictures, _Files, _Network, _Precision, _Tiles, _Printing):
 
 
 @dataclass(frozen=True, kw_only=True)
+class Demosaick(_Pictures, _Files, _Network, _Precision, _Tiles, _Seed, _Printing):
+    """Make Bayer mosaics of clean pictures, with noise or without, demosaick them by each method, and print
+    PSNR and SSIM with the protocol.
+    """
+
+    data: Annotated[Path, typer.Option(help="Folder of clean pictures in colour.")]
+    sigmas: MosaicSigmas = None
+    method_names: Demosaickers = None
+
+
+@dataclass(frozen=True, kw_only=True)
 class CtRecon(_Slices, _Files, _Network, _Precision, _Seed, _Printing):
     """Simulate sparse scans of CT slices, reconstruct them by each method, and print the figures with the
     protocol.
@@ -210,12 +228,13 @@ class Phase(_Pictures, _Files, _Network, _Seed, _Printing):
     iterations: Iterations = None
 
 
-Options = Denoise | Derain | Dejpeg | CtRecon | Mar | Phase
+Options = Denoise | Derain | Dejpeg | CtRecon | Mar | Phase | Demosaick
 # Options of the command for each task of `tasks.evaluation_of`, and an example of them.
 COMMANDS: dict[str, tuple[type[Options], str]] = {
     "denoise": (Denoise, "--data BSD68 --sigma 15 --sigma 25 --sigma 50"),
     "derain": (Derain, "--data Rain100L --report rain.html"),
     "dejpeg": (Dejpeg, "--data Classic5 --quality 10 --quality 20 --quality 30 --quality 40"),
+    "demosaick": (Demosaick, "--data Kodak24 --sigma 0 --sigma 10"),
     "ct-recon": (CtRecon, "--data slices --views 60 --photons inf --photons 1e5 --method tv"),
     "mar": (Mar, "--data slices --masks metals --method li --method nmar"),
     "phase": (Phase, "--data photos --model cdp --alpha 27 --method red --method er"),

@@ -112,9 +112,9 @@ class Restoration:
         result = _result(image)
         restore = self._prepare(image, result)
         shown = [("Input", to_uint8(image.pixels))] if for_report else []
-        _compare(result, "_in", image, reference)
+        compare(result, "_in", image, reference)
         image.pixels = restore(progress)
-        _compare(result, "", image, reference)
+        compare(result, "", image, reference)
         if job.target is None:
             write_image(sys.stdout.buffer, image, format=options.format or self._streamed(image))
         else:
@@ -122,7 +122,7 @@ class Restoration:
             write_image(job.target, image, format=options.format)
         result.facts["seconds"] = time.perf_counter() - started
         if for_report:
-            _show(result, [*shown, ("Restored", to_uint8(image.pixels))], reference)
+            show(result, [*shown, ("Restored", to_uint8(image.pixels))], reference)
         return result
 
     def review(self, job: Job) -> Result:
@@ -135,12 +135,12 @@ class Restoration:
         image = self._read(job.source)
         reference = self._reference(job, image)
         result = _result(image)
-        _compare(result, "_in", image, reference)
+        compare(result, "_in", image, reference)
         shown = [("Input", to_uint8(image.pixels))]
         assert job.target is not None
         image.pixels = self._like(job.target, image)
-        _compare(result, "", image, reference)
-        _show(result, [*shown, ("Restored", to_uint8(image.pixels))], reference)
+        compare(result, "", image, reference)
+        show(result, [*shown, ("Restored", to_uint8(image.pixels))], reference)
         return result
 
     def _read(self, source: Path | None) -> Image:
@@ -263,7 +263,7 @@ def _result(image: Image) -> Result:
     return Result({"width": width, "height": height, "channels": channels, "depth": image.depth})
 
 
-def _show(result: Result, shown: list[tuple[str, np.ndarray]], reference: np.ndarray | None) -> None:
+def show(result: Result, shown: list[tuple[str, np.ndarray]], reference: np.ndarray | None) -> None:
     """Add pictures, and their common reference, for a report."""
     if reference is not None:
         shown = [*shown, ("Reference", to_uint8(reference))]
@@ -271,7 +271,7 @@ def _show(result: Result, shown: list[tuple[str, np.ndarray]], reference: np.nda
     result.images = [ReportImage(label, crop) for (label, _), crop in zip(shown, crops)]
 
 
-def _compare(result: Result, suffix: str, image: Image, reference: np.ndarray | None) -> None:
+def compare(result: Result, suffix: str, image: Image, reference: np.ndarray | None) -> None:
     """Add PSNR and SSIM of the pixels as a file of this depth holds them: clipped, and rounded at 8 bits."""
     if reference is None:
         return
