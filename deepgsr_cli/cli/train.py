@@ -122,8 +122,8 @@ class Noise:
 
 
 @dataclass(frozen=True, kw_only=True)
-class Denoise(Noise, Pictures):
-    __doc__ = TASKS["denoise"].summary
+class Networks(Pictures):
+    """Options of trainings on clean pictures alone, for gray or colour networks of any kind."""
 
     data: Annotated[list[Path], CLEAN_PICTURES]
     scenes: Scenes = TrainConfig.scenes
@@ -141,6 +141,16 @@ class Denoise(Noise, Pictures):
             " Of groupsc: small, paper. Of nsr: small, sparse, paper-denoise.",
         ),
     ] = TrainConfig.preset
+
+
+@dataclass(frozen=True, kw_only=True)
+class Denoise(Noise, Networks):
+    __doc__ = TASKS["denoise"].summary
+
+
+@dataclass(frozen=True, kw_only=True)
+class Dejpeg(Networks):
+    __doc__ = TASKS["dejpeg"].summary
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -229,7 +239,7 @@ def _train(task: str, options: TrainOptions) -> None:
     config = _config(task, options)
     first = Processes().rank == 0
     quiet = options.quiet or not first
-    if isinstance(options, Denoise) and options.channels is None and not quiet:
+    if isinstance(options, Networks) and options.channels is None and not quiet:
         _say_if_in_colour(options.data)
     with progress_bar(1, "train", quiet) as advance:
 
@@ -300,6 +310,7 @@ for _name, _kind, _data in (
     ("denoise", Denoise, "photos"),
     ("derain", Derain, "photos"),
     ("restore", Restore, "photos"),
+    ("dejpeg", Dejpeg, "photos"),
     ("ct-recon", CTRecon, "series"),
     ("mar", MAR, "series"),
     ("phase", Phase, "photos"),

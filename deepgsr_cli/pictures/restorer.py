@@ -15,6 +15,7 @@ from deepgsr_cli.compute.tiling import Tiles, apply_tiled, choose_tile, default_
 from deepgsr_cli.errors import OptionError, ShapeError, UsageError
 from deepgsr_cli.pictures.arrays import NumpyPicture, as_array, is_clipped, to_pixels, white_of, with_pixels
 from deepgsr_cli.pictures.noise import estimate_sigma, picture_sigma
+from deepgsr_cli.pictures.tasks import SIGMA, Shown
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -244,7 +245,7 @@ class Restorer:
         )
         condition = None
         if sigma is not None:
-            told = [sigma / 255, float(clipped)][: model.config.conditions]
+            told = SIGMA.told(sigma, Shown(clipped, channels))[: model.config.conditions]
             condition = torch.tensor([told], dtype=torch.float32, device=device)
 
         def restore(tiles: Tensor) -> Tensor:
