@@ -178,6 +178,29 @@ class Restore(Noise, Derain):
 
 
 @dataclass(frozen=True, kw_only=True)
+class Demosaick(Noise, Pictures):
+    __doc__ = TASKS["demosaick"].summary
+
+    data: Annotated[list[Path], CLEAN_PICTURES]
+    scenes: Scenes = TrainConfig.scenes
+    sigma_max: Annotated[
+        float,
+        option(panel=QUALITY, help="Highest noise level on the 0-255 scale; half of the mosaics have none."),
+    ] = 20.0
+    model: Annotated[str, option(panel=QUALITY, help="Kind of network: deepgsr, groupsc or nsr.")] = (
+        TrainConfig.model
+    )
+    preset: Annotated[
+        str,
+        option(
+            panel=QUALITY,
+            help="Shape of the network. Of deepgsr: small, wide, paper. Of groupsc: small, paper."
+            " Of nsr: small, sparse.",
+        ),
+    ] = TrainConfig.preset
+
+
+@dataclass(frozen=True, kw_only=True)
 class Slices(TrainOptions):
     """Options of trainings on CT slices."""
 
@@ -311,6 +334,7 @@ for _name, _kind, _data in (
     ("derain", Derain, "photos"),
     ("restore", Restore, "photos"),
     ("dejpeg", Dejpeg, "photos"),
+    ("demosaick", Demosaick, "photos"),
     ("ct-recon", CTRecon, "series"),
     ("mar", MAR, "series"),
     ("phase", Phase, "photos"),

@@ -19,7 +19,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from deepgsr_cli.compute.tiling import TileNeeds
-from deepgsr_cli.models.groupsc import interpolate_mosaic
+from deepgsr_cli.models.mosaics import bilinear
 from deepgsr_cli.models.patches import reflect_to
 
 
@@ -277,9 +277,9 @@ def bicubic_kernels(scale: int, channels: int) -> Tensor:
 
 def bilinear_kernels() -> Tensor:
     """Kernels, (12, 4, 5, 5), that lead from the four planes of a Bayer mosaic to three colours, shuffled, of
-    `interpolate_mosaic`: its answer, in the middle of 5 x 5 cells, to one pixel of the mosaic."""
+    `mosaics.bilinear`: its answer, in the middle of 5 x 5 cells, to one pixel of the mosaic."""
     impulses = F.pixel_shuffle(torch.eye(4 * 25).view(100, 4, 5, 5), 2)  # (100, 1, 10, 10)
-    answers = F.pixel_unshuffle(interpolate_mosaic(impulses), 2)[:, :, 2, 2]  # (100, 12)
+    answers = F.pixel_unshuffle(bilinear(impulses), 2)[:, :, 2, 2]  # (100, 12)
     return answers.mT.unflatten(1, (4, 5, 5)).contiguous()
 
 

@@ -120,6 +120,9 @@ class PictureTask:
         degrade_for_validation: The pictures to validate on, the same at each call.
         degrade_further: What comes over generated degradation and over that of pairs, if anything does.
         given: The degraded picture, in words.
+        mosaic: Whether the degraded picture is a Bayer mosaic, (B, 1, H, W).
+        as_pictures: Makes pictures of the size of the clean ones of degraded ones that are not, without a
+            network; `given` then names this. None where they are.
         scale: Sides of a restored picture over those of the degraded one.
         pairs: What the degraded pictures of pairs are called, as their sub-folder is; None without pairs.
         baselines: Names of methods to evaluate beside the network's: of `pictures.baselines`, or of a task.
@@ -134,6 +137,8 @@ class PictureTask:
     degrade_for_validation: DegradeForValidation
     degrade_further: DegradeFurther | None = None
     given: str = "the degraded input"
+    mosaic: bool = False
+    as_pictures: Callable[[Tensor], Tensor] | None = None
     scale: int = 1
     pairs: str | None = None
     baselines: tuple[str, ...] = ()
@@ -252,6 +257,40 @@ def _told_of_quality(quality: float, shown: Shown) -> list[float]:
 
 def _picture_quality(pixels: np.ndarray) -> float:
     raise NotImplementedError
+def _as_mosaics(clean: Tensor, how: Degradation, draw: Draw) -> tuple[Tensor, Tensor]:
+    from deepgsr_cli.pictures.mosaics import noisy_mosaics
+
+    return noisy_mosaics(clean, (how.sigma_min, how.sigma_max), draw.device, clipped=how.clipped)
+
+
+def _mosaic_for_validation(clean: np.ndarray, how: Degradation, number: int) -> list[tuple[Tensor, Tensor]]:
+    """The mosaic at the lowest level of noise, zero as a rule, and in the middle of the levels."""
+    import torch
+
+    from deepgsr_cli.models.mosaics import mosaic_of
+    from deepgsr_cli.pictures.noise import protocol_noise
+
+    found = []
+    for sigma in (how.sigma_min, (how.sigma_min + how.sigma_max) / 2):
+        mosaic = mosaic_of(torch.from_numpy(clean)[None])
+        mosaic += torch.from_numpy(protocol_noise((1, *clean.shape[1:]), sigma, how.seed))
+        found.append((mosaic, torch.tensor([[sigma / 255]])))
+    return found
+
+
+def _interpolated(mosaics: Tensor) -> Tensor:
+    from deepgsr_cli.models.mosaics import malvar
+
+    return malvar(mosaics)
+
+
+def _mosaic_sigma(mosaic: np.ndarray) -> float:
+    """Of the four pictures, each of one colour's pixels, that a mosaic, (1, H, W), consists of."""
+    import numpy as np
+
+    rows, columns = (side // 2 * 2 for side in mosaic.shape[1:])
+    planes = mosaic[0, :rows, :columns].reshape(rows // 2, 2, columns // 2, 2).transpose(1, 3, 0, 2)
+    return _picture_sigma(np.ascontiguousarray(planes.reshape(4, rows // 2, columns // 2)))
 
 
 SIGMA = Level(
@@ -321,3 +360,27 @@ DEJPEG = PictureTask(
 
 # By name.
 TASKS = {task.name: task for task in (DENOISE, DERAIN, RESTORE, DEJPEG)}
+SIGMA_OF_MOSAIC = Level(
+    option="sigma",
+    low=0,
+    high=255,
+    estimate=_mosaic_sigma,
+    told=lambda sigma, clipped: [sigma / 255],
+    ease=_ease_of_sigma,
+)
+
+DEMOSAICK = PictureTask(
+    name="demosaick",
+    summary="Train a network that demosaicks, with noise or without, on clean pictures.",
+    level=SIGMA_OF_MOSAIC,
+    channels=Channels.COLOUR,
+    degrade=_as_mosaics,
+    degrade_for_validation=_mosaic_for_validation,
+    given="the interpolation by Malvar, He and Cutler",
+    mosaic=True,
+    as_pictures=_interpolated,
+    baselines=("bilinear", "malvar"),
+)
+
+# By name.
+TASKS = {task.name: task for task in (DENOISE, DERAIN, RESTORE, DEMOSAICK)}

@@ -147,7 +147,9 @@ class PictureTraining:
         return _mean_psnr(model(*(x.to(self.device) for x in sample.shown)), sample.clean)
 
     def psnr_given(self, sample: PictureSample) -> float:
-        return _mean_psnr(sample.degraded, sample.clean)
+        as_pictures = self.task.as_pictures
+        pictures = sample.degraded if as_pictures is None else as_pictures(sample.degraded)
+        return _mean_psnr(pictures, sample.clean)
 
 
 # Shapes of the networks that pictures are restored with, by kind and name.
@@ -190,7 +192,12 @@ def _shape(config: TrainConfig) -> DeepGSRConfig | GroupSCConfig | NSRConfig:
             f" give {' or '.join(fitting)}",
         )
     shape = shape.without_groups() if config.without_groups else shape
-    return dataclasses.replace(shape, channels=config.channels, conditions=task.conditions)
+    try:
+        if task.mosaic:
+            shape = dataclasses.replace(shape, channels=3, mosaic=True)
+        return dataclasses.replace(shape, channels=config.channels, conditions=task.conditions)
+    except ValueError as error:
+        raise OptionError("preset", config.preset, f"{task.name} cannot use it: {error}") from error
 
 
 def joined(samples: list[PictureSample], most: int) -> list[PictureSample]:

@@ -6,7 +6,7 @@ import torch
 import torch.nn.functional as F
 
 from deepgsr_cli.models import NSR, NSR_PRESETS, PRIORS, NSRConfig
-from deepgsr_cli.models.groupsc import interpolate_mosaic
+from deepgsr_cli.models.mosaics import bilinear
 from deepgsr_cli.models.nsr import SparseConv2d, restore_in_patches
 from deepgsr_cli.weights.checkpoint import build
 
@@ -139,7 +139,7 @@ def test_before_training_it_is_an_interpolation():
         crop = (..., slice(4 * scale, -4 * scale), slice(4 * scale, -4 * scale))
         torch.testing.assert_close(y[crop], cubic[crop], rtol=0, atol=1e-5)
     mosaic = NSR(NSRConfig(mosaic=True, shuffle=2, width=8, blocks=1))(x[:, :1])
-    torch.testing.assert_close(mosaic[inside], interpolate_mosaic(x[:, :1])[inside], rtol=0, atol=1e-6)
+    torch.testing.assert_close(mosaic[inside], bilinear(x[:, :1])[inside], rtol=0, atol=1e-6)
     plain = NSR(NSRConfig(shuffle=2, width=8, blocks=1))(x)
     torch.testing.assert_close(plain, x, rtol=0, atol=1e-6)
 
