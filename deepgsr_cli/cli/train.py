@@ -143,6 +143,17 @@ class Denoise(Noise, Pictures):
 
 
 @dataclass(frozen=True, kw_only=True)
+class Photo(Pictures):
+    __doc__ = TASKS["photo"].summary
+
+    data: Annotated[list[Path], CLEAN_PICTURES]
+    scenes: Scenes = TrainConfig.scenes
+    preset: Annotated[str, option(panel=QUALITY, help="Shape of the network: small, wide or paper.")] = (
+        TrainConfig.preset
+    )
+
+
+@dataclass(frozen=True, kw_only=True)
 class Derain(Pictures):
     __doc__ = TASKS["derain"].summary
 
@@ -286,6 +297,7 @@ def _command(task: str) -> Callable[[TrainOptions], None]:
 
 for _name, _kind, _data in (
     ("denoise", Denoise, "photos"),
+    ("photo", Photo, "photos"),
     ("derain", Derain, "photos"),
     ("restore", Restore, "photos"),
     ("ct-recon", CTRecon, "series"),

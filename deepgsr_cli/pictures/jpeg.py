@@ -30,12 +30,13 @@ _CHROMA = [
 ]
 
 
-def jpeg(x: Tensor, quality: Tensor) -> Tensor:
-    """Pictures after JPEG compression with 4:2:0 chroma, as libjpeg does it up to the rounding of its DCT.
+def jpeg(x: Tensor, quality: Tensor, *, subsampled: Tensor | None = None) -> Tensor:
+    """Pictures after JPEG compression, as libjpeg does it up to the rounding of its DCT.
 
     Args:
         x: (B, C, H, W) with 1 or 3 channels, in [0, 1].
         quality: Quality on libjpeg's scale of 1 to 100, (B,).
+        subsampled: Whether chroma is kept at half size, 4:2:0, or else whole, 4:4:4, (B,); None for all.
 
     Source:
         ITU-T T.81, annex A and the tables of annex K; JFIF 1.02 for the colours; the quality scale is
@@ -50,8 +51,12 @@ def jpeg(x: Tensor, quality: Tensor) -> Tensor:
         to_ycc = torch.tensor(_TO_YCC, device=x.device)
         ycc = torch.einsum("dc,bchw->bdhw", to_ycc, samples)
         luma = _through_dct(ycc[:, :1].round() - 128, _LUMA, quality) + 128
-        chroma = _through_dct(F.avg_pool2d(ycc[:, 1:].round(), 2).round(), _CHROMA, quality)
+        whole = ycc[:, 1:].round()
+        chroma = _through_dct(F.avg_pool2d(whole, 2).round(), _CHROMA, quality)
         chroma = F.interpolate(chroma, scale_factor=2, mode="bilinear").round()
+        if subsampled is not None:
+            whole = _through_dct(whole, _CHROMA, quality)
+            chroma = torch.where(subsampled[:, None, None, None], chroma, whole)
         decoded = torch.einsum("dc,bchw->bdhw", to_ycc.inverse(), torch.cat((luma, chroma), 1))
     return decoded[..., :height, :width].round().clamp(0, 255) / 255
 
