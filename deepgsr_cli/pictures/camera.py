@@ -22,6 +22,7 @@ from __future__ import annotations
 
 import functools
 import math
+from dataclasses import dataclass
 from typing import NamedTuple
 
 import torch
@@ -33,8 +34,6 @@ from deepgsr_cli.pictures.noise import as_8_bits
 
 Range = tuple[float, float]
 
-# Shares of the pictures that stay clean, and that get white noise; the others get a camera's.
-CLEAN, WHITE = 0.1, 0.25
 # Shares of the clean pictures to train on that are soft, by Gaussians of so many pixels, and gray.
 SOFT, GRAY = 0.4, 0.15
 SOFT_PX: Range = (0.4, 1.2)
@@ -70,22 +69,19 @@ RGB_TO_XYZ = [
     [0.0193339, 0.1191920, 0.9503041],
 ]
 
-# Share of the cameras' pictures that are interpolated from a Bayer mosaic. Others stand for pictures made
-# smaller, and for sensors that see all colours at each place.
-MOSAIC = 0.8
-# Shares of all pictures that are smoothed, blurred, sharpened and compressed.
-SMOOTHED, BLURRED, SHARPENED, COMPRESSED = 0.25, 0.25, 0.35, 0.6
 # Variance of noise that smoothing takes there to be, a unit of the true one, log-uniform.
 SMOOTHING: Range = (0.3, 3)
 # Windows of the smoothing of luma and of chroma, sides in pixels: cameras smooth colours more.
 LUMA_SIDE, CHROMA_SIDE = 5, 9
 # Standard deviation of the Gaussian of a blur and of an unsharp mask, in pixels; share of the mask added.
-BLUR_PX: Range = (0.3, 1)
+BLUR_PX: Range = (0.35, 1)
 MASK_PX: Range = (0.6, 1.5)
 SHARPENING: Range = (0.2, 1.5)
 # Quality of JPEG, more often high than low; share of the compressed pictures with chroma at half size.
 QUALITY: Range = (50, 98)
 SUBSAMPLED = 0.6
+# Share whose blocks of 8 x 8 pixels begin anywhere, as where a compressed picture was cut.
+MOVED = 0.3
 
 # Green at a red or blue site, and the other colours: at a green site along its row or its column, and at the
 # site of the opposite colour. Weights of bilinear interpolation, and eighths of Malvar et al., figure 2.
@@ -103,6 +99,51 @@ _MALVAR = [
 ]
 # Luma and two colour differences of red, green and blue (JFIF).
 _TO_YCC = [[0.299, 0.587, 0.114], [-0.168736, -0.331264, 0.5], [0.5, -0.418688, -0.081312]]
+
+
+@dataclass(frozen=True)
+class Shares:
+    """How often what happens to pictures.
+
+    Attributes:
+        clean: Share of all that get no noise.
+        white: Share of all that get white noise; the others get a camera's.
+        mosaic: Share of the cameras' that are interpolated from a Bayer mosaic. Others stand for pictures
+            made smaller, and for sensors that see all colours at each place.
+        smoothed: Share of all whose noise is smoothed, as a camera does.
+        blurred: Share of all whose noise is blurred.
+        sharpened: Share of all whose noise is sharpened.
+        compressed: Share of all that JPEG compresses, the clean ones too.
+    """
+
+    clean: float = 0.1
+    white: float = 0.25
+    mosaic: float = 0.8
+    smoothed: float = 0.25
+    blurred: float = 0.25
+    sharpened: float = 0.35
+    compressed: float = 0.6
+
+
+FOR_DENOISING = Shares()
+# More clean pictures, and more noise that is white and untouched, so that these are found too.
+FOR_ESTIMATION = Shares(clean=0.3, white=0.4, smoothed=0.15, blurred=0.15, sharpened=0.15, compressed=0.35)
+
+
+class Photographs(NamedTuple):
+    """Pictures with noise, and what it is.
+
+    Attributes:
+        pictures: (B, 3, H, W) in [0, 1], of 8 bits.
+        sigma: Standard deviation of the noise by channel, before clipping, rounding and JPEG, (B, 3).
+        correlated: Whether it is another at each frequency, (B,).
+        dependent: Whether it grows with the light, (B,).
+    """
+
+    pictures: Tensor
+    sigma: Tensor
+    correlated: Tensor
+    dependent: Tensor
 
 
 class Camera(NamedTuple):
@@ -133,34 +174,46 @@ class Camera(NamedTuple):
     column: Tensor
 
 
-def photographed(clean: Tensor, generator: torch.Generator, *, clean_share: float = CLEAN) -> Tensor:
-    """Pictures with noise as photographs have it, of the shape of the clean ones, in [0, 1], of 8 bits.
+def photographed(clean: Tensor, generator: torch.Generator, shares: Shares = FOR_DENOISING) -> Photographs:
+    """Photographs of clean pictures, which are what there would be without noise.
 
     A picture whose channels are equal keeps them equal: it is the luma of a photograph.
 
     Args:
         clean: Pictures, (B, 3, H, W), in [0, 1], of at least 16 pixels a side.
         generator: Random generator, on the pictures' device.
-        clean_share: Share of the pictures that get no noise; they may still be compressed.
+        shares: How often what happens.
     """
     batch = len(clean)
     kind = torch.rand(batch, 1, 1, 1, device=clean.device, generator=generator)
-    camera = draw_camera(batch, generator)
+    there = kind >= shares.clean
+    white = kind < shares.clean + shares.white
+    camera = draw_camera(batch, generator, shares.mosaic)
     raw = raw_of(clean, camera)
     noise = torch.randn(raw.shape, device=clean.device, generator=generator)
     noisy_raw = (raw + (camera.shot * raw + camera.read).sqrt() * noise).clamp(max=1)
     sigma = _log_uniform(WHITE_SIGMA, batch, generator) / 255
-    white = kind < clean_share + WHITE
     given = torch.where(white, clean, developed(raw, camera))
-    noisy = torch.where(white, (clean + sigma * noise).clamp(0, 1), developed(noisy_raw, camera))
-    noise = _finished(noisy, given, generator)
+    noisy = torch.where(white, clean + sigma * noise, developed(noisy_raw, camera))
+
+    finish = _draw_finish(noisy, given, shares, generator)
+    after, before = _finished(noisy, finish), _finished(given, finish)
+    noise = torch.where(white, after - before, after.clamp(0, 1) - before.clamp(0, 1))
     gray = (clean.amax(1) == clean.amin(1)).all(-1).all(-1)[:, None, None, None]
-    noise = torch.where(gray, _luma(noise), noise)
-    photos = as_8_bits(torch.where(kind < clean_share, clean, clean + noise))
+    noise = there * torch.where(gray, _luma(noise), noise)
+    photos = as_8_bits(clean + noise)
     quality = QUALITY[0] + (QUALITY[1] - QUALITY[0]) * _uniform((0, 1), batch, generator).sqrt().flatten()
     subsampled = _happens(SUBSAMPLED, batch, generator).flatten()
-    compressed = jpeg(photos, quality.round(), subsampled=subsampled)
-    return torch.where(_happens(COMPRESSED, batch, generator), compressed, photos)
+    compressed = _happens(shares.compressed, batch, generator)
+    moved = _happens(MOVED, batch, generator)[..., 0] * torch.randint(
+        8, (batch, 2, 1), device=clean.device, generator=generator
+    )
+    after = jpeg(_rolled(photos, moved), quality.round(), subsampled=subsampled)
+    photos = torch.where(compressed, _rolled(after, -moved), photos)
+    correlated = (~white & camera.mosaic) | finish.any() | compressed
+    return Photographs(
+        photos, noise.square().mean((2, 3)).sqrt(), (there & correlated).flatten(), (there & ~white).flatten()
+    )
 
 
 def varied(clean: Tensor, generator: torch.Generator) -> Tensor:
@@ -180,8 +233,8 @@ def level_of(degraded: Tensor, clean: Tensor) -> Tensor:
     return (degraded - clean).square().mean((1, 2, 3))[:, None].sqrt()
 
 
-def draw_camera(batch: int, generator: torch.Generator) -> Camera:
-    """Cameras of a batch of pictures."""
+def draw_camera(batch: int, generator: torch.Generator, mosaic: float = FOR_DENOISING.mosaic) -> Camera:
+    """Cameras of a batch of pictures, a share of them with a mosaic."""
     device = generator.device
     shares = -torch.rand(batch, len(XYZ_TO_CAMERA), 1, 1, device=device, generator=generator).log()
     constants = _constants(device)
@@ -199,7 +252,7 @@ def draw_camera(batch: int, generator: torch.Generator) -> Camera:
         _uniform(CONTRAST, batch, generator),
         shot,
         read,
-        _happens(MOSAIC, batch, generator),
+        _happens(mosaic, batch, generator),
         _uniform((0, 1), batch, generator),
         _happens(0.5, batch, generator).long(),
         _happens(0.5, batch, generator).long(),
@@ -254,22 +307,39 @@ def _demosaicked(raw: Tensor, camera: Camera) -> Tensor:
     )
 
 
-def _finished(noisy: Tensor, given: Tensor, generator: torch.Generator) -> Tensor:
-    """What remains of the noise, (B, 3, H, W), after both pictures are smoothed, blurred and sharpened."""
+class _Finish(NamedTuple):
+    """What is done to pictures at last, (B, 1, 1, 1) each: whether, and how much."""
+
+    smoothed: Tensor
+    blurred: Tensor
+    sharpened: Tensor
+    variance: Tensor
+    blur_px: Tensor
+    mask_px: Tensor
+    sharpening: Tensor
+
+    def any(self) -> Tensor:
+        return self.smoothed | self.blurred | self.sharpened
+
+
+def _draw_finish(noisy: Tensor, given: Tensor, shares: Shares, generator: torch.Generator) -> _Finish:
     batch = len(noisy)
-    variance = (noisy - given).square().mean((1, 2, 3), keepdim=True) * _log_uniform(
-        SMOOTHING, batch, generator
+    variance = (noisy - given).square().mean((1, 2, 3), keepdim=True)
+    return _Finish(
+        _happens(shares.smoothed, batch, generator),
+        _happens(shares.blurred, batch, generator),
+        _happens(shares.sharpened, batch, generator),
+        variance * _log_uniform(SMOOTHING, batch, generator),
+        _uniform(BLUR_PX, batch, generator),
+        _uniform(MASK_PX, batch, generator),
+        _uniform(SHARPENING, batch, generator),
     )
-    smoothed, blurred, sharpened = (_happens(p, batch, generator) for p in (SMOOTHED, BLURRED, SHARPENED))
-    blur, mask = (_uniform(bounds, batch, generator) for bounds in (BLUR_PX, MASK_PX))
-    sharpening = _uniform(SHARPENING, batch, generator) * sharpened
 
-    def finish(x: Tensor) -> Tensor:
-        x = torch.where(smoothed, _smoothed(x, variance), x)
-        x = torch.where(blurred, _blurred(x, blur), x)
-        return (x + sharpening * (x - _blurred(x, mask))).clamp(0, 1)
 
-    return finish(noisy) - finish(given)
+def _finished(x: Tensor, how: _Finish) -> Tensor:
+    x = torch.where(how.smoothed, _smoothed(x, how.variance), x)
+    x = torch.where(how.blurred, _blurred(x, how.blur_px), x)
+    return torch.where(how.sharpened, x + how.sharpening * (x - _blurred(x, how.mask_px)), x)
 
 
 def _smoothed(x: Tensor, variance: Tensor) -> Tensor:
@@ -303,6 +373,15 @@ def _blurred(x: Tensor, sigma: Tensor) -> Tensor:
     x = F.pad(x, (4, 4, 4, 4), mode="reflect").flatten(0, 1)[None]
     x = F.conv2d(F.conv2d(x, kernel, groups=len(kernel)), kernel.mT, groups=len(kernel))
     return x[0].unflatten(0, (batch, channels))
+
+
+def _rolled(x: Tensor, pixels: Tensor) -> Tensor:
+    """Pictures, (B, C, H, W), moved up and to the left by so many pixels, (B, 2, 1), around their edges."""
+    height, width = x.shape[-2:]
+    rows = (torch.arange(height, device=x.device) + pixels[:, 0]) % height
+    columns = (torch.arange(width, device=x.device) + pixels[:, 1]) % width
+    places = (rows[:, :, None] * width + columns[:, None]).flatten(1)[:, None]  # (B, 1, H * W)
+    return x.flatten(2).gather(2, places.expand(-1, x.shape[1], -1)).unflatten(2, (height, width))
 
 
 class _Constants(NamedTuple):

@@ -7,7 +7,7 @@ before they are needed: the command line reads names and summaries.
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from enum import Enum
 from typing import TYPE_CHECKING, Protocol
 
@@ -200,7 +200,7 @@ def _photographed(clean: Tensor, how: Degradation, draw: Draw) -> tuple[Tensor, 
 
     from deepgsr_cli.pictures.camera import level_of, photographed
 
-    photos = photographed(clean, draw.device)
+    photos = photographed(clean, draw.device).pictures
     known = torch.rand(len(clean), 1, device=clean.device, generator=draw.device) < _TOLD
     error = _TOLD_ERROR * torch.randn(len(clean), 1, device=clean.device, generator=draw.device)
     level = level_of(photos, clean)
@@ -215,11 +215,11 @@ def _photographed_for_validation(
     """Two noisy photographs of the picture: one of unknown level, and one whose level is told."""
     import torch
 
-    from deepgsr_cli.pictures.camera import level_of, photographed
+    from deepgsr_cli.pictures.camera import FOR_DENOISING, level_of, photographed
 
     generator = torch.Generator().manual_seed(how.seed + number)
     pictures = torch.from_numpy(clean).expand(2, -1, -1, -1)
-    photos = photographed(pictures, generator, clean_share=0)
+    photos = photographed(pictures, generator, replace(FOR_DENOISING, clean=0)).pictures
     level = level_of(photos, pictures)[1:]
     return [(photos[:1], torch.tensor([UNKNOWN])), (photos[1:], torch.cat((level, torch.ones(1, 1)), dim=1))]
 

@@ -1,5 +1,7 @@
 from __future__ import annotations
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 import torch
@@ -8,6 +10,7 @@ from torch import Tensor
 from deepgsr_cli.pictures import camera
 from deepgsr_cli.pictures.camera import (
     Camera,
+    Shares,
     developed,
     draw_camera,
     level_of,
@@ -15,6 +18,7 @@ from deepgsr_cli.pictures.camera import (
     raw_of,
     varied,
 )
+from deepgsr_cli.pictures.jpeg import jpeg
 from deepgsr_cli.pictures.tasks import TASKS, UNKNOWN
 from deepgsr_cli.training.config import TrainConfig
 from deepgsr_cli.training.task import Draw
@@ -37,11 +41,13 @@ def plain(cameras: Camera, *, mosaic: bool, sharpness: float = 0.0) -> Camera:
     return cameras._replace(mosaic=ones > 1 - mosaic, sharpness=sharpness * ones)
 
 
-def only(monkeypatch: pytest.MonkeyPatch, **constants: object) -> None:
-    """Leave the noise as the sensor makes it, but for these constants."""
-    alone = {"WHITE": 0, "MOSAIC": 0, "SMOOTHED": 0, "BLURRED": 0, "SHARPENED": 0, "COMPRESSED": 0}
-    for name, value in {**alone, **constants}.items():
-        monkeypatch.setattr(camera, name, value)
+# Noise as the sensor makes it.
+SENSOR = Shares(clean=0, white=0, mosaic=0, smoothed=0, blurred=0, sharpened=0, compressed=0)
+NOISY = Shares(clean=0)
+
+
+def of_level(monkeypatch: pytest.MonkeyPatch, shot: float) -> None:
+    monkeypatch.setattr(camera, "SHOT", (shot, shot))
 
 
 def test_a_picture_comes_back_from_raw_samples() -> None:
@@ -70,13 +76,14 @@ def test_a_sample_that_was_seen_is_kept() -> None:
 
 
 def test_variance_of_a_sensors_noise_grows_with_the_light(monkeypatch: pytest.MonkeyPatch) -> None:
-    only(monkeypatch, SHOT=(0.001, 0.001), CONTRAST=(0.1, 0.1))
+    of_level(monkeypatch, 0.001)
+    monkeypatch.setattr(camera, "CONTRAST", (0.1, 0.1))
     gray = torch.tensor([0.1, 0.3, 0.6])[:, None, None, None].expand(-1, 3, 128, 128).contiguous()
-    cameras = draw_camera(3, seeded())
-    monkeypatch.setattr(camera, "draw_camera", lambda batch, generator: cameras)
+    cameras = draw_camera(3, seeded(), mosaic=0)
+    monkeypatch.setattr(camera, "draw_camera", lambda *arguments: cameras)
     colour = gray.clone()
     colour[:, :, 0, 0] = torch.tensor([0.1, 0.2, 0.3])  # no gray pictures, whose noise is luma
-    noise = photographed(colour, seeded(1), clean_share=0) - colour
+    noise = photographed(colour, seeded(1), SENSOR).pictures - colour
     # What a curve makes of a small step is its slope times the step.
     raw = raw_of(gray, cameras)[..., :1, :1]
     std = (cameras.shot * raw + cameras.read).sqrt()
@@ -95,10 +102,11 @@ def test_variance_of_a_sensors_noise_grows_with_the_light(monkeypatch: pytest.Mo
 
 
 def test_a_mosaic_makes_noise_of_neighbours_alike(monkeypatch: pytest.MonkeyPatch) -> None:
+    of_level(monkeypatch, 0.001)
+
     def correlation(mosaic: int) -> float:
-        only(monkeypatch, MOSAIC=mosaic, SHOT=(0.001, 0.001))
         clean = scenes(4, 64, 64)
-        noise = photographed(clean, seeded(), clean_share=0) - clean
+        noise = photographed(clean, seeded(), replace(SENSOR, mosaic=mosaic)).pictures - clean
         noise = noise - noise.mean((2, 3), keepdim=True)
         return float((noise[..., 1:] * noise[..., :-1]).mean() / noise.square().mean())
 
@@ -109,15 +117,15 @@ def test_a_mosaic_makes_noise_of_neighbours_alike(monkeypatch: pytest.MonkeyPatc
 def test_smoothing_and_blur_weaken_noise_and_sharpening_strengthens_it(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
+    of_level(monkeypatch, 0.001)
     clean = scenes(4, 64, 64)
 
-    def level(**constants: object) -> float:
-        only(monkeypatch, SHOT=(0.001, 0.001), **constants)
-        return float(level_of(photographed(clean, seeded(), clean_share=0), clean).mean())
+    def level(**shares: float) -> float:
+        return float(photographed(clean, seeded(), replace(SENSOR, **shares)).sigma.mean())
 
-    assert level(SMOOTHED=1) < 0.8 * level()
-    assert level(BLURRED=1) < 0.9 * level()
-    assert level(SHARPENED=1) > 1.2 * level()
+    assert level(smoothed=1) < 0.8 * level()
+    assert level(blurred=1) < 0.9 * level()
+    assert level(sharpened=1) > 1.2 * level()
 
 
 def test_a_smooth_picture_passes_the_smoothing() -> None:
@@ -126,29 +134,76 @@ def test_a_smooth_picture_passes_the_smoothing() -> None:
     torch.testing.assert_close(same, clean, atol=2e-2, rtol=0)
 
 
-def test_white_noise_has_its_level(monkeypatch: pytest.MonkeyPatch) -> None:
-    only(monkeypatch, WHITE=1, WHITE_SIGMA=(10, 10))
-    clean = scenes(4, 128, 128)
-    level = level_of(photographed(clean, seeded(), clean_share=0), clean)
-    torch.testing.assert_close(level, torch.full((4, 1), 10 / 255), rtol=0.02, atol=0)
+def test_white_noise_has_its_level_even_where_it_is_clipped(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(camera, "WHITE_SIGMA", (10, 10))
+    clean = torch.cat((scenes(2, 128, 128), torch.zeros(1, 3, 128, 128)))
+    clean[2, 0, 0, 0] = 1  # of colour
+    found = photographed(clean, seeded(), replace(SENSOR, white=1))
+    torch.testing.assert_close(found.sigma, torch.full((3, 3), 10 / 255), rtol=0.02, atol=0)
+    levels = level_of(found.pictures, clean)[:, 0] * 255
+    torch.testing.assert_close(levels, torch.tensor([10, 10, 10 / 2**0.5]), rtol=0.03, atol=0)
 
 
-def test_clean_pictures_come_back(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(camera, "COMPRESSED", 0)
+@pytest.mark.parametrize(
+    ("shares", "correlated", "dependent"),
+    [
+        ({"white": 1}, False, False),
+        ({"white": 1, "mosaic": 1}, False, False),
+        ({}, False, True),
+        ({"mosaic": 1}, True, True),
+        ({"white": 1, "blurred": 1}, True, False),
+        ({"white": 1, "compressed": 1}, True, False),
+        ({"clean": 1, "compressed": 1, "mosaic": 1}, False, False),
+    ],
+)
+def test_noise_is_told_as_it_was_made(shares: dict[str, float], correlated: bool, dependent: bool) -> None:
+    found = photographed(scenes(2), seeded(), replace(SENSOR, **shares))
+    assert found.correlated.tolist() == [correlated] * 2
+    assert found.dependent.tolist() == [dependent] * 2
+
+
+def test_blocks_of_jpeg_begin_anywhere(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(camera, "QUALITY", (50, 50))
+    clean = torch.randint(0, 256, (9, 3, 40, 40), generator=seeded(1)) / 255
+    only_jpeg = replace(SENSOR, clean=1, compressed=1)
+
+    def starts(moved: float) -> set[bool]:
+        """Whether blocks begin at the pictures' corners."""
+        monkeypatch.setattr(camera, "MOVED", moved)
+        photos = photographed(clean, seeded(), only_jpeg).pictures
+        at_zero = jpeg(clean, torch.full((9,), 50.0), subsampled=torch.ones(9, dtype=torch.bool))
+        whole = jpeg(clean, torch.full((9,), 50.0), subsampled=torch.zeros(9, dtype=torch.bool))
+        same = (photos == at_zero).flatten(1).all(1) | (photos == whole).flatten(1).all(1)
+        return set(same.tolist())
+
+    assert starts(0) == {True}
+    assert False in starts(1)
+
+
+def test_rolling_there_and_back_changes_nothing() -> None:
+    x = torch.rand(3, 3, 11, 13, generator=seeded())
+    pixels = torch.tensor([[0, 0], [3, 5], [7, 1]])[..., None]
+    torch.testing.assert_close(camera._rolled(x, pixels)[1], x[1].roll((-3, -5), (-2, -1)))
+    assert torch.equal(camera._rolled(camera._rolled(x, pixels), -pixels), x)
+
+
+def test_clean_pictures_come_back() -> None:
     clean = scenes()
-    assert torch.equal(photographed(clean, seeded(), clean_share=1), clean)
+    found = photographed(clean, seeded(), replace(SENSOR, clean=1, sharpened=1, mosaic=1))
+    assert torch.equal(found.pictures, clean)
+    assert not found.sigma.any()
 
 
 def test_gray_pictures_stay_gray() -> None:
     gray = scenes(8)[:, :1].expand(-1, 3, -1, -1).contiguous()
-    photos = photographed(gray, seeded(), clean_share=0)
+    photos = photographed(gray, seeded(), NOISY).pictures
     assert torch.equal(photos, photos[:, :1].expand_as(photos))
     assert float(level_of(photos, gray).min()) > 0
 
 
 def test_photographs_are_8_bit_finite_and_a_function_of_the_seed() -> None:
     clean = torch.randint(0, 256, (9, 3, 37, 53), generator=seeded(1)) / 255
-    first, again, other = (photographed(clean, seeded(seed)) for seed in (3, 3, 4))
+    first, again, other = (photographed(clean, seeded(seed)).pictures for seed in (3, 3, 4))
     assert torch.equal(first, again)
     assert not torch.equal(first, other)
     assert first.shape == clean.shape
@@ -160,7 +215,7 @@ def test_photographs_are_8_bit_finite_and_a_function_of_the_seed() -> None:
 
 @pytest.mark.parametrize("value", [0.0, 1.0])
 def test_black_and_white_pictures_stay_finite(value: float) -> None:
-    photos = photographed(torch.full((8, 3, 16, 16), value), seeded())
+    photos = photographed(torch.full((8, 3, 16, 16), value), seeded()).pictures
     assert bool(photos.isfinite().all())
 
 
