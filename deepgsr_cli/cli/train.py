@@ -153,6 +153,16 @@ class Dejpeg(Networks):
     __doc__ = TASKS["dejpeg"].summary
 
 
+class Photo(Pictures):
+    __doc__ = TASKS["photo"].summary
+
+    data: Annotated[list[Path], CLEAN_PICTURES]
+    scenes: Scenes = TrainConfig.scenes
+    preset: Annotated[str, option(panel=QUALITY, help="Shape of the network: small, wide or paper.")] = (
+        TrainConfig.preset
+    )
+
+
 @dataclass(frozen=True, kw_only=True)
 class Derain(Pictures):
     __doc__ = TASKS["derain"].summary
@@ -331,6 +341,7 @@ def _command(task: str) -> Callable[[TrainOptions], None]:
 
 for _name, _kind, _data in (
     ("denoise", Denoise, "photos"),
+    ("photo", Photo, "photos"),
     ("derain", Derain, "photos"),
     ("restore", Restore, "photos"),
     ("dejpeg", Dejpeg, "photos"),

@@ -95,14 +95,18 @@ def told(steps: Steps, channels: int) -> Tensor:
 TOLD = 5
 
 
-def jpeg(x: Tensor, quality: Tensor) -> Tensor:
-    """Pictures after JPEG compression with 4:2:0 chroma; as `compressed`, with libjpeg's tables.
+def jpeg(x: Tensor, quality: Tensor, *, subsampled: Tensor | None = None) -> Tensor:
+    """Pictures after JPEG compression; as `compressed`, with libjpeg's tables.
 
     Args:
         x: (B, C, H, W) with 1 or 3 channels, in [0, 1].
         quality: Quality on libjpeg's scale of 1 to 100, (B,).
+        subsampled: Whether chroma is kept at half size, 4:2:0, or else whole, 4:4:4, (B,); None for all.
     """
-    return compressed(x, standard_steps(quality))
+    steps = standard_steps(quality)
+    if subsampled is not None:
+        steps = steps._replace(subsampled=subsampled.to(steps.luma))
+    return compressed(x, steps)
 
 
 def compressed(x: Tensor, steps: Steps, offset: Tensor | None = None) -> Tensor:

@@ -7,7 +7,7 @@ before they are needed: the command line reads names and summaries.
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from enum import Enum
 from typing import TYPE_CHECKING, NamedTuple, Protocol
 
@@ -39,6 +39,8 @@ class Degradation(Protocol):
     def seed(self) -> int: ...
 
 
+# Of clean pictures, (B, C, H, W): as clean ones, for training.
+Prepare = Callable[["Tensor", "Draw"], "Tensor"]
 # Of clean pictures, (B, C, H, W): degraded ones, and what a network is told of each, (B, conditions).
 Degrade = Callable[["Tensor", Degradation, "Draw"], "tuple[Tensor, Tensor]"]
 # Of degraded pictures, generated or of pairs, and the clean ones: degraded further.
@@ -123,6 +125,7 @@ class PictureTask:
         mosaic: Whether the degraded picture is a Bayer mosaic, (B, 1, H, W).
         as_pictures: Makes pictures of the size of the clean ones of degraded ones that are not, without a
             network; `given` then names this. None where they are.
+        prepare: Makes other crops of some that training takes, before they are degraded, if anything does.
         scale: Sides of a restored picture over those of the degraded one.
         pairs: What the degraded pictures of pairs are called, as their sub-folder is; None without pairs.
         baselines: Names of methods to evaluate beside the network's: of `pictures.baselines`, or of a task.
@@ -139,6 +142,7 @@ class PictureTask:
     given: str = "the degraded input"
     mosaic: bool = False
     as_pictures: Callable[[Tensor], Tensor] | None = None
+    prepare: Prepare | None = None
     scale: int = 1
     pairs: str | None = None
     baselines: tuple[str, ...] = ()
@@ -166,6 +170,10 @@ def _ease_of_sigma(told: Tensor) -> Tensor:
     return 25 / (255 * told[:, 0]).clamp(min=2)
 
 
+def _all_alike(told: Tensor) -> Tensor:
+    return told.new_ones(len(told))
+
+
 def _noisy(clean: Tensor, how: Degradation, draw: Draw) -> tuple[Tensor, Tensor]:
     from deepgsr_cli.pictures.noise import gaussian_noise
 
@@ -187,6 +195,50 @@ def _noisy_for_validation(clean: np.ndarray, how: Degradation, number: int) -> l
         if how.clipped > 0:
             found.append((as_8_bits(noisy), torch.tensor([[sigma / 255, 1]])))
     return found
+
+
+def _like_photographs(clean: Tensor, draw: Draw) -> Tensor:
+    from deepgsr_cli.pictures.camera import varied
+
+    return varied(clean, draw.device)
+
+
+# What the network for photographs is told instead of a level and 1, where nobody knows the level. The first
+# entry bounds what the network can change.
+UNKNOWN = [1.0, 0.0]
+# Share of the pictures whose level the network for photographs is told; others it has to judge itself.
+_TOLD = 0.5
+# Standard deviation of the logarithm of the error in what it is told, as an estimate has one.
+_TOLD_ERROR = 0.15
+
+
+def _photographed(clean: Tensor, how: Degradation, draw: Draw) -> tuple[Tensor, Tensor]:
+    import torch
+
+    from deepgsr_cli.pictures.camera import level_of, photographed
+
+    photos = photographed(clean, draw.device).pictures
+    known = torch.rand(len(clean), 1, device=clean.device, generator=draw.device) < _TOLD
+    error = _TOLD_ERROR * torch.randn(len(clean), 1, device=clean.device, generator=draw.device)
+    level = level_of(photos, clean)
+    told = torch.cat((level * error.exp(), torch.ones_like(level)), dim=1)
+    unknown = torch.cat([torch.full_like(level, value) for value in UNKNOWN], dim=1)
+    return photos, torch.where(known, told, unknown)
+
+
+def _photographed_for_validation(
+    clean: np.ndarray, how: Degradation, number: int
+) -> list[tuple[Tensor, Tensor]]:
+    """Two noisy photographs of the picture: one of unknown level, and one whose level is told."""
+    import torch
+
+    from deepgsr_cli.pictures.camera import FOR_DENOISING, level_of, photographed
+
+    generator = torch.Generator().manual_seed(how.seed + number)
+    pictures = torch.from_numpy(clean).expand(2, -1, -1, -1)
+    photos = photographed(pictures, generator, replace(FOR_DENOISING, clean=0)).pictures
+    level = level_of(photos, pictures)[1:]
+    return [(photos[:1], torch.tensor([UNKNOWN])), (photos[1:], torch.cat((level, torch.ones(1, 1)), dim=1))]
 
 
 def _in_rain(clean: Tensor, how: Degradation, draw: Draw) -> tuple[Tensor, Tensor]:
@@ -258,6 +310,7 @@ def _picture_quality(pixels: np.ndarray) -> float:
 
     found = found_in(pixels)
     return 100 if found is None else found.quality
+    raise NotImplementedError
 
 
 def _as_mosaics(clean: Tensor, how: Degradation, draw: Draw) -> tuple[Tensor, Tensor]:
@@ -305,6 +358,16 @@ SIGMA = Level(
     ease=_ease_of_sigma,
 )
 
+# The effective sigma of noise of any kind: the root mean square of what it changes.
+EFFECTIVE_SIGMA = Level(
+    option="sigma",
+    low=0,
+    high=255,
+    estimate=_picture_sigma,
+    told=lambda sigma, clipped: [sigma / 255, 1.0],
+    ease=_all_alike,
+)
+
 DENOISE = PictureTask(
     name="denoise",
     summary="Train a denoiser on clean pictures; noise is added on the fly.",
@@ -314,6 +377,19 @@ DENOISE = PictureTask(
     degrade_for_validation=_noisy_for_validation,
     given="the noisy input",
     baselines=("restore", "bm3d", "nlm", "tv"),
+)
+
+PHOTO = PictureTask(
+    name="photo",
+    summary="Train a denoiser of photographs on clean pictures; a camera's noise is made on the fly.",
+    level=EFFECTIVE_SIGMA,
+    # A camera mixes the noise of its channels. A gray picture has equal noise in three equal channels, and is
+    # among the crops.
+    channels=Channels.COLOUR,
+    degrade=_photographed,
+    degrade_for_validation=_photographed_for_validation,
+    given="the noisy input",
+    prepare=_like_photographs,
 )
 
 DERAIN = PictureTask(
@@ -385,3 +461,4 @@ DEMOSAICK = PictureTask(
 
 # By name.
 TASKS = {task.name: task for task in (DENOISE, DERAIN, RESTORE, DEJPEG, DEMOSAICK)}
+TASKS = {task.name: task for task in (DENOISE, DERAIN, RESTORE, DEJPEG, DEMOSAICK, PHOTO)}

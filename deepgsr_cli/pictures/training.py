@@ -101,6 +101,8 @@ class PictureTraining:
         parts = []
         if self.crops is not None and paired < config.batch:
             clean = self.crops(config.batch - paired, draw.cpu)
+            if task.prepare is not None:
+                clean = task.prepare(clean, draw)
             parts.append((*task.degrade(clean, config, draw), clean))
         if self.pair_crops is not None and paired:
             degraded, clean = self.pair_crops(paired, draw.cpu).chunk(2, dim=1)
