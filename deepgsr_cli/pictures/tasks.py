@@ -460,5 +460,4 @@ DEMOSAICK = PictureTask(
 )
 
 # By name.
-TASKS = {task.name: task for task in (DENOISE, DERAIN, RESTORE, DEJPEG, DEMOSAICK)}
 TASKS = {task.name: task for task in (DENOISE, DERAIN, RESTORE, DEJPEG, DEMOSAICK, PHOTO)}
