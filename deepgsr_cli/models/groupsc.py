@@ -206,16 +206,20 @@ class GroupSC(nn.Module):
         return code
 
     def _thresholds(self, condition: Tensor | None) -> Tensor:
-        """Thresholds of all steps, (B or 1, K, p), none below zero: linear in the noise level between the
-        configuration's, constant beyond."""
+        """Thresholds of all steps, (B or 1, K, p): linear in the noise level between the configuration's,
+        constant beyond.
+
+        Of their parameters the magnitude counts: one that training has taken below zero would otherwise get
+        no gradient that leads back.
+        """
         if not self.config.conditions:
-            return self.thresholds.clamp(min=0)
+            return self.thresholds.abs()
         assert condition is not None
         level = (255 * condition[:, 0]).to(self.levels).clamp(self.levels[0], self.levels[-1])
         upper = torch.searchsorted(self.levels, level).clamp(min=1)
         low, high = self.levels[upper - 1], self.levels[upper]
         part = ((level - low) / (high - low))[:, None, None]
-        return torch.lerp(self.thresholds[upper - 1], self.thresholds[upper], part).clamp(min=0)
+        return torch.lerp(self.thresholds[upper - 1], self.thresholds[upper], part).abs()
 
     def _shrink(self, code: Tensor, thresholds: Tensor, similarity: Tensor | None) -> Tensor:
         """Codes, (B, h, w, p), nearer to zero by thresholds (B, 1, 1, p): softly, or in groups."""
