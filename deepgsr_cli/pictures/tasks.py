@@ -108,7 +108,8 @@ class PictureTask:
         degrade_for_validation: The pictures to validate on, the same at each call.
         degrade_further: What comes over generated degradation and over that of pairs, if anything does.
         given: The degraded picture, in words.
-        scale: Sides of a restored picture over those of the degraded one.
+        scales: Sides of a restored picture over those of the degraded one: those that can be asked for.
+        model: Kind of network, a name in `pictures.training.PRESETS_OF`, unless a training chooses another.
         pairs: What the degraded pictures of pairs are called, as their sub-folder is; None without pairs.
         baselines: Names of methods to evaluate beside the network's: of `pictures.baselines`, or of a task.
         figures: How restored pictures are measured.
@@ -122,7 +123,8 @@ class PictureTask:
     degrade_for_validation: DegradeForValidation
     degrade_further: DegradeFurther | None = None
     given: str = "the degraded input"
-    scale: int = 1
+    scales: tuple[int, ...] = (1,)
+    model: str = "deepgsr"
     pairs: str | None = None
     baselines: tuple[str, ...] = ()
     figures: Figures = psnr_and_ssim
@@ -205,6 +207,20 @@ def _noisy_instead_or_too(
     return torch.where(kind < 2 / 3, noisy, degraded)
 
 
+def _reduced(clean: Tensor, how: Degradation, draw: Draw) -> tuple[Tensor, Tensor]:
+    from deepgsr_cli.pictures.resampling import reduced_by_turns
+
+    return reduced_by_turns(clean, UPSCALE.scales), clean.new_zeros(len(clean), 0)
+
+
+def _reduced_for_validation(clean: np.ndarray, how: Degradation, number: int) -> list[tuple[Tensor, Tensor]]:
+    import torch
+
+    from deepgsr_cli.pictures.resampling import reduced
+
+    return [(reduced(torch.from_numpy(clean)[None], scale), torch.zeros(1, 0)) for scale in UPSCALE.scales]
+
+
 SIGMA = Level(
     option="sigma",
     low=0,
@@ -251,5 +267,19 @@ RESTORE = PictureTask(
     pairs="rain",
 )
 
+UPSCALE = PictureTask(
+    name="upscale",
+    summary="Train a network that enlarges, on pictures that are reduced on the fly.",
+    level=None,
+    # A gray picture is a colour one of three equal channels, and stays one in all that is done to it.
+    channels=Channels.COLOUR,
+    degrade=_reduced,
+    degrade_for_validation=_reduced_for_validation,
+    given="bicubic interpolation",
+    scales=(2, 3, 4),
+    model="nsr",
+    baselines=("bicubic", "lanczos"),
+)
+
 # By name.
-TASKS = {task.name: task for task in (DENOISE, DERAIN, RESTORE)}
+TASKS = {task.name: task for task in (DENOISE, DERAIN, RESTORE, UPSCALE)}
