@@ -210,6 +210,7 @@ class Demosaick(Noise, Pictures):
     ] = TrainConfig.preset
 
 
+@dataclass(frozen=True, kw_only=True)
 class Upscale(Pictures):
     __doc__ = TASKS["upscale"].summary
 
