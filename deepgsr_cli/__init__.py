@@ -17,6 +17,7 @@ if TYPE_CHECKING:
     from deepgsr_cli.formats.image import write_image as write_image
     from deepgsr_cli.mar.api import reduce_metal as reduce_metal
     from deepgsr_cli.phase.api import retrieve_phase as retrieve_phase
+    from deepgsr_cli.pictures.api import dejpeg as dejpeg
     from deepgsr_cli.pictures.api import denoise as denoise
     from deepgsr_cli.pictures.api import derain as derain
     from deepgsr_cli.pictures.api import estimate_noise as estimate_noise
@@ -30,6 +31,7 @@ _HOMES = {
     "Geometry": "tomography.geometry",
     "Restorer": "pictures.restorer",
     "RunOptions": "pictures.restorer",
+    "dejpeg": "pictures.api",
     "denoise": "pictures.api",
     "derain": "pictures.api",
     "estimate_noise": "pictures.api",
@@ -46,6 +48,7 @@ __all__ = [
     "Restorer",
     "RunOptions",
     "__version__",
+    "dejpeg",
     "denoise",
     "derain",
     "estimate_noise",

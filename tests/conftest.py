@@ -56,6 +56,16 @@ def blind_weights(tmp_path_factory):
 
 
 @pytest.fixture(scope="session")
+def jpeg_weights(tmp_path_factory):
+    """Checkpoint files of tiny models for JPEG by channel count."""
+    folder = tmp_path_factory.mktemp("jpeg")
+    paths = {channels: folder / f"tiny-{channels}.safetensors" for channels in (1, 3)}
+    for channels, path in paths.items():
+        save_checkpoint(path, tiny_model(channels, conditions=5), info={"task": "dejpeg"})
+    return paths
+
+
+@pytest.fixture(scope="session")
 def pictures(tmp_path_factory):
     """A folder with four small colour pictures."""
     folder = tmp_path_factory.mktemp("pictures")

@@ -61,6 +61,11 @@ Photons = Annotated[list[float] | None, _several("--photons", "Photons a ray, in
 Alphas = Annotated[list[float] | None, _several("--alpha", "Noise level, as of phase")]
 Snrs = Annotated[list[float] | None, _several("--snr", "Signal-to-noise ratio of the intensities in dB")]
 Gray = Annotated[bool, typer.Option("--gray", help="Convert colour to luma.")]
+Qualities = Annotated[list[int], _several("--quality", "JPEG quality, 1 to 100")]
+Luma = Annotated[bool, typer.Option("--gray", help="Compress the luma of colour pictures.")]
+FullChroma = Annotated[
+    bool, typer.Option("--full-chroma", help="Compress colour as 4:4:4, and not as 4:2:0.")
+]
 Clipped = Annotated[
     bool, typer.Option("--clipped", help="Clip the noisy pictures and round them, as 8-bit files do.")
 ]
@@ -150,6 +155,16 @@ class Derain(_Pictures, _Files, _Network, _Precision, _Tiles, _Printing):
 
 
 @dataclass(frozen=True, kw_only=True)
+class Dejpeg(_Pictures, _Files, _Network, _Precision, _Tiles, _Printing):
+    """Compress clean pictures as JPEG, restore them, and print PSNR, SSIM and PSNR-B with the protocol."""
+
+    data: Annotated[Path, typer.Option(help="Folder of clean pictures.")]
+    qualities: Qualities
+    gray: Luma = False
+    full_chroma: FullChroma = False
+
+
+@dataclass(frozen=True, kw_only=True)
 class CtRecon(_Slices, _Files, _Network, _Precision, _Seed, _Printing):
     """Simulate sparse scans of CT slices, reconstruct them by each method, and print the figures with the
     protocol.
@@ -195,11 +210,12 @@ class Phase(_Pictures, _Files, _Network, _Seed, _Printing):
     iterations: Iterations = None
 
 
-Options = Denoise | Derain | CtRecon | Mar | Phase
+Options = Denoise | Derain | Dejpeg | CtRecon | Mar | Phase
 # Options of the command for each task of `tasks.evaluation_of`, and an example of them.
 COMMANDS: dict[str, tuple[type[Options], str]] = {
     "denoise": (Denoise, "--data BSD68 --sigma 15 --sigma 25 --sigma 50"),
     "derain": (Derain, "--data Rain100L --report rain.html"),
+    "dejpeg": (Dejpeg, "--data Classic5 --quality 10 --quality 20 --quality 30 --quality 40"),
     "ct-recon": (CtRecon, "--data slices --views 60 --photons inf --photons 1e5 --method tv"),
     "mar": (Mar, "--data slices --masks metals --method li --method nmar"),
     "phase": (Phase, "--data photos --model cdp --alpha 27 --method red --method er"),

@@ -219,6 +219,10 @@ class PictureOptions(ModelOptions, TileOptions, BatchOptions):
         """What the network is told of the degradation; None to estimate it, or if it is told nothing."""
         return None
 
+    def result_suffixes(self) -> dict[str, str]:
+        """Suffixes of results without a name of their own, where they differ from those of the inputs."""
+        return {}
+
 
 @dataclass(frozen=True, kw_only=True)
 class SliceOptions(ModelOptions, BatchOptions):
@@ -248,6 +252,19 @@ def parse_sigma(text: str) -> float | None:
         value = math.nan
     if not 0 <= value <= 255:
         raise UsageError(f"--sigma {text}: give a number from 0 to 255, or auto to have it estimated")
+    return value
+
+
+def parse_quality(text: str) -> float | None:
+    """Quality of a JPEG, None for auto."""
+    if text == "auto":
+        return None
+    try:
+        value = float(text)
+    except ValueError:
+        value = math.nan
+    if not 1 <= value <= 100:
+        raise UsageError(f"--quality {text}: give a number from 1 to 100, or auto to have it found")
     return value
 
 

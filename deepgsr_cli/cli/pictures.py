@@ -16,6 +16,7 @@ from deepgsr_cli.cli.options import (
     option,
     parse_format,
     parse_precision,
+    parse_quality,
     parse_sigma,
     parse_tile,
 )
@@ -29,6 +30,13 @@ if TYPE_CHECKING:
 Sigma = Annotated[
     str,
     option(panel=QUALITY, help="Noise standard deviation on the 0-255 scale, or auto to estimate it."),
+]
+Quality = Annotated[
+    str,
+    option(
+        panel=QUALITY,
+        help="JPEG quality of the inputs on libjpeg's scale of 1 to 100, or auto to read or find it.",
+    ),
 ]
 
 
@@ -55,6 +63,26 @@ class Restore(PictureOptions):
     """
 
 
+@dataclass(frozen=True, kw_only=True)
+class Dejpeg(PictureOptions):
+    """Remove what JPEG compression has done to pictures.
+
+    How strongly a file was compressed is read from its own tables, and is found in the pixels of pictures
+    that were saved in another format since. What was a JPEG is written as PNG, as a JPEG would get artefacts
+    again; -o out.jpg or --format jpeg does so nevertheless.
+    """
+
+    quality: Quality = "auto"
+
+    def level(self) -> float | None:
+        return parse_quality(self.quality)
+
+    def result_suffixes(self) -> dict[str, str]:
+        if parse_format(self.format) == "JPEG":
+            return {}
+        return dict.fromkeys((".jpg", ".jpeg"), f".{(self.format or 'png').lower()}")
+
+
 # By the name of the task: the options, and what its help ends with.
 COMMANDS: dict[str, tuple[type[PictureOptions], tuple[str, ...]]] = {
     "denoise": (
@@ -79,6 +107,13 @@ COMMANDS: dict[str, tuple[type[PictureOptions], tuple[str, ...]]] = {
             "deepgsr restore photos -o restored --skip-existing --report restored.html",
         ),
     ),
+    "dejpeg": (
+        Dejpeg,
+        (
+            "deepgsr dejpeg examples/cat_saved.jpg -o clean.png",
+            "deepgsr dejpeg photos -o restored --skip-existing --report restored.html",
+        ),
+    ),
 }
 _KEPT = "Depth, alpha, colour profile, orientation and resolution are kept, and no input is overwritten."
 
@@ -95,7 +130,8 @@ class PictureCommand(Command[PictureOptions, "Plan"]):
         from deepgsr_cli.jobs.plan import plan
 
         options.level()
-        return plan(options.inputs, options.output, self.name, SUFFIXES)
+        suffixes = options.result_suffixes()
+        return plan(options.inputs, options.output, self.name, SUFFIXES, target_suffix=suffixes)
 
     def open(self, options: PictureOptions, plan: Plan) -> Callable[[], Restoration]:
         return partial(_open, self.name, options)
@@ -108,15 +144,24 @@ class PictureCommand(Command[PictureOptions, "Plan"]):
 
     def remark(self, result: Result) -> str:
         if "sigma_estimated" not in result.facts:
-            return ""
+            return _of_quality(result)
         levels = ", ".join(f"{level:g}" for level in result.facts["sigma_estimated"])
         note = f"; {result.note}" if result.note else ""
         return f"noise estimated as sigma {levels} (0-255 scale){note}"
 
 
+def _of_quality(result: Result) -> str:
+    """Return what is known of the compression of a picture, in words; empty if that was not asked."""
+    if "quality" not in result.facts:
+        return result.note
+    origins = {"file": "as the file says", "pixels": "found in the pixels", "option": "as given"}
+    text = f"quality {result.facts['quality']}, {origins[result.facts['quality_from']]}"
+    return f"{text}; {result.note}" if result.note else text
+
+
 def _open(task: str, options: PictureOptions) -> Restoration:
     """Make the work of a run of a picture command."""
-    from deepgsr_cli.pictures.jobs import FileOptions, Restoration
+    from deepgsr_cli.pictures.jobs import Decompression, FileOptions, Restoration
     from deepgsr_cli.pictures.restorer import Restorer, RunOptions
 
     running = RunOptions(
@@ -137,7 +182,7 @@ def _open(task: str, options: PictureOptions) -> Restoration:
         options.white,
         options.max_pixels,
     )
-    return Restoration(restorer, files)
+    return (Decompression if task == "dejpeg" else Restoration)(restorer, files)
 
 
 def register(app: typer.Typer) -> None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import glob
 import sys
 import time
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import ClassVar
@@ -19,9 +20,13 @@ from deepgsr_cli.formats.image import Image, read_image, to_uint8, write_image
 from deepgsr_cli.jobs.plan import Job
 from deepgsr_cli.jobs.work import Column, Progress, Result
 from deepgsr_cli.pictures.arrays import is_clipped
+from deepgsr_cli.pictures.compression import compression_of
 from deepgsr_cli.pictures.noise import estimate_sigma, picture_sigma
 from deepgsr_cli.pictures.restorer import Restorer
 from deepgsr_cli.reports.report import ReportImage, fit_for_report
+
+# Restores the pixels of a picture; called with what is told of its progress.
+Restore = Callable[[Progress | None], np.ndarray]
 
 
 @dataclass(frozen=True)
@@ -29,7 +34,8 @@ class FileOptions:
     """What is done with each file.
 
     Attributes:
-        level: Noise level on the 0-255 scale, None to estimate it; for the task "denoise" alone.
+        level: Noise level on the 0-255 scale for the task "denoise", quality of 1 to 100 for "dejpeg"; None
+            to estimate it.
         strength: Share of the correction that is applied.
         reference: Clean picture, or folder of clean pictures with the names of the inputs.
         format: Format of the output, None for what its suffix says, or the input's on standard output.
@@ -104,20 +110,13 @@ class Restoration:
         self.restorer.load(len(image.pixels))
         started += time.perf_counter() - before  # no time of this picture
         result = _result(image)
-        sigma = self._level(image, result) if self.restorer.takes_sigma else None
+        restore = self._prepare(image, result)
         shown = [("Input", to_uint8(image.pixels))] if for_report else []
         _compare(result, "_in", image, reference)
-        image.pixels = self.restorer.restore_pixels(
-            image.pixels,
-            sigma,
-            clipped=is_clipped(image.pixels, image.depth),
-            strength=options.strength,
-            in_place=True,
-            progress=progress,
-        )
+        image.pixels = restore(progress)
         _compare(result, "", image, reference)
         if job.target is None:
-            write_image(sys.stdout.buffer, image, format=options.format)
+            write_image(sys.stdout.buffer, image, format=options.format or self._streamed(image))
         else:
             make_folder(job.target.parent)
             write_image(job.target, image, format=options.format)
@@ -148,6 +147,26 @@ class Restoration:
         stream = sys.stdin.buffer if source is None else source
         return read_image(stream, max_pixels=self.options.max_pixels, white=self.options.white)
 
+    def _prepare(self, image: Image, result: Result) -> Restore:
+        """Note in the result what is known of a picture before; return what restores its pixels."""
+        sigma = self._level(image, result) if self.restorer.takes_sigma else None
+
+        def restore(progress: Progress | None) -> np.ndarray:
+            return self.restorer.restore_pixels(
+                image.pixels,
+                sigma,
+                clipped=is_clipped(image.pixels, image.depth),
+                strength=self.options.strength,
+                in_place=True,
+                progress=progress,
+            )
+
+        return restore
+
+    def _streamed(self, image: Image) -> str:
+        """Return the format of a picture on standard output."""
+        return image.format
+
     def _level(self, image: Image, result: Result) -> float:
         """Return the noise level of the picture, given or estimated, and note it in the result."""
         sigma = self.options.level
@@ -174,6 +193,50 @@ class Restoration:
                 f"{path}: is {sizes[0]}, the picture itself {sizes[1]}; give the picture it was made from"
             )
         return pixels
+
+
+class Decompression(Restoration):
+    """Restoration of one picture file that was a JPEG after another; the level is a quality."""
+
+    title: ClassVar[str] = "Pictures after JPEG compression"
+    columns: ClassVar[tuple[Column, ...]] = tuple(
+        Column("quality", "quality", mean=False) if column.name == "sigma" else column
+        for column in Restoration.columns
+    )
+
+    @property
+    def protocol(self) -> dict[str, str]:
+        level = self.options.level
+        return {"quality": "auto" if level is None else f"{level:g}", **super().protocol}
+
+    def _prepare(self, image: Image, result: Result) -> Restore:
+        given, coding = self.options.level, image.metadata.jpeg
+        compression = compression_of(image.pixels, coding, given)
+        if compression is None:
+            result.note = "no trace of JPEG found, written unchanged; give --quality if there is one"
+            return lambda progress: image.pixels
+        source = "pixels" if coding is None else "file"
+        result.facts["quality"] = compression.quality
+        result.facts["quality_from"] = source if given is None else "option"
+        if compression.corner != (0, 0):
+            result.facts["first_block"] = list(compression.corner)
+        if compression.lossless:
+            result.note = "nothing to remove at this quality, written unchanged"
+
+        def restore(progress: Progress | None) -> np.ndarray:
+            return self.restorer.restore_compressed(
+                image.pixels,
+                compression,
+                strength=self.options.strength,
+                in_place=True,
+                progress=progress,
+            )
+
+        return restore
+
+    def _streamed(self, image: Image) -> str:
+        # A JPEG would get back what has just been removed.
+        return "PNG" if image.format == "JPEG" else image.format
 
 
 def reference_of(job: Job, reference: Path) -> Path:

@@ -131,16 +131,20 @@ def compressed(x: Tensor, steps: Steps, offset: Tensor | None = None) -> Tensor:
     if x.shape[1] == 1:
         decoded = _through_dct(samples - 128, steps.luma) + 128
     else:
-        constants = _constants(x.device)
-        ycc = torch.einsum("dc,bchw->bdhw", constants.to_ycc, samples).round()
+        ycc = ycc_of_rgb(samples).round()
         luma = _through_dct(ycc[:, :1] - 128, steps.luma) + 128
         whole = _through_dct(ycc[:, 1:], steps.chroma)
         half = _through_dct(F.avg_pool2d(ycc[:, 1:], 2).round(), steps.chroma)
         half = F.interpolate(half, scale_factor=2, mode="bilinear").round()
         chroma = torch.where(steps.subsampled[:, None, None, None] > 0, half, whole)
-        decoded = torch.einsum("dc,bchw->bdhw", constants.to_rgb, torch.cat((luma, chroma), 1))
+        decoded = torch.einsum("dc,bchw->bdhw", _constants(x.device).to_rgb, torch.cat((luma, chroma), 1))
     decoded = decoded.round().clamp(0, 255) / 255
     return decoded[..., :height, :width] if offset is None else _moved(decoded, offset, (height, width))
+
+
+def ycc_of_rgb(samples: Tensor) -> Tensor:
+    """Luma and chroma around 0, (B, 3, H, W), of red, green and blue, by JFIF."""
+    return torch.einsum("dc,bchw->bdhw", _constants(samples.device).to_ycc, samples)
 
 
 def compressed_for_training(clean: Tensor, generator: torch.Generator) -> tuple[Tensor, Tensor]:
@@ -205,7 +209,7 @@ def _constants(device: torch.device) -> _Constants:
 
 def _percent(quality: Tensor) -> Tensor:
     """What libjpeg scales its tables by at a quality, in percent."""
-    return torch.where(quality < 50, 5000 / quality, 200 - 2 * quality)
+    return torch.where(quality < 50, 5000 / quality, 200 - 2 * quality).floor()
 
 
 def _scaled(tables: Tensor, percent: Tensor) -> tuple[Tensor, Tensor]:

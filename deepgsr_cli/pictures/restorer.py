@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import TYPE_CHECKING, overload
 
 import numpy as np
@@ -13,9 +14,19 @@ from torch import Tensor
 from deepgsr_cli.compute.device import free_memory, select_device
 from deepgsr_cli.compute.tiling import Tiles, apply_tiled, choose_tile, default_overlap
 from deepgsr_cli.errors import OptionError, ShapeError, UsageError
-from deepgsr_cli.pictures.arrays import NumpyPicture, as_array, is_clipped, to_pixels, white_of, with_pixels
+from deepgsr_cli.formats.image import read_image
+from deepgsr_cli.pictures.arrays import (
+    NumpyPicture,
+    as_array,
+    is_clipped,
+    samples_of,
+    to_pixels,
+    white_of,
+    with_pixels,
+)
+from deepgsr_cli.pictures.compression import Compression, compression_of
 from deepgsr_cli.pictures.noise import estimate_sigma, picture_sigma
-from deepgsr_cli.pictures.tasks import SIGMA, Shown
+from deepgsr_cli.pictures.tasks import SIGMA, TASKS, Shown
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -63,8 +74,8 @@ class Restorer:
         weights: NAME, FILE or hf:// address; None for the default of the task and the channel count.
         options: How the model runs.
         notify: Called with sentences a user should read.
-        task: "denoise" (white Gaussian noise of a known level), "derain", or "restore" (noise, rain or both,
-            of which nothing is known).
+        task: "denoise" (white Gaussian noise of a known level), "derain", "restore" (noise, rain or both,
+            of which nothing is known), or "dejpeg".
         loaded: What `load` has loaded so far, by channel count.
     """
 
@@ -80,12 +91,8 @@ class Restorer:
         return self.task == "denoise"
 
     def model_channels(self, channels: int) -> int:
-        """Channels of the model for pictures with that many, by the task.
-
-        Rain is gray: there a gray picture is a colour one of three equal channels. Noise is not, as it
-        differs from channel to channel.
-        """
-        return channels if self.task == "denoise" else 3
+        """Channels of the model for pictures with that many, by the task."""
+        return TASKS[self.task].channels_for(channels)
 
     @overload
     def __call__(
@@ -132,16 +139,69 @@ class Restorer:
             WeightsError: As `load`.
         """
         array = as_array(picture)
-        white = white_of(array.dtype, white)
-        batch = array if array.ndim == 4 else array.reshape(1, *array.shape[:2], -1)
-        restored = np.empty_like(batch)
-        for i, samples in enumerate(batch):
-            pixels = to_pixels(samples, white)
+
+        def restore(pixels: np.ndarray) -> np.ndarray:
             level = self.level(pixels) if sigma is None and self.takes_sigma else sigma
             clipped = is_clipped(pixels, array.dtype.name)
-            pixels = self.restore_pixels(pixels, level, clipped=clipped, strength=strength, in_place=True)
-            restored[i] = with_pixels(samples, pixels, white)
-        restored = restored.reshape(array.shape)
+            return self.restore_pixels(pixels, level, clipped=clipped, strength=strength, in_place=True)
+
+        restored = _each(array, white, restore)
+        return torch.from_numpy(restored).to(picture) if isinstance(picture, Tensor) else restored
+
+    @overload
+    def decompress(
+        self,
+        picture: Tensor,
+        quality: float | None = None,
+        *,
+        strength: float = 1.0,
+        white: float | None = None,
+    ) -> Tensor: ...
+    @overload
+    def decompress(
+        self,
+        picture: NumpyPicture,
+        quality: float | None = None,
+        *,
+        strength: float = 1.0,
+        white: float | None = None,
+    ) -> np.ndarray: ...
+    def decompress(
+        self,
+        picture: Tensor | NumpyPicture,
+        quality: float | None = None,
+        *,
+        strength: float = 1.0,
+        white: float | None = None,
+    ) -> Tensor | np.ndarray:
+        """Remove what JPEG has done to a picture, or to each of a batch; as `__call__` otherwise.
+
+        Args:
+            picture: As for `__call__`. How it was compressed is read from a JPEG file, and is found in the
+                pixels of all others; where there is no trace, a picture comes back as it is.
+            quality: Quality on libjpeg's scale, 1 to 100, in place of what the file or the pixels say.
+            strength: Share of the correction that is applied, 0 to 1.
+            white: Value that stands for white; None for 255, 65535 or 1, by the dtype.
+
+        Raises:
+            ShapeError: As `__call__`.
+            UsageError: As `__call__`.
+            InputError: As `__call__`.
+            WeightsError: As `load`.
+        """
+        coding = None
+        if isinstance(picture, str | Path):
+            image = read_image(Path(picture))
+            picture, coding = samples_of(image), image.metadata.jpeg
+        array = as_array(picture)
+
+        def restore(pixels: np.ndarray) -> np.ndarray:
+            compression = compression_of(pixels, coding, quality)
+            if compression is None:
+                return pixels
+            return self.restore_compressed(pixels, compression, strength=strength, in_place=True)
+
+        restored = _each(array, white, restore)
         return torch.from_numpy(restored).to(picture) if isinstance(picture, Tensor) else restored
 
     def load(self, channels: int) -> Loaded[Prior]:
@@ -214,21 +274,59 @@ class Restorer:
             UsageError: sigma or strength out of range, or the weights do not fit.
             ShapeError: Not such an array, or not finite.
         """
-        if pixels.ndim != 3 or len(pixels) not in (1, 3) or pixels.size == 0:
-            raise ShapeError(f"an array of shape {pixels.shape} is no picture; give (1 or 3, H, W)")
-        if not 0 <= strength <= 1:
-            raise OptionError("strength", strength, "give 0 (nothing) to 1 (all)")
+        _check(pixels, strength)
         if (sigma is not None) != self.takes_sigma:
             raise UsageError(f"sigma is {sigma}: denoise needs the noise level, the other tasks take none")
-        model = self.load(len(pixels)).model
         limit = self.sigma_limit(len(pixels))
         if sigma is not None and not 0 <= sigma <= limit:
             raise OptionError("sigma", sigma, f"these weights know 0 to {limit:g}; give a level within")
-        if not np.isfinite(pixels.sum(dtype=np.float64)):
-            raise ShapeError("the picture has NaN or infinite pixels; replace them first")
         if sigma == 0 or strength == 0:
             return pixels if in_place else pixels.copy()
+        told = None if sigma is None else SIGMA.told(sigma, Shown(clipped, len(pixels)))
+        return self._run(pixels, told, strength, in_place=in_place, progress=progress)
 
+    def restore_compressed(
+        self,
+        pixels: np.ndarray,
+        compression: Compression,
+        *,
+        strength: float = 1.0,
+        in_place: bool = False,
+        progress: Callable[[int, int], None] | None = None,
+    ) -> np.ndarray:
+        """Remove what JPEG has done to the pixels of a picture; errors as of `restore_pixels`.
+
+        Args:
+            pixels: (C, H, W), float32 on the [0, 1] scale, C 1 or 3.
+            compression: How the picture was compressed; where nothing was lost it comes back as it is.
+            strength: Share of the correction that is applied, 0 to 1.
+            in_place: Overwrite `pixels`.
+            progress: Called with finished and total pixels.
+        """
+        _check(pixels, strength)
+        if compression.lossless or strength == 0:
+            return pixels if in_place else pixels.copy()
+        # Networks have learned where blocks lie in pictures that begin with a whole one.
+        top, left = (-place % 8 for place in compression.corner)
+        if (top, left) == (0, 0):
+            return self._run(pixels, compression.told, strength, in_place=in_place, progress=progress)
+        padded = np.pad(pixels, ((0, 0), (top, 0), (left, 0)), "symmetric")
+        padded = self._run(padded, compression.told, strength, in_place=True, progress=progress)
+        restored = pixels if in_place else np.empty_like(pixels)
+        restored[:] = padded[:, top:, left:]
+        return restored
+
+    def _run(
+        self,
+        pixels: np.ndarray,
+        told: Sequence[float] | None,
+        strength: float,
+        *,
+        in_place: bool,
+        progress: Callable[[int, int], None] | None,
+    ) -> np.ndarray:
+        """Run the model on the pixels of a picture, in tiles; it is told numbers of what is wrong with it."""
+        model = self.load(len(pixels)).model
         options = self.options
         device = select_device(options.device)
         needs = model.tile_needs
@@ -244,9 +342,8 @@ class Restorer:
             device_type=device.type,
         )
         condition = None
-        if sigma is not None:
-            told = SIGMA.told(sigma, Shown(clipped, channels))[: model.config.conditions]
-            condition = torch.tensor([told], dtype=torch.float32, device=device)
+        if told is not None:
+            condition = torch.tensor([told[: model.config.conditions]], dtype=torch.float32, device=device)
 
         def restore(tiles: Tensor) -> Tensor:
             x = tiles.expand(-1, 3, -1, -1) if tripled else tiles
@@ -271,6 +368,27 @@ class Restorer:
             notify=self.notify,
         )
         return restored.numpy()
+
+
+def _check(pixels: np.ndarray, strength: float) -> None:
+    """Raise a ShapeError unless these are finite pixels of a picture, and an OptionError for the strength."""
+    if pixels.ndim != 3 or len(pixels) not in (1, 3) or pixels.size == 0:
+        raise ShapeError(f"an array of shape {pixels.shape} is no picture; give (1 or 3, H, W)")
+    if not 0 <= strength <= 1:
+        raise OptionError("strength", strength, "give 0 (nothing) to 1 (all)")
+    if not np.isfinite(pixels.sum(dtype=np.float64)):
+        raise ShapeError("the picture has NaN or infinite pixels; replace them first")
+
+
+def _each(array: np.ndarray, white: float | None, restore: Callable[[np.ndarray], np.ndarray]) -> np.ndarray:
+    """Restore the pixels, (C, H, W) on the [0, 1] scale, of a picture or of each of a batch; the result is of
+    the array's kind."""
+    white = white_of(array.dtype, white)
+    batch = array if array.ndim == 4 else array.reshape(1, *array.shape[:2], -1)
+    restored = np.empty_like(batch)
+    for i, samples in enumerate(batch):
+        restored[i] = with_pixels(samples, restore(to_pixels(samples, white)), white)
+    return restored.reshape(array.shape)
 
 
 def _ensemble(model: Prior, tiles: Tensor, condition: Tensor | None) -> Tensor:

@@ -304,15 +304,16 @@ def _compressed_for_validation(
 
 
 def _told_of_quality(quality: float, shown: Shown) -> list[float]:
-    import torch
+    from deepgsr_cli.pictures.compression import of_quality
 
-    from deepgsr_cli.pictures.jpeg import standard_steps, told
-
-    return told(standard_steps(torch.tensor([float(quality)])), shown.channels)[0].tolist()
+    return list(of_quality(quality, shown.channels).told)
 
 
 def _picture_quality(pixels: np.ndarray) -> float:
-    raise NotImplementedError
+    from deepgsr_cli.pictures.compression import found_in
+
+    found = found_in(pixels)
+    return 100 if found is None else found.quality
 
 
 def _as_mosaics(clean: Tensor, how: Degradation, draw: Draw) -> tuple[Tensor, Tensor]:

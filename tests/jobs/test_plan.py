@@ -35,6 +35,18 @@ def test_a_result_goes_beside_its_input_unless_told_otherwise(tree):
     assert pairs(["in/a.png"], None) == {("in/a.png", "in/a_denoise.png")}
 
 
+def test_results_have_another_suffix_where_that_is_said(tree):
+    suffixes = {".jpg": ".png", ".jpeg": ".png"}
+    for name in ("a.jpg", "b.JPEG", "c.tif"):
+        Path(name).touch()
+    jobs = plan(["a.jpg", "b.JPEG", "c.tif"], "out/", "dejpeg", SUFFIXES, target_suffix=suffixes).jobs
+    assert [job.target.name for job in jobs] == ["a.png", "b.png", "c.tif"]
+    (job,) = plan(["a.jpg"], None, "dejpeg", SUFFIXES, target_suffix=suffixes).jobs
+    assert job.target.name == "a_dejpeg.png"
+    (job,) = plan(["a.jpg"], "given.jpg", "dejpeg", SUFFIXES, target_suffix=suffixes).jobs
+    assert job.target.name == "given.jpg"
+
+
 def test_a_folder_is_searched_and_its_tree_kept(tree):
     expected = {
         ("in/a.png", "out/a.png"),
