@@ -20,6 +20,7 @@ from deepgsr_cli.training.task import TrainingTask
 
 _TRAINING = {
     **dict.fromkeys(TASKS, "pictures.training:PictureTraining"),
+    "upscale": "pictures.upscaling:UpscaleTraining",
     "ct-recon": "ct.training:CTRecon",
     "mar": "mar.training:MAR",
     "phase": "phase.training:Phase",

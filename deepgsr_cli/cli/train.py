@@ -211,6 +211,18 @@ class Demosaick(Noise, Pictures):
 
 
 @dataclass(frozen=True, kw_only=True)
+class Upscale(Pictures):
+    __doc__ = TASKS["upscale"].summary
+
+    data: Annotated[list[Path], CLEAN_PICTURES]
+    batch: Annotated[int, option(panel=QUALITY, help="Crops a step, a third of them for each scale.")] = 24
+    patch: Annotated[
+        int, option(panel=QUALITY, help="Side of a crop in pixels, before it is reduced by four at most.")
+    ] = 144
+    preset: Annotated[str, option(panel=QUALITY, help="Shape of the network: upscale.")] = "upscale"
+
+
+@dataclass(frozen=True, kw_only=True)
 class Slices(TrainOptions):
     """Options of trainings on CT slices."""
 
@@ -307,7 +319,7 @@ def _config(task: str, options: TrainOptions) -> TrainConfig:
         if value is not None
     }
     if task in TASKS:
-        values.setdefault("channels", TASKS[task].channels_for(1))
+        values = {"channels": TASKS[task].channels_for(1), "model": TASKS[task].model, **values}
     return TrainConfig(task=task, **{"data": (), **values})
 
 
@@ -346,6 +358,7 @@ for _name, _kind, _data in (
     ("restore", Restore, "photos"),
     ("dejpeg", Dejpeg, "photos"),
     ("demosaick", Demosaick, "photos"),
+    ("upscale", Upscale, "photos"),
     ("ct-recon", CTRecon, "series"),
     ("mar", MAR, "series"),
     ("phase", Phase, "photos"),

@@ -144,23 +144,24 @@ def apply_tiled(
     progress: Callable[[int, int], None] | None = None,
     notify: Callable[[str], None] | None = None,
 ) -> Tensor:
-    """Image restored tile by tile, (C', H, W) float32 on the CPU.
+    """Image restored tile by tile, (C', s H, s W) float32 on the CPU, where s is the function's scale.
 
     Only a batch of tiles is on the device. Tile rows are worked from top to bottom, and beside `image` and
     `out` only one of them is in memory. When memory runs out, the batch and then the tile is halved, and
     work goes on below the rows already done.
 
     Args:
-        function: Maps tiles (B, C, h, w), float32 on `device`, to (B, C', h, w), each tile by itself.
+        function: Maps tiles (B, C, h, w), float32 on `device`, to (B, C', s h, s w), each tile by itself; s
+            is a whole number, 1 for all that does not enlarge.
         image: (C, H, W), float32 on the CPU; may be memory-mapped.
         tiles: How the image is cut.
         device: Device that `function` runs on.
         precision: Arithmetic that `function` computes in. In half precision, a batch with a non-finite
             result is done again in float32.
-        out: Array that takes the result, (C', H, W), float32 on the CPU; may be `image` itself, which saves
-            its memory, and is then partly overwritten if an error is raised.
-        progress: Called with the finished and the total number of pixels; the finished ones are fewer again
-            when memory ran out within a row of tiles.
+        out: Array that takes the result, (C', s H, s W), float32 on the CPU; may be `image` itself, which
+            saves its memory, and is then partly overwritten if an error is raised.
+        progress: Called with the finished and the total number of pixels of the image; the finished ones are
+            fewer again when memory ran out within a row of tiles.
         notify: Called with a sentence when, for the first time, memory ran out or half precision overflowed.
 
     Raises:
@@ -206,16 +207,17 @@ def apply_tiled(
             )
             notify = None
 
+        scale = band.shape[-1] // width
         share = rows[0].weights * room[start:stop]
         room[start:stop] -= share
-        band *= share[:, None]
+        band *= share.repeat_interleave(scale)[:, None]
         if start > 0:
             band[:, : above.shape[1]] += above
         if out is None:
-            out = torch.empty(len(band), height, width)
+            out = torch.empty(len(band), scale * height, scale * width)
         # No tile row to come starts above `following`, so `out` may be the image.
-        out[:, start:following] = band[:, : following - start]
-        above = band[:, following - start :].clone()
+        out[:, scale * start : scale * following] = band[:, : scale * (following - start)]
+        above = band[:, scale * (following - start) :].clone()
         start = following
     assert out is not None
     return out
@@ -263,7 +265,7 @@ class _Evaluation:
     notify: Callable[[str], None] | None
 
     def __call__(self, tiles: Tensor) -> Tensor:
-        """Results (B, C', h, w) of tiles (B, C, h, w), both float32 on the CPU."""
+        """Results (B, C', s h, s w) of tiles (B, C, h, w), both float32 on the CPU."""
         tiles = tiles.to(self.device)
         restored = self._run(tiles, self.precision)
         if restored.isfinite().all() or not tiles.isfinite().all():
@@ -291,18 +293,21 @@ class _Evaluation:
 def _restore_row(
     evaluate: _Evaluation, rows: Tensor, columns: list[Span], batch: int, advance: Callable[[int], None]
 ) -> Tensor:
-    """One row of tiles, (C', h, W), of image rows (C, h, W), blended along the columns."""
+    """One row of tiles, (C', s h, s W), of image rows (C, h, W), blended along the columns."""
+    height, width = rows.shape[-2:]
     band: Tensor | None = None
     done = 0
     for spans in _batches(columns, batch):
         restored = evaluate(torch.stack([rows[..., span.start : span.stop] for span in spans]))
-        assert restored.shape[-2:] == (rows.shape[-2], spans[0].stop - spans[0].start)
+        scale = restored.shape[-2] // height
+        assert restored.shape[-2:] == (scale * height, scale * (spans[0].stop - spans[0].start))
         if band is None:
-            band = torch.zeros(restored.shape[1], *rows.shape[-2:])
+            band = torch.zeros(restored.shape[1], scale * height, scale * width)
         for span, pixels in zip(spans, restored, strict=True):
-            band[..., span.start : span.stop].addcmul_(pixels, span.weights)
+            place = slice(scale * span.start, scale * span.stop)
+            band[..., place].addcmul_(pixels, span.weights.repeat_interleave(scale))
         done += len(spans)
-        advance(columns[done].start if done < len(columns) else rows.shape[-1])
+        advance(columns[done].start if done < len(columns) else width)
     assert band is not None
     return band
 

@@ -127,6 +127,8 @@ class PictureTask:
             network; `given` then names this. None where they are.
         prepare: Makes other crops of some that training takes, before they are degraded, if anything does.
         scale: Sides of a restored picture over those of the degraded one.
+        scales: Sides of a restored picture over those of the degraded one: those that can be asked for.
+        model: Kind of network, a name in `pictures.training.PRESETS_OF`, unless a training chooses another.
         pairs: What the degraded pictures of pairs are called, as their sub-folder is; None without pairs.
         baselines: Names of methods to evaluate beside the network's: of `pictures.baselines`, or of a task.
         figures: How restored pictures are measured.
@@ -144,6 +146,8 @@ class PictureTask:
     as_pictures: Callable[[Tensor], Tensor] | None = None
     prepare: Prepare | None = None
     scale: int = 1
+    scales: tuple[int, ...] = (1,)
+    model: str = "deepgsr"
     pairs: str | None = None
     baselines: tuple[str, ...] = ()
     figures: Figures = psnr_and_ssim
@@ -349,6 +353,20 @@ def _mosaic_sigma(mosaic: np.ndarray) -> float:
     return _picture_sigma(np.ascontiguousarray(planes.reshape(4, rows // 2, columns // 2)))
 
 
+def _reduced(clean: Tensor, how: Degradation, draw: Draw) -> tuple[Tensor, Tensor]:
+    from deepgsr_cli.pictures.resampling import reduced_by_turns
+
+    return reduced_by_turns(clean, UPSCALE.scales), clean.new_zeros(len(clean), 0)
+
+
+def _reduced_for_validation(clean: np.ndarray, how: Degradation, number: int) -> list[tuple[Tensor, Tensor]]:
+    import torch
+
+    from deepgsr_cli.pictures.resampling import reduced
+
+    return [(reduced(torch.from_numpy(clean)[None], scale), torch.zeros(1, 0)) for scale in UPSCALE.scales]
+
+
 SIGMA = Level(
     option="sigma",
     low=0,
@@ -459,5 +477,19 @@ DEMOSAICK = PictureTask(
     baselines=("bilinear", "malvar"),
 )
 
+UPSCALE = PictureTask(
+    name="upscale",
+    summary="Train a network that enlarges, on pictures that are reduced on the fly.",
+    level=None,
+    # A gray picture is a colour one of three equal channels, and stays one in all that is done to it.
+    channels=Channels.COLOUR,
+    degrade=_reduced,
+    degrade_for_validation=_reduced_for_validation,
+    given="bicubic interpolation",
+    scales=(2, 3, 4),
+    model="nsr",
+    baselines=("bicubic", "lanczos"),
+)
+
 # By name.
-TASKS = {task.name: task for task in (DENOISE, DERAIN, RESTORE, DEJPEG, DEMOSAICK, PHOTO)}
+TASKS = {task.name: task for task in (DENOISE, DERAIN, RESTORE, DEJPEG, DEMOSAICK, PHOTO, UPSCALE)}

@@ -183,15 +183,15 @@ def _shape(config: TrainConfig) -> DeepGSRConfig | GroupSCConfig | NSRConfig:
             config.preset,
             "its filter has to know the level of the noise, which only denoise is told; give small or paper",
         )
-    if getattr(shape, "scale", 1) != task.scale:
-        fitting = [
-            name for name, x in PRESETS_OF[config.model].items() if getattr(x, "scale", 1) == task.scale
-        ]
+    if _scales(shape) != task.scales:
+        fitting = [name for name, x in PRESETS_OF[config.model].items() if _scales(x) == task.scales]
+        if not fitting:
+            raise OptionError("model", config.model, f"it does not enlarge; give {task.model}")
+        ours, theirs = (" or ".join(map(str, scales)) for scales in (_scales(shape), task.scales))
         raise OptionError(
             "preset",
             config.preset,
-            f"it makes sides {shape.scale} times as long, {task.name} {task.scale} times;"  # type: ignore[union-attr]
-            f" give {' or '.join(fitting)}",
+            f"it makes sides {ours} times as long, {task.name} {theirs} times; give {' or '.join(fitting)}",
         )
     shape = shape.without_groups() if config.without_groups else shape
     try:
@@ -202,12 +202,17 @@ def _shape(config: TrainConfig) -> DeepGSRConfig | GroupSCConfig | NSRConfig:
         raise OptionError("preset", config.preset, f"{task.name} cannot use it: {error}") from error
 
 
+def _scales(shape: DeepGSRConfig | GroupSCConfig | NSRConfig) -> tuple[int, ...]:
+    """Scales that a network of this shape restores at."""
+    return shape.scales if isinstance(shape, NSRConfig) else (1,)
+
+
 def joined(samples: list[PictureSample], most: int) -> list[PictureSample]:
     """Batches of up to `most` samples of pictures of one size, which a device restores faster than one by
     one."""
-    sizes: dict[torch.Size, list[PictureSample]] = {}
+    sizes: dict[tuple[torch.Size, torch.Size], list[PictureSample]] = {}
     for sample in samples:
-        sizes.setdefault(sample.clean.shape, []).append(sample)
+        sizes.setdefault((sample.clean.shape, sample.degraded.shape), []).append(sample)
     parts = [equal[i : i + most] for equal in sizes.values() for i in range(0, len(equal), most)]
     return [
         PictureSample(

@@ -139,7 +139,7 @@ class _Run(Generic[S]):
         warm = min(1.0, (self.step + 1) / max(config.warmup, 1))
         slope = 0.01 + 0.99 * 0.5 * (1 + math.cos(math.pi * min(1.0, self.share())))
         loss = self.gradients(sample)
-        self.processes.average(self.model.parameters())
+        self.processes.average(p for p in self.model.parameters() if p.requires_grad)
         decay = min(config.ema, (1 + self.step) / (10 + self.step))
         self.descent(config.learning_rate * warm * slope, decay)
         self.step += 1

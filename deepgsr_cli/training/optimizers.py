@@ -24,7 +24,7 @@ def optimizer(
         weight_decay: On matrices and kernels.
         fused: One kernel for AdamW, which torch has for the CPU and CUDA; else one for each operation.
     """
-    named = dict(model.named_parameters())
+    named = {n: p for n, p in model.named_parameters() if p.requires_grad}
     hidden = [n for n, p in named.items() if name == "muon" and _is_hidden(n, p)]
     others = [p for n, p in named.items() if n not in set(hidden)]
     adamw = torch.optim.AdamW(

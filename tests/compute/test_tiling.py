@@ -56,6 +56,17 @@ def conv_net(channels):
     return function
 
 
+def enlarged(function, scale):
+    """The function, and each of its pixels as a square whose pixels all differ."""
+    steps = torch.arange(float(scale * scale)).view(scale, scale)
+
+    def enlarge(x):
+        y = function(x)
+        return torch.kron(y, torch.ones(scale, scale)) + steps.repeat(y.shape[-2:])
+
+    return enlarge
+
+
 def pooled(x):
     """Each pixel's distance from its cell's mean; cells of 8 x 8, the last filled up by the last pixel."""
     height, width = x.shape[-2:]
@@ -81,6 +92,8 @@ class Scarce:
             raise self.error
         return self.function(x)
 
+
+each_scale = pytest.mark.parametrize("scale", [1, 2, 3])
 
 # The spans of a length are asked for by two tests.
 spans_of = functools.cache(blend_spans)
@@ -145,9 +158,11 @@ def test_tiles_that_cannot_blend_are_refused_with_values_that_can(tile, overlap)
 
 @pytest.mark.parametrize(("height", "width"), SIZES)
 @pytest.mark.parametrize("channels", [1, 3])
-def test_identity_gives_the_image_back(height, width, channels):
+@each_scale
+def test_identity_gives_the_image_back(height, width, channels, scale):
     image = random_image(channels, height, width)
-    torch.testing.assert_close(tiled(identity, image), image, rtol=0, atol=5e-7)
+    function = enlarged(identity, scale)
+    torch.testing.assert_close(tiled(function, image), function(image[None])[0], rtol=0, atol=1e-6)
 
 
 def test_identity_is_exact_where_one_tile_contributes():
@@ -163,16 +178,19 @@ def test_identity_is_exact_where_one_tile_contributes():
 
 @pytest.mark.parametrize(("height", "width"), SIZES)
 @pytest.mark.parametrize("overlap", [12, 16, 30])
-def test_a_net_of_radius_within_the_halo_gives_the_same_tiled_and_whole(height, width, overlap):
-    image, net = random_image(3, height, width), conv_net(3)
+@each_scale
+def test_a_net_of_radius_within_the_halo_gives_the_same_tiled_and_whole(height, width, overlap, scale):
+    image, net = random_image(3, height, width), enlarged(conv_net(3), scale)
     torch.testing.assert_close(tiled(net, image, 48, overlap), net(image[None])[0], rtol=1e-5, atol=1e-5)
 
 
 @pytest.mark.parametrize(("height", "width"), SIZES)
 @pytest.mark.parametrize("function", [pooled, checkered])
 @pytest.mark.parametrize("tile", [24, 45])
-def test_a_function_of_the_grid_phase_gives_the_same_tiled_and_whole(height, width, function, tile):
+@each_scale
+def test_a_function_of_the_grid_phase_gives_the_same_tiled_and_whole(height, width, function, tile, scale):
     image, needs = random_image(1, height, width), TileNeeds(grid=8, halo=0)
+    function = enlarged(function, scale)
     whole = function(image[None])[0]
     torch.testing.assert_close(tiled(function, image, tile, 8, needs), whole, rtol=1e-6, atol=1e-5)
 
@@ -188,6 +206,13 @@ def test_a_tile_as_large_as_the_image_gives_the_functions_own_result_in_one_call
     image, net = random_image(1, 37, 61), conv_net(1)
     assert torch.equal(tiled(recorded, image, tile), net(image[None])[0])
     assert calls == [(1, 1, 37, 61)]
+
+
+def test_a_result_of_another_scale_goes_into_the_array_given():
+    image, function = random_image(3, 101, 83), enlarged(conv_net(3), 2)
+    out = torch.full((3, 202, 166), torch.nan)
+    assert tiled(function, image, out=out) is out
+    torch.testing.assert_close(out, function(image[None])[0], rtol=1e-5, atol=1e-5)
 
 
 def test_the_function_may_change_the_number_of_channels():
@@ -241,11 +266,13 @@ def test_out_of_memory_halves_the_batch_first_and_says_so_once(error):
 
 
 @pytest.mark.parametrize("tile", [0, 160])
-def test_out_of_memory_then_halves_the_tile_until_it_fits(tile):
-    image, net, said = random_image(1, 301, 211), conv_net(1), []
+@each_scale
+def test_out_of_memory_then_halves_the_tile_until_it_fits(tile, scale):
+    image, net, said = random_image(1, 301, 211), enlarged(conv_net(1), scale), []
     scarce = Scarce(net, OUT_OF_MEMORY[0], limit=80 * 80)
     result = tiled(scarce, image, tile, batch=2, notify=said.append)
     torch.testing.assert_close(result, net(image[None])[0], rtol=1e-5, atol=1e-5)
+    assert result.shape == (1, scale * 301, scale * 211)
     assert len(said) == 1
     assert int(re.search(r"--tile (\d+) --batch 1", said[0])[1]) <= 80
 
