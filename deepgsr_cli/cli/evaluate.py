@@ -303,3 +303,8 @@ def _print(facts: dict[str, str], tables: list[list[list[str]]]) -> None:
 
 for task, (options, example) in COMMANDS.items():
     add(app, task, options, partial(_evaluate, task), examples=[f"deepgsr eval {task} {example}"])
+
+
+def register(parent: typer.Typer) -> None:
+    """Add the commands to an app, as a group."""
+    parent.add_typer(app, name="eval")

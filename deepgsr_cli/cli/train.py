@@ -372,3 +372,8 @@ for _name, _kind, _data in (
         about=ABOUT,
         examples=[f"deepgsr train {_name} --data {_data} -o runs/mine --max-minutes 60"],
     )
+
+
+def register(parent: typer.Typer) -> None:
+    """Add the commands to an app, as a group."""
+    parent.add_typer(app, name="train")
