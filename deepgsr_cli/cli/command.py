@@ -17,8 +17,9 @@ from typing import TYPE_CHECKING, Any, ClassVar, Generic, TypeVar, get_args, get
 import typer
 import typer.core
 
-from deepgsr_cli.cli.options import PANELS, BatchOptions, parse_jobs
+from deepgsr_cli.cli.options import PANELS, BatchOptions, parse_cluster, parse_jobs
 from deepgsr_cli.cli.output import emit, finite, progress_bar, say, silent, told_of_compiling
+from deepgsr_cli.errors import UsageError
 from deepgsr_cli.version import __version__
 
 if TYPE_CHECKING:
@@ -263,6 +264,8 @@ def _outcomes(options: BatchOptions, run: Run, tally: _Tally) -> Generator[Outco
     """Do the jobs of a run where the options say."""
     from deepgsr_cli.jobs.run import run_here
 
+    if options.cluster is not None:
+        return _on_cluster(options, options.cluster, run)
     jobs = parse_jobs(options.jobs)
     if jobs != 1 and len(run.jobs) > 1:
         from deepgsr_cli.jobs.pool import run_in_processes, share_out
@@ -271,6 +274,26 @@ def _outcomes(options: BatchOptions, run: Run, tally: _Tally) -> Generator[Outco
         if len(places) > 1:
             return run_in_processes(run, places, threads, say=say, progress=tally.progress)
     return run_here(run, say=say, progress=tally.progress)
+
+
+def _on_cluster(options: BatchOptions, cluster: str, run: Run) -> Generator[Outcome]:
+    """Do the jobs of a run on a cluster."""
+    if any(job.source is None or job.target is None for job in run.jobs):
+        raise UsageError("--cluster works on files, not on standard input or output; name them")
+    try:
+        from deepgsr_cli.jobs.cluster import run_on_cluster
+    except ModuleNotFoundError as error:
+        raise UsageError(
+            f"--cluster needs the package {error.name}: pip install 'deepgsr[cluster]'"
+        ) from error
+    return run_on_cluster(
+        run,
+        parse_cluster(cluster),
+        device=getattr(options, "device", "cpu"),
+        weights=getattr(options, "weights", None),
+        offline=getattr(options, "offline", False),
+        say=say,
+    )
 
 
 class _Tally:

@@ -16,6 +16,7 @@ import time
 import traceback
 from collections import deque
 from collections.abc import Callable, Generator, Iterator, Sequence
+from multiprocessing import resource_tracker
 from multiprocessing.connection import Connection, wait
 from pathlib import Path
 
@@ -26,7 +27,7 @@ from deepgsr_cli.jobs.run import Outcome, Place, Run, Worker
 
 # So many more than there are places may end one after another before they have done a job; else none will.
 _MOST_STILLBORN = 2
-_PATIENCE_S = 10.0  # for a process to end by itself
+_PATIENCE_S = 5.0  # for a process to end by itself
 _PROGRESS_S = 0.2  # between two messages of a job
 
 
@@ -97,7 +98,7 @@ class _Process:
         context = multiprocessing.get_context("spawn")
         self.connection, theirs = context.Pipe()
         self.process = context.Process(target=_serve, args=(theirs, file, place, threads), daemon=True)
-        with _interrupts_blocked():
+        with interrupts_blocked():
             self.process.start()
         theirs.close()
         self.place = place
@@ -279,11 +280,12 @@ def _stop(number: int, frame: object) -> None:
 
 
 @contextlib.contextmanager
-def _interrupts_blocked() -> Iterator[None]:
+def interrupts_blocked() -> Iterator[None]:
     """Have a process that is started meanwhile not see Ctrl-C: this one ends it."""
     if not hasattr(signal, "pthread_sigmask"):
         yield
         return
+    resource_tracker.ensure_running()  # which unblocks them, if it starts with a process
     before = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})
     try:
         yield
