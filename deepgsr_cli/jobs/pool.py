@@ -7,11 +7,13 @@ tried once more and the others go on.
 from __future__ import annotations
 
 import contextlib
+import logging
 import multiprocessing
 import os
 import pickle
 import signal
 import tempfile
+import threading
 import time
 import traceback
 from collections import deque
@@ -196,6 +198,9 @@ class _Pool:
         if isinstance(message, float):
             self._progress(process.number, message)
             return None
+        if isinstance(message, logging.LogRecord):
+            logging.getLogger(message.name).handle(message)
+            return None
         if isinstance(message, _Fatal):
             raise message.error from message
         assert isinstance(message, Outcome)
@@ -254,14 +259,22 @@ def _serve(connection: Connection, file: Path, place: Place, threads: int) -> No
     os.environ["OMP_NUM_THREADS"] = str(threads)
     worker = Worker(lambda: pickle.loads(file.read_bytes()), place)
     told = time.monotonic()
+    sending = threading.Lock()  # a log may come from any thread
+
+    def send(message: object) -> None:
+        with sending:
+            connection.send(message)
 
     def progress(number: int, share: float) -> None:
         nonlocal told
         if time.monotonic() - told > _PROGRESS_S:
             told = time.monotonic()
             with contextlib.suppress(OSError):
-                connection.send(share)
+                send(share)
 
+    log = logging.getLogger("deepgsr_cli")
+    log.setLevel(logging.INFO)
+    log.addHandler(_Forwarder(send))
     # After the last job, and when the other end is gone, which is no fault of this one.
     with contextlib.suppress(EOFError, OSError):
         while True:
@@ -271,7 +284,25 @@ def _serve(connection: Connection, file: Path, place: Place, threads: int) -> No
                 answer = worker.do(number, existed, progress)
             except Exception as error:
                 answer = _Fatal(error, traceback.format_exc())
-            connection.send(answer)
+            send(answer)
+
+
+class _Forwarder(logging.Handler):
+    """Sends what is logged to the process of the command, which logs it there.
+
+    Args:
+        send: Sends a message.
+    """
+
+    def __init__(self, send: Callable[[object], None]) -> None:
+        super().__init__()
+        self._send = send
+
+    def emit(self, record: logging.LogRecord) -> None:
+        # Arguments may be anything; the words go anywhere.
+        record.msg, record.args, record.exc_info = record.getMessage(), None, None
+        with contextlib.suppress(OSError):
+            self._send(record)
 
 
 def _stop(number: int, frame: object) -> None:

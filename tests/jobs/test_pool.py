@@ -1,5 +1,6 @@
 """Jobs done by several processes: order, losses, interrupts, and what each process gets."""
 
+import logging
 import multiprocessing
 import time
 
@@ -22,9 +23,10 @@ def start(run, number=2, told=None):
     )
 
 
-def test_processes_share_the_jobs_and_survive_the_loss_of_one(tmp_path):
+def test_processes_share_the_jobs_and_survive_the_loss_of_one(tmp_path, caplog):
+    caplog.set_level(logging.INFO, "deepgsr_cli")
     told = []
-    texts = ["once", "bad", "say", "deadly", *"abcdefgh"]
+    texts = ["once", "bad", "say", "deadly", "log", *"abcdefg"]
     outcomes = list(in_order(start(run_of(tmp_path, *texts), told=told)))
     assert [o.status for o in outcomes] == ["done", "failed", "done", "failed", *["done"] * 8]
     assert outcomes[1].error.endswith("1.txt: is bad")
@@ -34,6 +36,7 @@ def test_processes_share_the_jobs_and_survive_the_loss_of_one(tmp_path):
     done = {f"{i}.txt": text for i, text in enumerate(texts) if text not in ("bad", "deadly")}
     assert copied(tmp_path) == done
     assert {o.result.facts["place"] for o in outcomes if o.result} == {Place(sharing=2)}
+    assert [record.getMessage() for record in caplog.records] == [f"compiling {tmp_path}/4.txt"]
     assert multiprocessing.active_children() == []
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import os
 import signal
 import sys
@@ -38,6 +39,8 @@ class Copies:
             raise InputError(f"{job.label}: is bad")
         if text == "fault":
             raise ZeroDivisionError("by zero")
+        if text == "log":
+            logging.getLogger("deepgsr_cli.compute.kernels").info("compiling %s", job.label)
         if text == "say":
             print(f"{job.label}: read", file=sys.stderr)
         with atomic_write(job.target) as temporary:
