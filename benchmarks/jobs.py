@@ -4,8 +4,9 @@
 
 First, pictures are denoised by one process of one thread and by several, in turns, so that a busy moment does
 not fall on one of them alone. Throughput counts wall-clock time less the start, which is that of two tiny
-pictures. The results must be the same bytes. Then tiny pictures are written back unchanged (`--sigma 0`), a
-tenth of them and all: the difference is what a file costs, and memory must not grow with their number.
+pictures; where other work keeps the cores busy, CPU seconds say what free ones would give. The results must
+be the same bytes. Then tiny pictures are written back unchanged (`--sigma 0`), a tenth of them and all: the
+difference is what a file costs, and memory must not grow with their number.
 CPU seconds are those of all processes, memory that of the largest one.
 """
 
@@ -64,26 +65,35 @@ def show_throughput(folder: Path, options: argparse.Namespace) -> None:
     source = write_pictures(folder / "pictures", options.pictures, *options.size)
     tiny = write_pictures(folder / "two", 2, 8, 8)
     costs: dict[int, list[Cost]] = {1: [], options.jobs: []}
-    starts: dict[int, list[float]] = {1: [], options.jobs: []}
+    starts: dict[int, list[Cost]] = {1: [], options.jobs: []}
     for _ in range(options.repeat):
         for jobs in costs:
-            starts[jobs].append(denoise(tiny, folder / "start", "--jobs", jobs, "--overwrite").wall_s)
+            starts[jobs].append(denoise(tiny, folder / "start", "--jobs", jobs, "--overwrite"))
             target = folder / f"by {jobs}"
             costs[jobs].append(denoise(source, target, "--jobs", jobs, "--sigma", 25, "--overwrite"))
     names = [path.name for path in source.iterdir()]
     _, different, missing = filecmp.cmpfiles(folder / "by 1", folder / f"by {options.jobs}", names, False)
     height, width = options.size
     print(f"{options.pictures} pictures of {width} x {height}, {os.cpu_count()} cores")
-    print("jobs  wall s  start s   CPU s   MiB  pictures/s")
-    rates = {}
-    for jobs, found in costs.items():
-        wall_s, start_s = statistics.median(c.wall_s for c in found), statistics.median(starts[jobs])
-        cpu_s, peak_mib = statistics.median(c.cpu_s for c in found), max(c.peak_mib for c in found)
-        rates[jobs] = options.pictures / (wall_s - start_s)
-        print(f"{jobs:4}  {wall_s:6.1f}  {start_s:7.1f}  {cpu_s:6.1f}  {peak_mib:4.0f}  {rates[jobs]:10.2f}")
-    print(
-        f"throughput x {rates[options.jobs] / rates[1]:.2f}, {len(different) + len(missing)} files differ\n"
-    )
+    print("jobs  wall s  of it start   CPU s  of it start   MiB  pictures/s  CPU s/picture")
+    rates, each = {}, {}
+    for jobs in costs:
+        found, start = median(costs[jobs]), median(starts[jobs])
+        rates[jobs] = options.pictures / (found.wall_s - start.wall_s)
+        each[jobs] = (found.cpu_s - start.cpu_s) / options.pictures
+        print(
+            f"{jobs:4}  {found.wall_s:6.1f}  {start.wall_s:11.1f}  {found.cpu_s:6.1f}  {start.cpu_s:11.1f}"
+            f"  {found.peak_mib:4.0f}  {rates[jobs]:10.2f}  {each[jobs]:13.3f}"
+        )
+    free = options.jobs * each[1] / each[options.jobs]
+    print(f"throughput x {rates[options.jobs] / rates[1]:.2f}; by CPU seconds, on free cores, x {free:.2f}")
+    print(f"{len(different) + len(missing)} files differ\n")
+
+
+def median(costs: list[Cost]) -> Cost:
+    """The median of each figure."""
+    values = ([getattr(cost, name) for cost in costs] for name in ("wall_s", "cpu_s", "peak_mib"))
+    return Cost(*map(statistics.median, values))
 
 
 def show_overhead(folder: Path, options: argparse.Namespace) -> None:
