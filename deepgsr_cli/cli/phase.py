@@ -274,7 +274,12 @@ def _open(options: Phase) -> PhaseRetrieval:
     from deepgsr_cli.pictures.restorer import Restorer, RunOptions
 
     weights = options.weights if options.method == "unrolled" else options.weights or DENOISER
-    running = RunOptions(options.device, parse_precision(options.precision), offline=options.offline)
+    running = RunOptions(
+        options.device,
+        parse_precision(options.precision),
+        offline=options.offline,
+        sharing=options.sharing,
+    )
     restorer = Restorer(weights, running, silent if options.quiet else say)
     return PhaseRetrieval(options.source(), options.settings(), restorer, options.seed)
 

@@ -172,6 +172,7 @@ def _open(task: str, options: PictureOptions) -> Restoration:
         options.batch,
         options.offline,
         options.ensemble,
+        options.sharing,
     )
     restorer = Restorer(options.weights, running, silent if options.quiet else say, task)
     files = FileOptions(

@@ -49,6 +49,7 @@ class RunOptions:
         offline: Do not use the network for weights.
         ensemble: Average the results of a tile's eight orientations, at eight times the time (Timofte, Rothe,
             Van Gool, Seven ways to improve example-based single image super resolution, CVPR 2016).
+        sharing: Processes that share the memory of the device.
     """
 
     device: str = "auto"
@@ -58,6 +59,7 @@ class RunOptions:
     batch: int | None = None
     offline: bool = False
     ensemble: bool = False
+    sharing: int = 1
 
     def __post_init__(self) -> None:
         for name, low in (("tile", 0), ("overlap", 0), ("batch", 1)):
@@ -336,7 +338,7 @@ class Restorer:
             height,
             width,
             model.config.channels,
-            free_bytes=free_memory(device),
+            free_bytes=free_memory(device) // options.sharing,
             bytes_per_pixel=model.bytes_per_pixel,
             needs=needs,
             device_type=device.type,
