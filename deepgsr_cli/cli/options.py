@@ -134,6 +134,14 @@ GeometryFile = Annotated[
     Path | None,
     option(panel=MEASUREMENT, help="Geometry of measured sinograms, .toml or .json.", default=""),
 ]
+Values = Annotated[
+    str | None,
+    option(
+        panel=MEASUREMENT,
+        help="What sinograms hold: integrals of attenuation, counts, or transmission, which is I / I0.",
+        default="told by the file",
+    ),
+]
 PixelMm = Annotated[
     float | None,
     option(panel=MEASUREMENT, help="Pixel size in mm of DICOM files that do not state it.", default=""),
