@@ -82,6 +82,9 @@ SkipExisting = Annotated[bool, flag("--skip-existing", panel=BATCH, help="Pass o
 Overwrite = Annotated[bool, flag("--overwrite", panel=BATCH, help="Replace existing outputs.")]
 Shard = Annotated[str | None, option(panel=BATCH, help="Do part i of n, as 3/8, for job arrays.", default="")]
 DryRun = Annotated[bool, flag("--dry-run", panel=BATCH, help="List what would be done.")]
+Strict = Annotated[
+    bool, flag("--strict", panel=BATCH, help="Exit with 1 where a result is written with a warning.")
+]
 ReportFile = Annotated[
     Path | None,
     option("--report", panel=FILES, help="Write a report to this .html or .json file.", default=""),
@@ -235,6 +238,7 @@ class SliceOptions(ModelOptions, BatchOptions):
     inputs: SliceInputs
     output: SliceOutput
     format: SliceFormat = None
+    strict: Strict = False
     window: Window = "40,400"
     pixel_mm: PixelMm = None
 

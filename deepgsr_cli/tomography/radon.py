@@ -58,6 +58,7 @@ class Radon:
         self._maps: dict[tuple[str, torch.device], Map] = {}
         self._filters: dict[tuple[str, torch.device], tuple[Tensor, Tensor]] = {}
         self._norm: float | None = None
+        self._other: Radon | None = None
         if engine == "csr":
             check_matrix_bytes([self._samples(name) for name in self._rays], dtype)
 
@@ -115,6 +116,12 @@ class Radon:
         spectrum = torch.fft.rfft(weighted, n=padded) * response
         filtered = torch.fft.irfft(spectrum, n=padded)[..., :bins]
         return _LinearMap.apply(filtered, self._smear, self._smear_adjoint)
+
+    def of(self, geometry: Geometry) -> Radon:
+        """The operator of another geometry, of the same engine and dtype; the last one is kept."""
+        if self._other is None or self._other.geometry != geometry:
+            self._other = Radon(geometry, engine=self.engine, dtype=self.dtype)
+        return self._other
 
     def norm(self) -> float:
         """Largest singular value, by the power method; computed on the CPU once and kept.

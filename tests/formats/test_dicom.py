@@ -764,8 +764,7 @@ def test_a_slice_without_source_is_a_ct_image_of_nobody(tmp_path):
             measurement="sha256 of the sinogram",
             description="deepgsr ct-recon",
             derivation="ct-recon --views 60",
-            number=j + 1,
-            z_mm=3.0 * j,
+            place=(j + 1, 3.0 * j),
         )
     (series,) = find_series(tmp_path).series
     assert [slice.path.name for slice in series.slices] == ["0.dcm", "1.dcm"]

@@ -94,16 +94,22 @@ class DerivedSeries:
                 changes the result.
         """
         self._description = _ascii(description).replace("\\", "/")
-        self._derivation = _derivation(derivation)
+        self._derivation = derivation
         self._entropy = [derivation, __version__]
         self.uid = generate_uid(entropy_srcs=[series.uid, *self._entropy])
 
     @quiet_pydicom()
-    def write(self, slice: Slice, hu: np.ndarray, path: Path) -> None:
+    def write(self, slice: Slice, hu: np.ndarray, path: Path, *, remark: str = "") -> None:
         """Write `hu`, float, (H, W), as the derived image of `slice`, uncompressed.
 
         Values go through the source's slope and intercept, rounded and clipped to its stored range; padding
         gets its stored values back. Unchanged HU are written as the source's stored values.
+
+        Args:
+            slice: The source.
+            hu: The result.
+            path: The target.
+            remark: What there is to know of this slice, for its DerivationDescription.
 
         Raises:
             OutputError: `path` is the source itself or cannot be written.
@@ -147,9 +153,9 @@ class DerivedSeries:
         suffix = f" [{self._description}]"[:_LONG_STRING]
         description = text_of(header, "SeriesDescription")[: _LONG_STRING - len(suffix)]
         header.SeriesDescription = (description + suffix).strip()
-        earlier = text_of(header, "DerivationDescription")
-        both = f"{earlier}; then {self._derivation}"
-        header.DerivationDescription = both if earlier and len(both) <= _SHORT_TEXT else self._derivation
+        earlier, derivation = text_of(header, "DerivationDescription"), _derivation(self._derivation, remark)
+        both = f"{earlier}; then {derivation}"
+        header.DerivationDescription = both if earlier and len(both) <= _SHORT_TEXT else derivation
         header.ImageType = ["DERIVED", "SECONDARY", *(values_of(header, "ImageType")[2:] or ["AXIAL"])]
         if not header.get("FrameOfReferenceUID"):
             header.FrameOfReferenceUID = generate_uid(entropy_srcs=["frame", header.StudyInstanceUID])
@@ -165,12 +171,12 @@ def write_new(
     measurement: str,
     description: str,
     derivation: str,
-    number: int = 1,
-    z_mm: float = 0.0,
+    remark: str = "",
+    place: tuple[int, float] = (1, 0.0),
 ) -> None:
     """Write a slice that no DICOM file is the source of: an anonymous CT image, signed 16 bits, 1 HU a step.
 
-    Its UIDs follow from `measurement`, `derivation` and `number`: a run that is started again writes the same
+    Its UIDs follow from `measurement`, `derivation` and `place`: a run that is started again writes the same
     objects, and the slices of one measurement and derivation make one series.
 
     Args:
@@ -181,14 +187,15 @@ def write_new(
         description: SeriesDescription.
         derivation: What was done: the command, the weights and their checksum, every parameter that changes
             the result.
-        number: InstanceNumber, from 1.
-        z_mm: Position of the slice; the image is centred on the z axis.
+        remark: What there is to know of this slice, for its DerivationDescription.
+        place: InstanceNumber, from 1, and position of the slice in mm; the image is centred on the z axis.
 
     Raises:
         OutputError: `path` cannot be written.
         ValueError: `hu` is not finite.
     """
     entropy = [measurement, derivation, __version__]
+    number, z_mm = place
     header = Dataset()
     header.SOPInstanceUID = generate_uid(entropy_srcs=[*entropy, "slice", str(number), str(z_mm)])
     header.SeriesInstanceUID = generate_uid(entropy_srcs=[*entropy, "series"])
@@ -200,7 +207,7 @@ def write_new(
     header.SeriesDescription = _ascii(description).replace("\\", "/")[:_LONG_STRING]
     header.SeriesNumber = 1
     header.InstanceNumber = number
-    header.DerivationDescription = _derivation(derivation)
+    header.DerivationDescription = _derivation(derivation, remark)
     header.PhotometricInterpretation = "MONOCHROME2"
     header.PixelRepresentation = 1
     header.RescaleIntercept, header.RescaleSlope, header.RescaleType = "0", "1", "HU"
@@ -284,8 +291,11 @@ def _ascii(text: str) -> str:
     return text.encode("ascii", "replace").decode()
 
 
-def _derivation(text: str) -> str:
-    return f"deepgsr {__version__} {_ascii(text)}"[: _SHORT_TEXT - len(_DISCLAIMER)] + _DISCLAIMER
+def _derivation(text: str, remark: str) -> str:
+    """What was done, and what there is to know of it, which is cut off last."""
+    remark = f"; {_ascii(remark)}" if remark else ""
+    end = remark[: _SHORT_TEXT // 2] + _DISCLAIMER
+    return f"deepgsr {__version__} {_ascii(text)}"[: _SHORT_TEXT - len(end)] + end
 
 
 def _now(header: Dataset) -> datetime:
