@@ -13,6 +13,7 @@ from pydicom.uid import generate_uid
 from deepgsr_cli.errors import OutputError, ShapeError
 from deepgsr_cli.files import atomic_write
 from deepgsr_cli.formats.dicom.header import (
+    MULTI_FRAME_CLASSES,
     cleaned,
     decimal_text,
     quiet_pydicom,
@@ -141,10 +142,12 @@ class DerivedSeries:
         header.pop("SourceImageSequence", None)
         if source_uid:
             header.SourceImageSequence = [_source_reference(header, slice.file.frame)]
+        # Not by the source's UID alone: there are anonymisers that give one to all slices.
         header.SOPInstanceUID = generate_uid(
             entropy_srcs=[
                 source_uid or str(slice.file.path.resolve()),
                 str(slice.file.frame or 0),
+                *(text_of(slice.header, key) for key in ("ImagePositionPatient", "InstanceNumber")),
                 *self._entropy,
             ]
         )
@@ -202,7 +205,6 @@ def write_new(
     header.StudyInstanceUID = generate_uid(entropy_srcs=[measurement, "study"])
     header.FrameOfReferenceUID = generate_uid(entropy_srcs=[measurement, "frame"])
     header.PatientName = header.PatientID = "ANONYMOUS"
-    header.Modality = "CT"
     header.ImageType = ["DERIVED", "SECONDARY", "AXIAL"]
     header.SeriesDescription = _ascii(description).replace("\\", "/")[:_LONG_STRING]
     header.SeriesNumber = 1
@@ -222,7 +224,7 @@ def write_new(
 
 def _save(header: Dataset, stored: np.ndarray, bits: int, path: Path) -> None:
     """Complete `header` to a CT Image object with these pixels and write it."""
-    header.SOPClassUID = uids.CTImageStorage
+    header.SOPClassUID, header.Modality = uids.CTImageStorage, "CT"
     for keyword in _MAY_BE_EMPTY:
         if keyword not in header:
             setattr(header, keyword, None)
@@ -271,7 +273,7 @@ def _source_reference(header: Dataset, frame: int | None) -> Dataset:
     reference = Dataset()
     reference.ReferencedSOPClassUID = header.get("SOPClassUID") or uids.CTImageStorage
     reference.ReferencedSOPInstanceUID = header.SOPInstanceUID
-    if frame is not None:
+    if frame is not None and reference.ReferencedSOPClassUID in MULTI_FRAME_CLASSES:
         reference.ReferencedFrameNumber = frame + 1
     reference.SpatialLocationsPreserved = "YES"
     reference.PurposeOfReferenceCodeSequence = [
