@@ -141,7 +141,7 @@ def run(command: Command[B, P], options: B) -> None:
 
     Raises:
         UserError: Nothing can be done, or the options do not fit.
-        typer.Exit: With 1, where some inputs failed.
+        typer.Exit: With 1, where some inputs failed, or, if that is asked for, were warned of.
     """
     options.check()
     plan = command.plan(options)
@@ -175,6 +175,10 @@ def run(command: Command[B, P], options: B) -> None:
     if options.report is not None:
         _write_report(command, options, plan, outcomes, heading)
     if plan.failures or any(outcome.status == "failed" for outcome in outcomes):
+        raise typer.Exit(1)
+    if getattr(options, "strict", False) and any(
+        outcome.result and outcome.result.warnings for outcome in outcomes
+    ):
         raise typer.Exit(1)
 
 
@@ -338,6 +342,8 @@ def _print_outcome(command: Command[B, P], options: B, job: Job, outcome: Outcom
             line |= {name: finite(value) for name, value in result.facts.items() if name != "seconds"}
             if result.note:
                 line["note"] = result.note
+            if result.warnings:
+                line["warnings"] = result.warnings
         if outcome.error:
             line["error"] = outcome.error
         emit(json.dumps(line))
@@ -348,6 +354,8 @@ def _print_outcome(command: Command[B, P], options: B, job: Job, outcome: Outcom
             emit("  ".join(filter(None, (str(job.target), command.describe(options, result.facts)))))
         if remark := command.remark(result):
             say(f"{job.label}: {remark}")
+    for warning in result.warnings if result is not None and not options.json_lines else ():
+        say(f"{job.label}: warning: {warning}", style="yellow")
 
 
 def _summary(
@@ -399,5 +407,6 @@ def _items(job: Job, outcome: Outcome, heading: Heading) -> list[ReportItem]:
     before = "skipped: its output exists" if outcome.status == "skipped" else ""
     if not before:
         metrics["seconds"] = round(outcome.seconds, 3)
-    note = "; ".join(filter(None, (before, result.note, result.caption)))
+    warnings = (f"warning: {warning}" for warning in result.warnings)
+    note = "; ".join(filter(None, (before, result.note, *warnings, result.caption)))
     return [ReportItem(job.label, result.images, metrics, note), *result.plots]

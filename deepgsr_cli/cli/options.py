@@ -93,6 +93,9 @@ SkipExisting = Annotated[bool, flag("--skip-existing", panel=BATCH, help="Pass o
 Overwrite = Annotated[bool, flag("--overwrite", panel=BATCH, help="Replace existing outputs.")]
 Shard = Annotated[str | None, option(panel=BATCH, help="Do part i of n, as 3/8, for job arrays.", default="")]
 DryRun = Annotated[bool, flag("--dry-run", panel=BATCH, help="List what would be done.")]
+Strict = Annotated[
+    bool, flag("--strict", panel=BATCH, help="Exit with 1 where a result is written with a warning.")
+]
 ReportFile = Annotated[
     Path | None,
     option("--report", panel=FILES, help="Write a report to this .html or .json file.", default=""),
@@ -144,6 +147,14 @@ SliceOutput = Annotated[str, option("--output", "-o", panel=FILES, help="Folder,
 GeometryFile = Annotated[
     Path | None,
     option(panel=MEASUREMENT, help="Geometry of measured sinograms, .toml or .json.", default=""),
+]
+Values = Annotated[
+    str | None,
+    option(
+        panel=MEASUREMENT,
+        help="What sinograms hold: integrals of attenuation, counts, or transmission, which is I / I0.",
+        default="told by the file",
+    ),
 ]
 PixelMm = Annotated[
     float | None,
@@ -254,6 +265,7 @@ class SliceOptions(ModelOptions, BatchOptions):
     inputs: SliceInputs
     output: SliceOutput
     format: SliceFormat = None
+    strict: Strict = False
     window: Window = "40,400"
     pixel_mm: PixelMm = None
 

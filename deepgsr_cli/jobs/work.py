@@ -42,6 +42,7 @@ class Result:
         facts: Size, settings, figures; of JSON's types. "seconds", if it is there, leaves out what is done
             once a run, or for a report alone.
         note: What the user should know.
+        warnings: What may be wrong with the result, a sentence each with the likely cause.
         caption: What a report says of the images.
         images: Pictures for a report, of one size.
         plots: Further items of a report, as a curve.
@@ -49,6 +50,7 @@ class Result:
 
     facts: Facts
     note: str = ""
+    warnings: list[str] = field(default_factory=list)
     caption: str = ""
     images: list[ReportImage] = field(default_factory=list)
     plots: list[ReportItem] = field(default_factory=list)
