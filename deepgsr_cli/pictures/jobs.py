@@ -215,11 +215,14 @@ class Decompression(Restoration):
         if compression is None:
             result.note = "no trace of JPEG found, written unchanged; give --quality if there is one"
             return lambda progress: image.pixels
-        source = "pixels" if coding is None else "file"
+        source = "pixels" if coding is None or compression.last is not None else "file"
         result.facts["quality"] = compression.quality
         result.facts["quality_from"] = source if given is None else "option"
         if compression.corner != (0, 0):
             result.facts["first_block"] = list(compression.corner)
+        if compression.last is not None:
+            result.facts["quality_last"] = compression.last
+            result.note = f"compressed twice, the last time at quality {compression.last}"
         if compression.lossless:
             result.note = "nothing to remove at this quality, written unchanged"
 
