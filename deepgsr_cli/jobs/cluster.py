@@ -47,6 +47,10 @@ _AHEAD = 4
 _FEWEST_AHEAD = 32
 _RECOUNT_S = 5.0
 
+# A worker without this module would not only fail at a job: Dask ends a worker that cannot unpickle a task.
+# So the first that workers get is what any Python can evaluate.
+_PROBE = f"__import__({__name__!r}, fromlist=['run_on_cluster']).__version__"
+
 # One job at a time in a worker, whatever its number of threads: the work has one network and one folder.
 _ALONE = threading.Lock()
 
@@ -192,6 +196,8 @@ class _Session:
         """
         try:
             with self._explained():
+                for address, version in self._client.run(eval, _PROBE).items():
+                    _check_version(address, version, __version__)
                 common = self._client.submit(_itself, self._order, key=self._order.name, pure=False)
             left = iter(range(len(self._run.jobs)))
             while True:
@@ -288,6 +294,13 @@ def _versions() -> dict[str, str]:
     return {"deepgsr": __version__, "Python": platform.python_version().rpartition(".")[0], **found}
 
 
+def _check_version(address: str, version: str, of_command: str) -> None:
+    if version != of_command:
+        raise UserError(
+            f"{address}: this worker has deepgsr {version}, the command {of_command}; install the same on all"
+        )
+
+
 def _itself(order: Order) -> Order:
     """The order: as a task, it is sent to the scheduler once and to each worker once."""
     return order
@@ -339,11 +352,7 @@ def _load(order: Order, address: str) -> Run:
         WeightsError: The weights are not there, or not the same.
     """
     versions = _versions()
-    if versions["deepgsr"] != order.versions["deepgsr"]:
-        raise UserError(
-            f"{address}: this worker has deepgsr {versions['deepgsr']}, the command"
-            f" {order.versions['deepgsr']}; install the same on all"
-        )
+    _check_version(address, versions["deepgsr"], order.versions["deepgsr"])
     for name, version in versions.items():
         if version != order.versions[name]:
             told = f"{address}: this worker has {name} {version}, the command {order.versions[name]}"

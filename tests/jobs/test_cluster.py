@@ -70,13 +70,17 @@ class Engine:
             process.wait()
         self.workers.clear()
 
+    def stop(self) -> None:
+        self.stop_workers()
+        self.scheduler.kill()
+        self.scheduler.wait()
+
 
 @pytest.fixture(scope="module")
 def scheduler(tmp_path_factory):
     engine = Engine(tmp_path_factory.mktemp("engine"))
     yield engine
-    engine.scheduler.kill()
-    engine.scheduler.wait()
+    engine.stop()
 
 
 @pytest.fixture
@@ -127,6 +131,21 @@ def test_a_killed_command_is_resumed(engine, tmp_path):
     assert copied(tmp_path) == {f"{i}.txt": "brief" for i in range(30)}
 
 
+def test_workers_without_the_package_are_told_and_left_alive(tmp_path, monkeypatch):
+    (tmp_path / "deepgsr_cli").mkdir()
+    (tmp_path / "deepgsr_cli/__init__.py").touch()  # another one, where the worker looks first
+    engine = Engine(tmp_path)
+    monkeypatch.setattr(sys.modules[__name__], "ROOT", tmp_path)
+    try:
+        engine.start_workers(1)
+        with pytest.raises(UserError, match=r"a worker of the cluster lacks deepgsr_cli\.jobs; install"):
+            list(start(run_of(tmp_path, "a"), engine.file))
+        (worker,) = engine.workers.values()
+        assert worker.poll() is None
+    finally:
+        engine.stop()
+
+
 def test_a_scheduler_that_is_gone_ends_the_run_with_one_sentence(tmp_path):
     engine = Engine(tmp_path)
     try:
@@ -140,9 +159,7 @@ def test_a_scheduler_that_is_gone_ends_the_run_with_one_sentence(tmp_path):
             list(outcomes)
         assert caught.value.exit_code == 1
     finally:
-        engine.stop_workers()
-        engine.scheduler.kill()
-        engine.scheduler.wait()
+        engine.stop()
 
 
 def test_a_series_is_whole_and_in_order_although_a_worker_is_killed(engine, tmp_path, monkeypatch):
