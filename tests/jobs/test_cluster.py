@@ -36,7 +36,8 @@ class Engine:
         workers: Those of the workers, by their process ids.
     """
 
-    def __init__(self, folder: Path) -> None:
+    def __init__(self, folder: Path, **environment: str) -> None:
+        self.environment = environment
         self.folder, self.file = folder, folder / "scheduler.json"
         self.workers: dict[int, subprocess.Popen] = {}
         self.scheduler = self._start("scheduler", "--port", "0", "--host", "127.0.0.1")
@@ -45,7 +46,7 @@ class Engine:
 
     def _start(self, kind: str, *options: str) -> subprocess.Popen:
         command = [sys.executable, "-m", f"distributed.cli.dask_{kind}", "--scheduler-file", str(self.file)]
-        environment = os.environ | {"OMP_NUM_THREADS": "1", "PYTHONPATH": str(ROOT)}
+        environment = os.environ | {"OMP_NUM_THREADS": "1", "PYTHONPATH": str(ROOT)} | self.environment
         with (self.folder / f"{kind}.log").open("ab") as log:
             return subprocess.Popen(
                 [*command, "--dashboard-address", ":0", *options],
@@ -55,9 +56,9 @@ class Engine:
                 stderr=log,
             )
 
-    def start_workers(self, number: int) -> None:
+    def start_workers(self, number: int, nanny: str = "--no-nanny") -> None:
         """Start workers of one thread, and wait until all are there."""
-        options = ["--nthreads", "1", "--no-nanny", "--host", "127.0.0.1", "--local-directory", "scratch"]
+        options = ["--nthreads", "1", nanny, "--host", "127.0.0.1", "--local-directory", "scratch"]
         for _ in range(number):
             process = self._start("worker", *options)
             self.workers[process.pid] = process
@@ -66,7 +67,7 @@ class Engine:
 
     def stop_workers(self) -> None:
         for process in self.workers.values():
-            process.kill()
+            process.terminate()  # a nanny then ends its worker
             process.wait()
         self.workers.clear()
 
@@ -110,6 +111,19 @@ def test_a_killed_worker_costs_no_file(engine, tmp_path):
     assert outcomes[1].said.endswith("1.txt: read\n")
     assert copied(tmp_path) == {f"{i}.txt": text for i, text in enumerate(texts) if text != "bad"}
     assert {o.result.facts["process"] for o in outcomes[1:]} == set(engine.workers)
+
+
+def test_a_file_that_kills_workers_fails_alone(tmp_path):
+    engine = Engine(tmp_path, DASK_DISTRIBUTED__SCHEDULER__ALLOWED_FAILURES="0")
+    try:
+        engine.start_workers(1, "--nanny")  # which starts a new worker for one that is lost
+        texts = ["a", "brief", "deadly", *["brief"] * 5]
+        outcomes = list(in_order(start(run_of(tmp_path, *texts), engine.file)))
+        assert [o.status for o in outcomes] == ["done", "done", "failed", *["done"] * 5]
+        assert "2.txt: the workers that did it were lost, also with no other file" in outcomes[2].error
+        assert copied(tmp_path) == {f"{i}.txt": text for i, text in enumerate(texts) if text != "deadly"}
+    finally:
+        engine.stop()
 
 
 def test_a_killed_command_is_resumed(engine, tmp_path):
