@@ -169,6 +169,7 @@ def _open(options: Demosaick) -> Demosaicking:
         options.batch,
         options.offline,
         options.ensemble,
+        options.sharing,
     )
     notify = silent if options.quiet else say
     files = MosaicOptions(

@@ -23,6 +23,7 @@ import secrets
 import sys
 import threading
 import time
+from collections import deque
 from collections.abc import Callable, Generator, Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -46,6 +47,10 @@ _PATIENCE_S = 60  # for a first worker, before that is said
 _AHEAD = 4
 _FEWEST_AHEAD = 32
 _RECOUNT_S = 5.0
+
+# A worker without this module would not only fail at a job: Dask ends a worker that cannot unpickle a task.
+# So the first that workers get is what any Python can evaluate.
+_PROBE = f"__import__({__name__!r}, fromlist=['run_on_cluster']).__version__"
 
 # One job at a time in a worker, whatever its number of threads: the work has one network and one folder.
 _ALONE = threading.Lock()
@@ -175,12 +180,34 @@ def _close(client: Client) -> None:
         client.close(timeout=2)
 
 
+@dataclass(frozen=True)
+class _Given:
+    """A job that is handed over.
+
+    Attributes:
+        future: What will become of it.
+        number: Its number.
+        existed: Whether its target existed at first.
+        alone: Whether no other is handed over with it.
+    """
+
+    future: Future
+    number: int
+    existed: bool
+    alone: bool = False
+
+
 class _Session:
-    """One run on a cluster."""
+    """One run on a cluster.
+
+    Dask blames all jobs that a lost worker had for the loss. Those it gives up are therefore tried once more,
+    one at a time: then it is the job.
+    """
 
     def __init__(self, client: Client, run: Run, order: Order, say: Callable[[str], None]) -> None:
         self._client, self._run, self._order, self._say = client, run, order, say
-        self._given: dict[str, tuple[Future, int]] = {}  # by key, with the number of the job
+        self._given: dict[str, _Given] = {}  # by key
+        self._suspects: deque[_Given] = deque()
         self._finished: queue.Queue[Future] = queue.Queue()
         self._ahead, self._counted = _FEWEST_AHEAD, -_RECOUNT_S
 
@@ -192,20 +219,27 @@ class _Session:
         """
         try:
             with self._explained():
+                for address, version in self._client.run(eval, _PROBE).items():
+                    _check_version(address, version, __version__)
                 common = self._client.submit(_itself, self._order, key=self._order.name, pure=False)
             left = iter(range(len(self._run.jobs)))
             while True:
                 with self._explained():
                     for number in itertools.islice(left, self._room()):
-                        self._give(common, number)
+                        self._give(common, number, self._run.exists(number))
+                    if not self._given and self._suspects:
+                        suspect = self._suspects.popleft()
+                        self._give(common, suspect.number, suspect.existed, alone=True)
                 if not self._given:
                     return
-                yield self._outcome(self._next())
+                outcome = self._outcome(self._next())
+                if outcome is not None:
+                    yield outcome
         finally:
             # What is running ends by itself, and leaves whole files.
             if self._client.status == "running":
                 with contextlib.suppress(Exception):
-                    self._client.cancel([future for future, _ in self._given.values()])
+                    self._client.cancel([given.future for given in self._given.values()])
                     self._client.run(_forget)
 
     def _room(self) -> int:
@@ -215,10 +249,10 @@ class _Session:
             self._ahead = max(_FEWEST_AHEAD, _AHEAD * sum(self._client.nthreads().values()))
         return max(0, self._ahead - len(self._given))
 
-    def _give(self, common: Future, number: int) -> None:
-        existed, key = self._run.exists(number), f"{self._order.name}-{number}"
+    def _give(self, common: Future, number: int, existed: bool, alone: bool = False) -> None:
+        key = f"{self._order.name}-{number}{'-alone' if alone else ''}"
         future = self._client.submit(_do_job, common, number, existed, key=key, pure=False)
-        self._given[str(future.key)] = future, number
+        self._given[key] = _Given(future, number, existed, alone)
         future.add_done_callback(self._finished.put)
 
     def _next(self) -> Future:
@@ -234,25 +268,28 @@ class _Session:
                     if not self._client.nthreads():
                         self._say("the cluster has no workers now; waiting for some")
 
-    def _outcome(self, future: Future) -> Outcome:
-        """What became of a job.
+    def _outcome(self, future: Future) -> Outcome | None:
+        """What became of a job; None if it will be tried alone.
 
         Raises:
             UserError: The run cannot go on.
         """
-        _, number = self._given.pop(str(future.key))
+        given = self._given.pop(str(future.key))
         try:
             with self._explained():
                 outcome = future.result()
                 # Else a lost worker that has done it would have it done again.
                 future.release()
                 return outcome
-        except KilledWorker as error:
+        except KilledWorker:
+            if not given.alone:
+                self._suspects.append(given)
+                return None
             sentence = (
-                f"{self._run.jobs[number].label}: {error.allowed_failures + 1} workers that did it were lost,"
-                " as where memory is short; do it alone"
+                f"{self._run.jobs[given.number].label}: the workers that did it were lost, also with no other"
+                " file beside it, as where memory is short; give workers with more"
             )
-            return Outcome(number, "failed", error=sentence)
+            return Outcome(given.number, "failed", error=sentence)
 
     @contextlib.contextmanager
     def _explained(self) -> Iterator[None]:
@@ -286,6 +323,13 @@ def _is_lost(error: BaseException) -> bool:
 def _versions() -> dict[str, str]:
     found = {name: importlib.metadata.version(name) for name in ("torch", "numpy")}
     return {"deepgsr": __version__, "Python": platform.python_version().rpartition(".")[0], **found}
+
+
+def _check_version(address: str, version: str, of_command: str) -> None:
+    if version != of_command:
+        raise UserError(
+            f"{address}: this worker has deepgsr {version}, the command {of_command}; install the same on all"
+        )
 
 
 def _itself(order: Order) -> Order:
@@ -339,11 +383,7 @@ def _load(order: Order, address: str) -> Run:
         WeightsError: The weights are not there, or not the same.
     """
     versions = _versions()
-    if versions["deepgsr"] != order.versions["deepgsr"]:
-        raise UserError(
-            f"{address}: this worker has deepgsr {versions['deepgsr']}, the command"
-            f" {order.versions['deepgsr']}; install the same on all"
-        )
+    _check_version(address, versions["deepgsr"], order.versions["deepgsr"])
     for name, version in versions.items():
         if version != order.versions[name]:
             told = f"{address}: this worker has {name} {version}, the command {order.versions[name]}"

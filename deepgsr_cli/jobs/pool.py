@@ -255,6 +255,7 @@ class _Fatal(Exception):
 def _serve(connection: Connection, file: Path, place: Place, threads: int) -> None:
     """Do jobs of a run until there are no more, in a process of its own."""
     signal.signal(signal.SIGTERM, _stop)
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # where it cannot be blocked
     # Read when torch and numpy are imported, which is when the run is.
     os.environ["OMP_NUM_THREADS"] = str(threads)
     worker = Worker(lambda: pickle.loads(file.read_bytes()), place)

@@ -17,7 +17,7 @@ import pytest
 import typer
 from typer.testing import CliRunner
 
-from deepgsr_cli.cli import app, command, ct_recon, mar, output, phase, pictures
+from deepgsr_cli.cli import app, command, ct_recon, demosaick, mar, output, phase, pictures
 from deepgsr_cli.cli.options import MEASUREMENT, SPEED, BatchOptions, flag, option
 from deepgsr_cli.compute.kernels import compiled
 from deepgsr_cli.formats.image import Image, write_image
@@ -217,6 +217,9 @@ def test_a_process_knows_its_device_and_how_many_share_its_memory(monkeypatch):
     of = pictures.PictureCommand("denoise")
     work = command._open(of, options, Plan([]), Place("cuda:1", 3))
     assert (work.restorer.options.device, work.restorer.options.sharing) == ("cuda:1", 3)
+    mosaics = demosaick.Demosaick(inputs=["in"], jobs="auto")
+    work = command._open(demosaick.DemosaickCommand(), mosaics, Plan([]), Place("cuda:1", 3))
+    assert (work.demosaicker.options.device, work.demosaicker.options.sharing) == ("cuda:1", 3)
     assert command._open(of, options, Plan([]), Place()).restorer.options.sharing == 1
 
 

@@ -36,7 +36,8 @@ class Engine:
         workers: Those of the workers, by their process ids.
     """
 
-    def __init__(self, folder: Path) -> None:
+    def __init__(self, folder: Path, **environment: str) -> None:
+        self.environment = environment
         self.folder, self.file = folder, folder / "scheduler.json"
         self.workers: dict[int, subprocess.Popen] = {}
         self.scheduler = self._start("scheduler", "--port", "0", "--host", "127.0.0.1")
@@ -45,7 +46,7 @@ class Engine:
 
     def _start(self, kind: str, *options: str) -> subprocess.Popen:
         command = [sys.executable, "-m", f"distributed.cli.dask_{kind}", "--scheduler-file", str(self.file)]
-        environment = os.environ | {"OMP_NUM_THREADS": "1", "PYTHONPATH": str(ROOT)}
+        environment = os.environ | {"OMP_NUM_THREADS": "1", "PYTHONPATH": str(ROOT)} | self.environment
         with (self.folder / f"{kind}.log").open("ab") as log:
             return subprocess.Popen(
                 [*command, "--dashboard-address", ":0", *options],
@@ -55,9 +56,9 @@ class Engine:
                 stderr=log,
             )
 
-    def start_workers(self, number: int) -> None:
+    def start_workers(self, number: int, nanny: str = "--no-nanny") -> None:
         """Start workers of one thread, and wait until all are there."""
-        options = ["--nthreads", "1", "--no-nanny", "--host", "127.0.0.1", "--local-directory", "scratch"]
+        options = ["--nthreads", "1", nanny, "--host", "127.0.0.1", "--local-directory", "scratch"]
         for _ in range(number):
             process = self._start("worker", *options)
             self.workers[process.pid] = process
@@ -66,17 +67,21 @@ class Engine:
 
     def stop_workers(self) -> None:
         for process in self.workers.values():
-            process.kill()
+            process.terminate()  # a nanny then ends its worker
             process.wait()
         self.workers.clear()
+
+    def stop(self) -> None:
+        self.stop_workers()
+        self.scheduler.kill()
+        self.scheduler.wait()
 
 
 @pytest.fixture(scope="module")
 def scheduler(tmp_path_factory):
     engine = Engine(tmp_path_factory.mktemp("engine"))
     yield engine
-    engine.scheduler.kill()
-    engine.scheduler.wait()
+    engine.stop()
 
 
 @pytest.fixture
@@ -108,6 +113,19 @@ def test_a_killed_worker_costs_no_file(engine, tmp_path):
     assert {o.result.facts["process"] for o in outcomes[1:]} == set(engine.workers)
 
 
+def test_a_file_that_kills_workers_fails_alone(tmp_path):
+    engine = Engine(tmp_path, DASK_DISTRIBUTED__SCHEDULER__ALLOWED_FAILURES="0")
+    try:
+        engine.start_workers(1, "--nanny")  # which starts a new worker for one that is lost
+        texts = ["a", "brief", "deadly", *["brief"] * 5]
+        outcomes = list(in_order(start(run_of(tmp_path, *texts), engine.file)))
+        assert [o.status for o in outcomes] == ["done", "done", "failed", *["done"] * 5]
+        assert "2.txt: the workers that did it were lost, also with no other file" in outcomes[2].error
+        assert copied(tmp_path) == {f"{i}.txt": text for i, text in enumerate(texts) if text != "deadly"}
+    finally:
+        engine.stop()
+
+
 def test_a_killed_command_is_resumed(engine, tmp_path):
     run = run_of(tmp_path, *["brief"] * 30)
     (tmp_path / "run").write_bytes(pickle.dumps(run))
@@ -127,6 +145,21 @@ def test_a_killed_command_is_resumed(engine, tmp_path):
     assert copied(tmp_path) == {f"{i}.txt": "brief" for i in range(30)}
 
 
+def test_workers_without_the_package_are_told_and_left_alive(tmp_path, monkeypatch):
+    (tmp_path / "deepgsr_cli").mkdir()
+    (tmp_path / "deepgsr_cli/__init__.py").touch()  # another one, where the worker looks first
+    engine = Engine(tmp_path)
+    monkeypatch.setattr(sys.modules[__name__], "ROOT", tmp_path)
+    try:
+        engine.start_workers(1)
+        with pytest.raises(UserError, match=r"a worker of the cluster lacks deepgsr_cli\.jobs; install"):
+            list(start(run_of(tmp_path, "a"), engine.file))
+        (worker,) = engine.workers.values()
+        assert worker.poll() is None
+    finally:
+        engine.stop()
+
+
 def test_a_scheduler_that_is_gone_ends_the_run_with_one_sentence(tmp_path):
     engine = Engine(tmp_path)
     try:
@@ -140,9 +173,7 @@ def test_a_scheduler_that_is_gone_ends_the_run_with_one_sentence(tmp_path):
             list(outcomes)
         assert caught.value.exit_code == 1
     finally:
-        engine.stop_workers()
-        engine.scheduler.kill()
-        engine.scheduler.wait()
+        engine.stop()
 
 
 def test_a_series_is_whole_and_in_order_although_a_worker_is_killed(engine, tmp_path, monkeypatch):

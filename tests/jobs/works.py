@@ -48,8 +48,11 @@ class Copies:
             if text == "brief":
                 time.sleep(0.02)
             if text == "slow":
-                job.target.with_suffix(".begun").touch()
-                time.sleep(60)
+                job.source.with_suffix(".begun").touch()
+                try:
+                    time.sleep(60)
+                finally:
+                    job.source.with_suffix(".ended").touch()
             tries = job.source.with_suffix(".tries")
             if text == "deadly" or (text == "once" and not tries.exists()):
                 tries.touch()
