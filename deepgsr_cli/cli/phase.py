@@ -18,6 +18,7 @@ from deepgsr_cli.cli.options import (
     BatchOptions,
     ModelOptions,
     Seed,
+    Strict,
     check_reference,
     option,
     parse_precision,
@@ -61,7 +62,8 @@ class Phase(ModelOptions, BatchOptions):
     inputs: Annotated[
         list[str] | None,
         typer.Argument(
-            help="Intensities: .npz, .npy, .h5 or .tif; folders of them, or globs.", show_default=False
+            help="Intensities: .npz, .npy, .h5, .cxi, .mat or .tif; folders of them, or globs.",
+            show_default=False,
         ),
     ] = None
     output: Annotated[
@@ -174,6 +176,7 @@ class Phase(ModelOptions, BatchOptions):
     restarts: Restarts = None
     iterations: Iterations = None
     seed: Seed = 0
+    strict: Strict = False
 
     def check(self) -> None:
         if bool(self.inputs) == (self.simulate is not None):
