@@ -219,6 +219,8 @@ class Restorer:
             raise OptionError("strength", strength, "give 0 (nothing) to 1 (all)")
         if (sigma is not None) != self.takes_sigma:
             raise UsageError(f"sigma is {sigma}: denoise needs the noise level, the other tasks take none")
+        from deepgsr_cli.models.deepgsr import DeepGSR, filter_of
+
         model = self.load(len(pixels)).model
         limit = self.sigma_limit(len(pixels))
         if sigma is not None and not 0 <= sigma <= limit:
@@ -247,11 +249,24 @@ class Restorer:
             told = [sigma / 255, float(clipped)][: model.config.conditions]
             condition = torch.tensor([told], dtype=torch.float32, device=device)
 
+        # On the CPU the network's filter, if it has one, goes over whole rows of tiles.
+        searching = isinstance(model, DeepGSR) and model.config.search > 0
+        ahead = searching and device.type == "cpu" and not options.ensemble
+
+        def prepare(rows: Tensor) -> Tensor:
+            assert isinstance(model, DeepGSR)
+            assert condition is not None
+            return torch.cat((rows, filter_of(rows, condition[:, 0], model.config.search)), dim=1)
+
         def restore(tiles: Tensor) -> Tensor:
-            x = tiles.expand(-1, 3, -1, -1) if tripled else tiles
-            restored = _ensemble(model, x, condition) if options.ensemble else model(x, condition)
+            pixels = tiles[:, :channels]
+            x = pixels.expand(-1, 3, -1, -1) if tripled else pixels
+            if ahead:
+                restored = model(x, condition, tiles[:, channels:])
+            else:
+                restored = _ensemble(model, x, condition) if options.ensemble else model(x, condition)
             restored = restored.mean(1, keepdim=True) if tripled else restored
-            return restored if strength == 1 else torch.lerp(tiles, restored, strength)
+            return restored if strength == 1 else torch.lerp(pixels, restored, strength)
 
         image = torch.from_numpy(np.ascontiguousarray(pixels, dtype=np.float32))
         restored = apply_tiled(
@@ -264,6 +279,7 @@ class Restorer:
                 (chosen[1] if options.tile is None else 1) if options.batch is None else options.batch,
             ),
             device=device,
+            prepare=prepare if ahead else None,
             precision=options.precision,
             out=image if in_place else None,
             progress=progress,
