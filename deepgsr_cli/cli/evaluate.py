@@ -252,10 +252,12 @@ def _settings(options: Options, record: type) -> dict[str, Any]:
 def _evaluate(task: str, options: Options) -> None:
     """Run an evaluation; print its protocol and means, and write what was asked for."""
     from deepgsr_cli.compute.device import select_device, wait
+    from deepgsr_cli.compute.memory import keep_freed_memory
     from deepgsr_cli.evaluation.run import scores
     from deepgsr_cli.evaluation.summary import Items, means, record, write_csv
     from deepgsr_cli.tasks import evaluation_of
 
+    keep_freed_memory()
     check_report(options.report)
     evaluation = evaluation_of(task)(**_settings(options, evaluation_of(task)), notify=say)
     methods = evaluation.methods  # a package that is missing is said first

@@ -161,9 +161,11 @@ def _of_quality(result: Result) -> str:
 
 def _open(task: str, options: PictureOptions) -> Restoration:
     """Make the work of a run of a picture command."""
+    from deepgsr_cli.compute.memory import keep_freed_memory
     from deepgsr_cli.pictures.jobs import Decompression, FileOptions, Restoration
     from deepgsr_cli.pictures.restorer import Restorer, RunOptions
 
+    keep_freed_memory()
     running = RunOptions(
         options.device,
         parse_precision(options.precision),

@@ -279,9 +279,11 @@ class Phase(Pictures):
 
 def _train(task: str, options: TrainOptions) -> None:
     """Train with the options of a command, telling how it goes on stderr; print where the weights are."""
+    from deepgsr_cli.compute.memory import keep_freed_memory
     from deepgsr_cli.compute.processes import Processes
     from deepgsr_cli.tasks import train
 
+    keep_freed_memory()
     config = _config(task, options)
     first = Processes().rank == 0
     quiet = options.quiet or not first

@@ -328,6 +328,8 @@ class Restorer:
         progress: Callable[[int, int], None] | None,
     ) -> np.ndarray:
         """Run the model on the pixels of a picture, in tiles; it is told numbers of what is wrong with it."""
+        from deepgsr_cli.models.deepgsr import DeepGSR, filter_of
+
         model = self.load(len(pixels)).model
         options = self.options
         device = select_device(options.device)
@@ -347,11 +349,24 @@ class Restorer:
         if told is not None:
             condition = torch.tensor([told[: model.config.conditions]], dtype=torch.float32, device=device)
 
+        # On the CPU the network's filter, if it has one, goes over whole rows of tiles.
+        searching = isinstance(model, DeepGSR) and model.config.search > 0
+        ahead = searching and device.type == "cpu" and not options.ensemble
+
+        def prepare(rows: Tensor) -> Tensor:
+            assert isinstance(model, DeepGSR)
+            assert condition is not None
+            return torch.cat((rows, filter_of(rows, condition[:, 0], model.config.search)), dim=1)
+
         def restore(tiles: Tensor) -> Tensor:
-            x = tiles.expand(-1, 3, -1, -1) if tripled else tiles
-            restored = _ensemble(model, x, condition) if options.ensemble else model(x, condition)
+            pixels = tiles[:, :channels]
+            x = pixels.expand(-1, 3, -1, -1) if tripled else pixels
+            if ahead:
+                restored = model(x, condition, tiles[:, channels:])
+            else:
+                restored = _ensemble(model, x, condition) if options.ensemble else model(x, condition)
             restored = restored.mean(1, keepdim=True) if tripled else restored
-            return restored if strength == 1 else torch.lerp(tiles, restored, strength)
+            return restored if strength == 1 else torch.lerp(pixels, restored, strength)
 
         image = torch.from_numpy(np.ascontiguousarray(pixels, dtype=np.float32))
         restored = apply_tiled(
@@ -364,6 +379,7 @@ class Restorer:
                 (chosen[1] if options.tile is None else 1) if options.batch is None else options.batch,
             ),
             device=device,
+            prepare=prepare if ahead else None,
             precision=options.precision,
             out=image if in_place else None,
             progress=progress,
