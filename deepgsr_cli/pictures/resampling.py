@@ -1,4 +1,5 @@
-"""Pictures reduced and enlarged as MATLAB's imresize does it, which super-resolution is compared by."""
+"""Pictures reduced and enlarged as MATLAB's imresize does it, which super-resolution is compared by, and what
+of a picture only an interpolation enlarges."""
 
 from __future__ import annotations
 
@@ -7,15 +8,21 @@ import math
 from collections.abc import Sequence
 from typing import Literal
 
+import numpy as np
 import torch
 from torch import Tensor
 
+from deepgsr_cli.compute.tiling import TileNeeds, Tiles, apply_tiled, default_overlap
 from deepgsr_cli.pictures.noise import as_8_bits
 
 Kernel = Literal["bicubic", "lanczos"]
+# Ways to enlarge: the network, and those without.
+Method = Literal["deepgsr", "bicubic", "lanczos"]
 
 # Pixels at the ends of a reduced picture that depend on what lies beyond it.
 RIM = 2
+# Of tiles, whose matrices are then small.
+_TILE_PX = 256
 # Width of a kernel in pixels, where it does not reduce.
 _WIDTHS: dict[Kernel, int] = {"bicubic": 4, "lanczos": 6}
 
@@ -104,6 +111,45 @@ def clean_part(crops: Tensor, scale: int, side: int) -> Tensor:
     """What `reduced_by_turns` has made an answer of this side of, (B, C, scale * side, scale * side)."""
     place = slice(scale * RIM, scale * (RIM + side))
     return crops[..., place, place]
+
+
+def interpolated(pixels: np.ndarray, scale: int, kernel: Kernel = "bicubic") -> np.ndarray:
+    """Pixels of a picture enlarged in tiles, (C, scale * H, scale * W), float32, not clipped.
+
+    Args:
+        pixels: (C, H, W), float32.
+        scale: Sides of the result over those of the picture.
+        kernel: As of `resampling_matrix`.
+    """
+    needs = TileNeeds(grid=1, halo=RIM + 1)
+    enlarged = apply_tiled(
+        lambda x: resized(x, scale * x.shape[-2], scale * x.shape[-1], kernel),
+        torch.from_numpy(np.ascontiguousarray(pixels, dtype=np.float32)),
+        Tiles(_TILE_PX, default_overlap(needs), needs),
+        device="cpu",
+    )
+    return enlarged.numpy()
+
+
+def enlarged_alpha(alpha: np.ndarray, scale: int) -> np.ndarray:
+    """Alpha, (H, W), of any type of samples, enlarged bicubically, within the range that it has."""
+    pixels = interpolated(alpha[None].astype(np.float32), scale)[0]
+    pixels = pixels.clip(float(alpha.min()), float(alpha.max()))
+    return (np.rint(pixels) if alpha.dtype.kind == "u" else pixels).astype(alpha.dtype)
+
+
+def without_hidden_colours(pixels: np.ndarray, alpha: np.ndarray) -> np.ndarray:
+    """Pixels, (C, H, W), with the colour of the nearest pixel that can be seen where alpha, (H, W), is 0.
+
+    What a file holds there nobody sees, until an interpolation mixes it into the edge of what is seen.
+    """
+    from scipy.ndimage import distance_transform_edt
+
+    hidden = alpha == 0
+    if not hidden.any() or hidden.all():
+        return pixels
+    rows, columns = distance_transform_edt(hidden, return_distances=False, return_indices=True)
+    return pixels[:, rows, columns]
 
 
 def _weights(x: Tensor, kernel: Kernel) -> Tensor:

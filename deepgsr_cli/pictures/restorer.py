@@ -26,7 +26,14 @@ from deepgsr_cli.pictures.arrays import (
 )
 from deepgsr_cli.pictures.compression import Compression, compression_of
 from deepgsr_cli.pictures.noise import estimate_sigma, picture_sigma
-from deepgsr_cli.pictures.tasks import SIGMA, TASKS, Shown
+from deepgsr_cli.pictures.resampling import (
+    Method,
+    enlarged_alpha,
+    interpolated,
+    resized,
+    without_hidden_colours,
+)
+from deepgsr_cli.pictures.tasks import SIGMA, TASKS, UPSCALE, Shown
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -77,7 +84,7 @@ class Restorer:
         options: How the model runs.
         notify: Called with sentences a user should read.
         task: "denoise" (white Gaussian noise of a known level), "derain", "restore" (noise, rain or both,
-            of which nothing is known), or "dejpeg".
+            of which nothing is known), "dejpeg" or "upscale".
         loaded: What `load` has loaded so far, by channel count.
     """
 
@@ -206,6 +213,67 @@ class Restorer:
         restored = _each(array, white, restore)
         return torch.from_numpy(restored).to(picture) if isinstance(picture, Tensor) else restored
 
+    @overload
+    def enlarge(
+        self,
+        picture: Tensor,
+        scale: int,
+        *,
+        method: Method = "deepgsr",
+        strength: float = 1.0,
+        white: float | None = None,
+    ) -> Tensor: ...
+    @overload
+    def enlarge(
+        self,
+        picture: NumpyPicture,
+        scale: int,
+        *,
+        method: Method = "deepgsr",
+        strength: float = 1.0,
+        white: float | None = None,
+    ) -> np.ndarray: ...
+    def enlarge(
+        self,
+        picture: Tensor | NumpyPicture,
+        scale: int,
+        *,
+        method: Method = "deepgsr",
+        strength: float = 1.0,
+        white: float | None = None,
+    ) -> Tensor | np.ndarray:
+        """Enlarge a picture, or each of a batch, its alpha bicubically; as `__call__` otherwise.
+
+        Args:
+            picture: As for `__call__`.
+            scale: Sides of the result over those of the picture: 2, 3 or 4.
+            method: "deepgsr" for the network, or "bicubic" or "lanczos", which need no weights.
+            strength: Share of what the network adds to bicubic interpolation, 0 to 1.
+            white: Value that stands for white; None for 255, 65535 or 1, by the dtype.
+
+        Raises:
+            ShapeError: As `__call__`.
+            UsageError: As `__call__`; or there is no such scale or method.
+            InputError: As `__call__`.
+            WeightsError: As `load`.
+        """
+        check_enlargement(scale, method)
+        array = as_array(picture)
+        white = white_of(array.dtype, white)
+        results = []
+        for samples in array if array.ndim == 4 else array.reshape(1, *array.shape[:2], -1):
+            pixels = to_pixels(samples, white)
+            height, width, count = samples.shape
+            result = np.empty((scale * height, scale * width, count), array.dtype)
+            if count > len(pixels):
+                pixels = without_hidden_colours(pixels, samples[..., -1])
+                result[..., -1] = enlarged_alpha(samples[..., -1], scale)
+            pixels = self.enlarge_pixels(pixels, scale, method, strength=strength)
+            results.append(with_pixels(result, pixels, white))
+        found = np.stack(results) if array.ndim == 4 else results[0]
+        found = found[..., 0] if array.ndim == 2 else found
+        return torch.from_numpy(found).to(picture) if isinstance(picture, Tensor) else found
+
     def load(self, channels: int) -> Loaded[Prior]:
         """Load the model for pictures with that many channels, if it has not been loaded yet.
 
@@ -318,6 +386,50 @@ class Restorer:
         restored[:] = padded[:, top:, left:]
         return restored
 
+    def enlarge_pixels(
+        self,
+        pixels: np.ndarray,
+        scale: int,
+        method: Method = "deepgsr",
+        *,
+        strength: float = 1.0,
+        progress: Callable[[int, int], None] | None = None,
+    ) -> np.ndarray:
+        """Enlarge the pixels of a picture, (C, scale * H, scale * W), float32, not clipped; errors as of
+        `enlarge`.
+
+        Args:
+            pixels: (C, H, W), float32 on the [0, 1] scale, C 1 or 3.
+            scale: As of `enlarge`.
+            method: As of `enlarge`.
+            strength: As of `enlarge`.
+            progress: Called with finished and total pixels of what is enlarged.
+        """
+        from deepgsr_cli.models import NSR
+
+        _check(pixels, strength)
+        check_enlargement(scale, method)
+        if method != "deepgsr":
+            return interpolated(pixels, scale, method)
+        model = self.load(len(pixels)).model
+        if not isinstance(model, NSR) or scale not in model.config.scales:
+            raise OptionError(
+                "weights", self.weights, f"they do not enlarge {scale} times; leave --weights out"
+            )
+        tripled = model.config.channels != len(pixels)
+
+        def enlarge(tiles: Tensor) -> Tensor:
+            x = tiles.expand(-1, 3, -1, -1) if tripled else tiles
+            enlarged = self._answer(lambda y: model.enlarge(y, scale), x)
+            enlarged = enlarged.mean(1, keepdim=True) if tripled else enlarged
+            if strength == 1:
+                return enlarged
+            height, width = enlarged.shape[-2:]
+            return torch.lerp(resized(tiles, height, width), enlarged, strength)
+
+        image = torch.from_numpy(np.ascontiguousarray(pixels, dtype=np.float32))
+        return self._in_tiles(enlarge, image, model, progress=progress)
+
     def _run(
         self,
         pixels: np.ndarray,
@@ -331,27 +443,15 @@ class Restorer:
         from deepgsr_cli.models.deepgsr import DeepGSR, filter_of
 
         model = self.load(len(pixels)).model
-        options = self.options
-        device = select_device(options.device)
-        needs = model.tile_needs
-        channels, height, width = pixels.shape
-        tripled = model.config.channels != channels
-        chosen = choose_tile(
-            height,
-            width,
-            model.config.channels,
-            free_bytes=free_memory(device) // options.sharing,
-            bytes_per_pixel=model.bytes_per_pixel,
-            needs=needs,
-            device_type=device.type,
-        )
+        tripled = model.config.channels != len(pixels)
         condition = None
         if told is not None:
+            device = select_device(self.options.device)
             condition = torch.tensor([told[: model.config.conditions]], dtype=torch.float32, device=device)
 
         # On the CPU the network's filter, if it has one, goes over whole rows of tiles.
         searching = isinstance(model, DeepGSR) and model.config.search > 0
-        ahead = searching and device.type == "cpu" and not options.ensemble
+        ahead = searching and select_device(self.options.device).type == "cpu" and not self.options.ensemble
 
         def prepare(rows: Tensor) -> Tensor:
             assert isinstance(model, DeepGSR)
@@ -359,18 +459,53 @@ class Restorer:
             return torch.cat((rows, filter_of(rows, condition[:, 0], model.config.search)), dim=1)
 
         def restore(tiles: Tensor) -> Tensor:
-            pixels = tiles[:, :channels]
-            x = pixels.expand(-1, 3, -1, -1) if tripled else pixels
+            own = tiles[:, : len(pixels)]
+            x = own.expand(-1, 3, -1, -1) if tripled else own
             if ahead:
-                restored = model(x, condition, tiles[:, channels:])
+                restored = model(x, condition, tiles[:, len(pixels) :])
             else:
-                restored = _ensemble(model, x, condition) if options.ensemble else model(x, condition)
+                restored = self._answer(lambda y: model(y, condition), x)
             restored = restored.mean(1, keepdim=True) if tripled else restored
-            return restored if strength == 1 else torch.lerp(pixels, restored, strength)
+            return restored if strength == 1 else torch.lerp(own, restored, strength)
 
         image = torch.from_numpy(np.ascontiguousarray(pixels, dtype=np.float32))
-        restored = apply_tiled(
+        return self._in_tiles(
             restore,
+            image,
+            model,
+            prepare=prepare if ahead else None,
+            out=image if in_place else None,
+            progress=progress,
+        )
+
+    def _answer(self, function: Callable[[Tensor], Tensor], tiles: Tensor) -> Tensor:
+        """What a function makes of tiles, or its mean over their orientations, as the options say."""
+        return _ensemble(function, tiles) if self.options.ensemble else function(tiles)
+
+    def _in_tiles(
+        self,
+        function: Callable[[Tensor], Tensor],
+        image: Tensor,
+        model: Prior,
+        *,
+        prepare: Callable[[Tensor], Tensor] | None = None,
+        out: Tensor | None = None,
+        progress: Callable[[int, int], None] | None,
+    ) -> np.ndarray:
+        """What a function that calls the model makes of an image, in tiles as the options and memory say."""
+        options, needs = self.options, model.tile_needs
+        device = select_device(options.device)
+        chosen = choose_tile(
+            image.shape[-2],
+            image.shape[-1],
+            model.config.channels,
+            free_bytes=free_memory(device) // options.sharing,
+            bytes_per_pixel=model.bytes_per_pixel,
+            needs=needs,
+            device_type=device.type,
+        )
+        restored = apply_tiled(
+            function,
             image,
             Tiles(
                 chosen[0] if options.tile is None else options.tile,
@@ -379,13 +514,21 @@ class Restorer:
                 (chosen[1] if options.tile is None else 1) if options.batch is None else options.batch,
             ),
             device=device,
-            prepare=prepare if ahead else None,
+            prepare=prepare,
             precision=options.precision,
-            out=image if in_place else None,
+            out=out,
             progress=progress,
             notify=self.notify,
         )
         return restored.numpy()
+
+
+def check_enlargement(scale: int, method: str) -> None:
+    """Raise an OptionError unless there is such a scale and such a method to enlarge by."""
+    if scale not in UPSCALE.scales:
+        raise OptionError("scale", scale, "give 2, 3 or 4")
+    if method not in (known := ("deepgsr", *UPSCALE.baselines)):
+        raise OptionError("method", method, f"known are {', '.join(known)}")
 
 
 def _check(pixels: np.ndarray, strength: float) -> None:
@@ -409,12 +552,12 @@ def _each(array: np.ndarray, white: float | None, restore: Callable[[np.ndarray]
     return restored.reshape(array.shape)
 
 
-def _ensemble(model: Prior, tiles: Tensor, condition: Tensor | None) -> Tensor:
-    """Mean over the orientations of a square of what the model makes of the tiles, turned back."""
-    total = tiles.new_zeros(tiles.shape)
+def _ensemble(function: Callable[[Tensor], Tensor], tiles: Tensor) -> Tensor:
+    """Mean over the orientations of a square of what a function makes of the tiles, turned back."""
+    total = torch.zeros((), device=tiles.device)
     for mirrored in (False, True):
         for quarters in range(4):
             turned = (tiles.flip(-1) if mirrored else tiles).rot90(quarters, (-2, -1))
-            restored = model(turned.contiguous(), condition).rot90(-quarters, (-2, -1))
-            total += restored.flip(-1) if mirrored else restored
+            restored = function(turned.contiguous()).rot90(-quarters, (-2, -1))
+            total = total + (restored.flip(-1) if mirrored else restored)
     return total / 8
