@@ -12,8 +12,6 @@ from typing import Annotated, Any
 import typer
 import typer.core
 
-from deepgsr_cli.cli import ct_recon, demosaick, evaluate, mar, phase, pictures, train, weights
-from deepgsr_cli.cli import doctor as doctor_module
 from deepgsr_cli.cli.output import say
 from deepgsr_cli.errors import OptionError, UserError
 from deepgsr_cli.version import __version__
@@ -23,6 +21,8 @@ FILES = {
     "denoise": "pictures",
     "derain": "pictures",
     "restore": "pictures",
+    "dejpeg": "pictures",
+    "demosaick": "demosaick",
     "ct-recon": "ct_recon",
     "mar": "mar",
     "phase": "phase",
@@ -88,15 +88,6 @@ app = typer.Typer(
     context_settings={"help_option_names": ["-h", "--help"]},
     help="Restore images with the DeepGSR group sparsity prior.",
 )
-app.add_typer(train.app, name="train")
-app.add_typer(evaluate.app, name="eval")
-app.add_typer(weights.app, name="weights")
-pictures.register(app)
-demosaick.register(app)
-ct_recon.register(app)
-mar.register(app)
-phase.register(app)
-app.command()(doctor_module.doctor)
 
 
 def _version(value: bool) -> None:
