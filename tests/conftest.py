@@ -10,6 +10,7 @@ import typer.testing
 from deepgsr_cli.formats.image import Image, write_image
 from deepgsr_cli.models import PRESETS
 from deepgsr_cli.tasks import train
+from deepgsr_cli.training import loop
 from deepgsr_cli.weights.checkpoint import save_checkpoint
 from tests.samples import TINY, short_run, smooth_picture, tiny_demosaicker, tiny_model
 
@@ -23,6 +24,15 @@ def pytest_configure(config):
 def pytest_collection_finish():
     """Spare the garbage collector the modules and tests, which stay until the end."""
     gc.freeze()
+
+
+@pytest.fixture(scope="session", autouse=True)
+def draw_curve():
+    """Draw no curve of the short runs of tests, which takes longer than the runs; returns what does."""
+    with pytest.MonkeyPatch.context() as patch:
+        draw = loop._draw_curve
+        patch.setattr(loop, "_draw_curve", lambda target, rows: None)
+        yield draw
 
 
 @pytest.fixture(scope="session", autouse=True)
