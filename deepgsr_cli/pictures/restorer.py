@@ -298,7 +298,7 @@ class Restorer:
 
         Args:
             pixels: (C, H, W), float32 on the [0, 1] scale, C 1 or 3.
-            compression: How the picture was compressed; where next to nothing was lost it comes back as it is.
+            compression: How the picture was compressed; it comes back as it is where that is negligible.
             strength: Share of the correction that is applied, 0 to 1.
             in_place: Overwrite `pixels`.
             progress: Called with finished and total pixels.
