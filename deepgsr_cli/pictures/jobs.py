@@ -223,7 +223,7 @@ class Decompression(Restoration):
         if compression.last is not None:
             result.facts["quality_last"] = compression.last
             result.note = f"compressed twice, the last time at quality {compression.last}"
-        if compression.lossless:
+        if compression.negligible:
             result.note = "nothing to remove at this quality, written unchanged"
 
         def restore(progress: Progress | None) -> np.ndarray:
