@@ -22,6 +22,7 @@ if TYPE_CHECKING:
     from deepgsr_cli.pictures.api import derain as derain
     from deepgsr_cli.pictures.api import estimate_noise as estimate_noise
     from deepgsr_cli.pictures.api import restore as restore
+    from deepgsr_cli.pictures.api import upscale as upscale
     from deepgsr_cli.pictures.restorer import Restorer as Restorer
     from deepgsr_cli.pictures.restorer import RunOptions as RunOptions
     from deepgsr_cli.tomography.geometry import Geometry as Geometry
@@ -40,6 +41,7 @@ _HOMES = {
     "reduce_metal": "mar.api",
     "restore": "pictures.api",
     "retrieve_phase": "phase.api",
+    "upscale": "pictures.api",
     "write_image": "formats.image",
 }
 
@@ -57,6 +59,7 @@ __all__ = [
     "reduce_metal",
     "restore",
     "retrieve_phase",
+    "upscale",
     "write_image",
 ]
 

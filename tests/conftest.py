@@ -5,10 +5,11 @@ import gc
 import os
 
 import pytest
+import torch
 import typer.testing
 
 from deepgsr_cli.formats.image import Image, write_image
-from deepgsr_cli.models import PRESETS
+from deepgsr_cli.models import NSR, PRESETS, NSRConfig
 from deepgsr_cli.tasks import train
 from deepgsr_cli.weights.checkpoint import save_checkpoint
 from tests.samples import TINY, short_run, smooth_picture, tiny_model
@@ -63,6 +64,17 @@ def jpeg_weights(tmp_path_factory):
     for channels, path in paths.items():
         save_checkpoint(path, tiny_model(channels, conditions=5), info={"task": "dejpeg"})
     return paths
+
+
+@pytest.fixture(scope="session")
+def upscale_weights(tmp_path_factory):
+    """Checkpoint file of a tiny network that enlarges, with random weights that change a picture visibly."""
+    torch.manual_seed(0)
+    model = NSR(NSRConfig(scales=(2, 3, 4), width=8, blocks=1))
+    torch.nn.init.constant_(model.tail.gain, 0.2)
+    path = tmp_path_factory.mktemp("enlarging") / "tiny.safetensors"
+    save_checkpoint(path, model, info={"task": "upscale"})
+    return path
 
 
 @pytest.fixture(scope="session")
