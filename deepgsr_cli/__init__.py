@@ -23,6 +23,7 @@ if TYPE_CHECKING:
     from deepgsr_cli.pictures.api import estimate_noise as estimate_noise
     from deepgsr_cli.pictures.api import restore as restore
     from deepgsr_cli.pictures.api import upscale as upscale
+    from deepgsr_cli.pictures.demosaicking import demosaick as demosaick
     from deepgsr_cli.pictures.restorer import Restorer as Restorer
     from deepgsr_cli.pictures.restorer import RunOptions as RunOptions
     from deepgsr_cli.tomography.geometry import Geometry as Geometry
@@ -33,6 +34,7 @@ _HOMES = {
     "Restorer": "pictures.restorer",
     "RunOptions": "pictures.restorer",
     "dejpeg": "pictures.api",
+    "demosaick": "pictures.demosaicking",
     "denoise": "pictures.api",
     "derain": "pictures.api",
     "estimate_noise": "pictures.api",
@@ -51,6 +53,7 @@ __all__ = [
     "RunOptions",
     "__version__",
     "dejpeg",
+    "demosaick",
     "denoise",
     "derain",
     "estimate_noise",

@@ -30,6 +30,7 @@ _EVALUATIONS = {
     "derain": "pictures.evaluation:Deraining",
     "upscale": "pictures.evaluation:Upscaling",
     "dejpeg": "pictures.evaluation:Dejpeg",
+    "demosaick": "pictures.mosaic_evaluation:MosaicEvaluation",
     "ct-recon": "ct.evaluation:SparseViewCT",
     "mar": "mar.evaluation:MetalArtifacts",
     "phase": "phase.evaluation:PhaseRetrieval",

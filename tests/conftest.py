@@ -12,7 +12,7 @@ from deepgsr_cli.formats.image import Image, write_image
 from deepgsr_cli.models import NSR, PRESETS, NSRConfig
 from deepgsr_cli.tasks import train
 from deepgsr_cli.weights.checkpoint import save_checkpoint
-from tests.samples import TINY, short_run, smooth_picture, tiny_model
+from tests.samples import TINY, short_run, smooth_picture, tiny_demosaicker, tiny_model
 
 
 def pytest_configure(config):
@@ -64,6 +64,14 @@ def jpeg_weights(tmp_path_factory):
     for channels, path in paths.items():
         save_checkpoint(path, tiny_model(channels, conditions=5), info={"task": "dejpeg"})
     return paths
+
+
+def mosaic_weights(tmp_path_factory):
+    """Checkpoint file of a tiny model that demosaicks."""
+    path = tmp_path_factory.mktemp("mosaic") / "tiny-demosaick.safetensors"
+    info = {"task": "demosaick", "train_config": '{"sigma_max": 20}'}
+    save_checkpoint(path, tiny_demosaicker(), info=info)
+    return path
 
 
 @pytest.fixture(scope="session")

@@ -15,6 +15,7 @@ from deepgsr_cli.cli.options import (
     QUALITY,
     GeometryFile,
     SliceOptions,
+    Values,
     flag,
     option,
     parse_precision,
@@ -57,6 +58,7 @@ class Mar(SliceOptions):
         flag("--keep-metal/--no-keep-metal", panel=QUALITY, help="Leave metal in place, or fill it in."),
     ] = True
     geometry: GeometryFile = None
+    values: Values = None
 
     @property
     def metal(self) -> str:
@@ -91,6 +93,7 @@ class _Mar(Command[Mar, "MetalPlan"]):
             format=options.format,
             geometry=geometry,
             pixel_mm=options.pixel_mm,
+            values=options.values,
         )
         masks = None if options.mask is None else read_masks(options.mask, scans.jobs, geometry)
         plan = MetalPlan(**vars(scans), masks=masks)
@@ -115,9 +118,11 @@ class _Mar(Command[Mar, "MetalPlan"]):
 def _open(options: Mar, plan: MetalPlan) -> MetalCorrection:
     """Make the work of a run."""
     from deepgsr_cli.compute.device import select_device
+    from deepgsr_cli.compute.memory import keep_freed_memory
     from deepgsr_cli.mar.methods import load_network
     from deepgsr_cli.mar.reduction import MetalCorrection
 
+    keep_freed_memory()
     network = None
     if options.method == "deepgsr":
         network = load_network(options.weights, options.device, offline=options.offline)

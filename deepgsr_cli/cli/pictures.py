@@ -220,9 +220,11 @@ def _open_enlargement(options: Upscale) -> Restoration:
 
 def _settings(task: str, options: PictureOptions) -> tuple[Restorer, FileOptions]:
     """Return the model of a task, and what is done with each file."""
+    from deepgsr_cli.compute.memory import keep_freed_memory
     from deepgsr_cli.pictures.jobs import FileOptions
     from deepgsr_cli.pictures.restorer import Restorer, RunOptions
 
+    keep_freed_memory()
     running = RunOptions(
         options.device,
         parse_precision(options.precision),
@@ -231,6 +233,7 @@ def _settings(task: str, options: PictureOptions) -> tuple[Restorer, FileOptions
         options.batch,
         options.offline,
         options.ensemble,
+        options.sharing,
     )
     restorer = Restorer(options.weights, running, silent if options.quiet else say, task)
     files = FileOptions(

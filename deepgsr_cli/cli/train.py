@@ -153,6 +153,7 @@ class Dejpeg(Networks):
     __doc__ = TASKS["dejpeg"].summary
 
 
+@dataclass(frozen=True, kw_only=True)
 class Photo(Pictures):
     __doc__ = TASKS["photo"].summary
 
@@ -278,9 +279,11 @@ class Phase(Pictures):
 
 def _train(task: str, options: TrainOptions) -> None:
     """Train with the options of a command, telling how it goes on stderr; print where the weights are."""
+    from deepgsr_cli.compute.memory import keep_freed_memory
     from deepgsr_cli.compute.processes import Processes
     from deepgsr_cli.tasks import train
 
+    keep_freed_memory()
     config = _config(task, options)
     first = Processes().rank == 0
     quiet = options.quiet or not first
@@ -371,3 +374,8 @@ for _name, _kind, _data in (
         about=ABOUT,
         examples=[f"deepgsr train {_name} --data {_data} -o runs/mine --max-minutes 60"],
     )
+
+
+def register(parent: typer.Typer) -> None:
+    """Add the commands to an app, as a group."""
+    parent.add_typer(app, name="train")

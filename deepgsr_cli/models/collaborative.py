@@ -33,6 +33,11 @@ THRESHOLD = 2.7
 # Side, in references, of the blocks that the compiled loops work on: what these hold then fits into a core's
 # cache. Fixed, so that sums do not depend on the number of threads.
 _BLOCK = 24
+# Columns that are filtered at once, which bounds the memory for rows of tiles; a multiple of the stride, so
+# that references are where they are in the whole.
+_MOST_COLUMNS = 2048
+# Blocks whose sums are held before they are added up: enough for all threads of a large machine.
+_BLOCKS_HELD = 256
 # References whose groups, and distances, that the tensor engine holds at once.
 _MAX_GROUPS = 2**14
 _MAX_DISTANCES = 2**27
@@ -55,9 +60,17 @@ def collaborative_filter(x: Tensor, sigma: Tensor, radius: int) -> tuple[Tensor,
         Estimates of the clean images, (B, C, H, W), and for the mean and the differences the share of the
         noise's variance that is left, (B, C, H, W), roughly: the share of coefficients that were kept.
     """
+    # An estimate depends on nothing that is farther away than twice a match.
+    margin, width = STRIDE * math.ceil(2 * (radius + PATCH) / STRIDE), x.shape[-1]
+    estimates: list[Tensor] = []
+    shares: list[Tensor] = []
     with torch.no_grad(), torch.autocast(x.device.type, enabled=False):
-        estimates, shares = _filtered(x.float(), THRESHOLD * sigma.float(), radius)
-    return estimates.to(x.dtype), shares.to(x.dtype)
+        for start in range(0, width, _MOST_COLUMNS):
+            stop, first = min(start + _MOST_COLUMNS, width), max(0, start - margin)
+            strip = x[..., first : stop + margin].float()
+            for parts, part in zip((estimates, shares), _filtered(strip, THRESHOLD * sigma.float(), radius)):
+                parts.append(part[..., start - first : stop - first])
+    return torch.cat(estimates, dim=-1).to(x.dtype), torch.cat(shares, dim=-1).to(x.dtype)
 
 
 def _filtered(x: Tensor, thresholds: Tensor, radius: int) -> tuple[Tensor, Tensor]:
@@ -81,8 +94,9 @@ def _filtered(x: Tensor, thresholds: Tensor, radius: int) -> tuple[Tensor, Tenso
     spread = sums[:, channels:]
     for dim in (-2, -1):
         corners, spread = spread, torch.zeros_like(spread)
+        size = corners.shape[dim]
         for i, weight in enumerate(_window().tolist()):
-            spread.add_(corners.roll(i, dim), alpha=weight)
+            spread.narrow(dim, i, size - i).add_(corners.narrow(dim, 0, size - i), alpha=weight)
     inner = (..., slice(radius, radius + height), slice(radius, radius + width))
     weights, count = spread[:, :channels][inner], spread[:, channels:][inner]
     estimates = torch.einsum("cd,bchw->bdhw", mixing, sums[:, :channels][inner] / weights)
@@ -207,24 +221,29 @@ def _compiled_engine(maps: Tensor, radius: int, threshold: float) -> Tensor:
         ends = [(stop - 1) * STRIDE + PATCH + 2 * radius for stop in stops]
         ranges.append([slice(STRIDE * _BLOCK * i, end) for i, end in enumerate(ends)])
     blocks = list(itertools.product(*ranges))
-    parts: list[Array] = [np.empty(0)] * len(blocks)
     # From near to far: good matches are near, and once they are found few others have to be put in order.
     displacements = np.indices((2 * radius + 1, 2 * radius + 1)).reshape(2, -1).T - radius
     displacements = displacements[np.argsort((displacements**2).sum(1), kind="stable")]
     dct = _dct(PATCH)
     forward, backward = dct.astype(np.float32), (_window()[:, None] * dct.T).astype(np.float32)
-
-    def work(first: int, last: int) -> None:
-        for i in range(first, last):
-            rows, columns = blocks[i]
-            part = pixels[:, rows, columns].copy()
-            parts[i] = np.zeros((2 * channels + 1, *part.shape[1:]), np.float32)
-            _filter(part, displacements, np.float32(threshold), forward, backward, parts[i])
-
-    in_threads(work, len(blocks))
     sums = np.zeros((2 * channels + 1, height, width), np.float32)
-    for (rows, columns), part in zip(blocks, parts):
-        sums[:, rows, columns] += part
+    # Blocks overlap, so they are added one after another, in the same order for any number of threads.
+    for start in range(0, len(blocks), _BLOCKS_HELD):
+        held = blocks[start : start + _BLOCKS_HELD]
+        parts: list[Array] = [np.empty(0)] * len(held)
+
+        def work(
+            first: int, last: int, held: list[tuple[slice, ...]] = held, parts: list[Array] = parts
+        ) -> None:
+            for i in range(first, last):
+                rows, columns = held[i]
+                part = pixels[:, rows, columns].copy()
+                parts[i] = np.zeros((2 * channels + 1, *part.shape[1:]), np.float32)
+                _filter(part, displacements, np.float32(threshold), forward, backward, parts[i])
+
+        in_threads(work, len(held))
+        for (rows, columns), part in zip(held, parts):
+            sums[:, rows, columns] += part
     return torch.from_numpy(sums)
 
 

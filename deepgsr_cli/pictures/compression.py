@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+import math
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -21,13 +22,15 @@ class Compression:
 
     Attributes:
         told: What a network is told, of length `jpeg.TOLD`.
-        quality: The quality of libjpeg whose steps for luma have the same mean logarithm, roughly.
+        quality: The quality of libjpeg whose steps for luma are nearest.
         corner: Row and column, 0 to 7, of the first whole block in the picture.
+        last: Quality of a later, finer compression that came over this one; None for none.
     """
 
     told: tuple[float, ...]
     quality: int
     corner: tuple[int, int] = (0, 0)
+    last: int | None = None
 
     @property
     def lossless(self) -> bool:
@@ -40,6 +43,9 @@ def compression_of(
 ) -> Compression | None:
     """Return what is known of a picture's compression; None where there is no trace of any.
 
+    Of two compressions it is the one that did the harm: where the last is fine and an earlier one, coarser,
+    shows in the pixels, the earlier one.
+
     Args:
         pixels: (C, H, W) on the [0, 1] scale.
         coding: Quantisation that its file states, if that is a JPEG.
@@ -51,6 +57,8 @@ def compression_of(
     if quality is not None and not 1 <= quality <= 100:
         raise OptionError("quality", quality, "give 1 to 100")
     known = found_in(pixels) if coding is None else of_coding(coding, len(pixels))
+    if known is not None and known.quality >= _FINE:
+        known = _found_before(pixels, known) or known
     if quality is None:
         return known
     given = of_quality(quality, len(pixels))
@@ -84,7 +92,7 @@ def of_quality(
     return Compression(_numbers(steps, channels), round(quality), corner)
 
 
-def found_in(pixels: np.ndarray) -> Compression | None:
+def found_in(pixels: np.ndarray, noise: float | None = None) -> Compression | None:
     """Find the compression that a decoded picture has been through; None where there is no trace of any.
 
     Quantised coefficients are multiples of their step, up to the rounding of pixels. First comes the grid of
@@ -94,34 +102,52 @@ def found_in(pixels: np.ndarray) -> Compression | None:
 
     Args:
         pixels: (C, H, W) on the [0, 1] scale.
+        noise: Standard deviation on the 0-255 scale of what came over the compression; None for the rounding
+            of pixels alone.
 
     Source:
         After Fan and de Queiroz, Identification of bitmap compression history: JPEG detection and quantizer
         estimation, IEEE Transactions on Image Processing 12(2), 2003.
     """
+    noise = _ROUNDING if noise is None else noise
     planes, clipped = _planes(pixels)
     if min(clipped.shape) < _LEAST_SIDE:
         return None
-    corner = _corner(planes[0])
+    corner = _corner(planes[0], noise)
     whole = ~_blocks(clipped, corner).any((1, 3)).flatten()
-    steps, odds = _steps([_spectra(planes[0], corner)[whole]])
+    steps, odds = _steps([_spectra(planes[0], corner)[whole]], noise)
     if np.count_nonzero(steps) < _FEWEST_STEPS:
         return None
     # At half the resolution chroma has no multiples of its steps at the full one.
     subsampled = False
     if len(planes) > 1:
-        chroma, _ = _steps([_spectra(plane, corner)[whole] for plane in planes[1:]])
+        chroma, _ = _steps([_spectra(plane, corner)[whole] for plane in planes[1:]], noise)
         subsampled = int(np.count_nonzero(chroma.flat[1:])) < _FEWEST_STEPS
     return of_quality(_nearest_quality(steps, odds), len(pixels), subsampled=subsampled, corner=corner)
 
 
+def _found_before(pixels: np.ndarray, last: Compression) -> Compression | None:
+    """Find a coarser compression that came before the last one, which is fine; None for none."""
+    steps = standard_steps(torch.tensor([float(last.quality)])).luma
+    # Rounding to a step makes an error of a twelfth of its square, or less where the coefficient is small.
+    noise = math.sqrt(_ROUNDING**2 + float(steps.square().mean()) / 24)
+    found = found_in(pixels, noise)
+    if found is None or found.quality > last.quality - _COARSER:
+        return None
+    # Chroma is as the last one left it.
+    return replace(found, told=(*found.told[:-1], last.told[-1]), last=last.quality)
+
+
+# From this quality on a compression leaves the traces of one before it, which is looked for if it is coarser
+# by this much.
+_FINE, _COARSER = 85, 15
 # Rounding of pixels adds a noise to coefficients whose deviation is 0.29, more where colours are rounded too.
 _ROUNDING = 0.4
 # Share of coefficients that are anything, as clipping to black and white makes them.
 _OUTLIERS = 0.02
-# Coefficients beyond this are not what rounding makes of 0.
-_NOT_ZERO = 1.5
-_SMALL_STEP = 4
+# In units of the noise: coefficients beyond this are not what it makes of 0; steps are at least this, and
+# small up to this.
+_NOT_ZERO, _LEAST_STEP, _SMALL_STEP = 3.75, 5.0, 10.0
 # Fewest coefficients that tell a step, and logarithm of the odds from which a step is believed.
 _FEWEST_COEFFICIENTS, _LEAST_ODDS = 8, 12.0
 # Fewest frequencies of known steps that make a compression.
@@ -158,33 +184,35 @@ def _spectra(plane: np.ndarray, corner: tuple[int, int]) -> np.ndarray:
     return dctn(_blocks(plane, corner), axes=(1, 3), norm="ortho").transpose(0, 2, 1, 3).reshape(-1, 8, 8)
 
 
-def _corner(luma: np.ndarray) -> tuple[int, int]:
+def _corner(luma: np.ndarray, noise: float) -> tuple[int, int]:
     """Corner from which most coefficients are near 0; with few blocks, from the centre of the picture."""
     top, left = (max(0, (size - 512) // 16 * 8) for size in luma.shape)
     luma = luma[top : top + 512, left : left + 512]
     corners = [(row, column) for row in range(8) for column in range(8)]
-    near_zero = [(np.abs(_spectra(luma, corner)) < _NOT_ZERO / 2).mean() for corner in corners]
+    near = _NOT_ZERO / 2 * noise
+    near_zero = [(np.abs(_spectra(luma, corner)) < near).mean() for corner in corners]
     return corners[int(np.argmax(near_zero))]
 
 
-def _steps(spectra: list[np.ndarray]) -> tuple[np.ndarray, np.ndarray]:
+def _steps(spectra: list[np.ndarray], noise: float) -> tuple[np.ndarray, np.ndarray]:
     """Step of each frequency, (8, 8), that coefficients, (blocks, 8, 8) each, are multiples of, and the
-    logarithm of its odds; both 0 where it is not known, or 1."""
+    logarithm of its odds; both 0 where it is not known, or too small for the noise."""
     steps, odds = np.zeros((2, 8, 8))
-    candidates = np.arange(2, 256, dtype=np.float32)
+    candidates = np.arange(math.ceil(_LEAST_STEP * noise), 256, dtype=np.float32)
     # Small coefficients are more frequent than large ones, hence nearer the lower end of their cell: small
     # steps are told by the others.
-    least = np.where(candidates <= _SMALL_STEP, 1.5 * candidates, _NOT_ZERO)
+    not_zero = _NOT_ZERO * noise
+    least = np.where(candidates <= _SMALL_STEP * noise, 1.5 * candidates, not_zero)
     for row, column in np.ndindex(8, 8):
         values = np.concatenate([x[:, row, column] for x in spectra])
-        values = np.abs(values[np.abs(values) > _NOT_ZERO])
+        values = np.abs(values[np.abs(values) > not_zero])
         values = values[:: max(1, len(values) // _MOST_COEFFICIENTS)][:, None]
         if len(values) < _FEWEST_COEFFICIENTS:
             continue
         counted = values > least
-        distance = (values - candidates * np.rint(values / candidates)) / _ROUNDING
+        distance = (values - candidates * np.rint(values / candidates)) / noise
         # Of normal noise around a multiple, against any value being as likely.
-        density = candidates / (_ROUNDING * np.sqrt(2 * np.pi)) * np.exp(-0.5 * distance**2)
+        density = candidates / (noise * np.sqrt(2 * np.pi)) * np.exp(-0.5 * distance**2)
         found = (counted * np.log((1 - _OUTLIERS) * density + _OUTLIERS)).sum(0)
         best = int(np.argmax(found))
         if found[best] > _LEAST_ODDS:

@@ -6,7 +6,7 @@ import glob
 import sys
 import time
 from collections.abc import Callable
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import ClassVar
 
@@ -117,7 +117,7 @@ class Restoration:
         restore = self._prepare(image, result)
         shown = self._compare_given(result, image, reference) if for_report or reference is not None else []
         image.pixels = restore(progress)
-        _compare(result, "", image.pixels, image.depth, reference)
+        compare(result, "", image, reference)
         if job.target is None:
             write_image(sys.stdout.buffer, image, format=options.format or self._streamed(image))
         else:
@@ -125,7 +125,7 @@ class Restoration:
             write_image(job.target, image, format=options.format)
         result.facts["seconds"] = time.perf_counter() - started
         if for_report:
-            _show(result, [*shown, ("Restored", to_uint8(image.pixels))], reference)
+            show(result, [*shown, ("Restored", to_uint8(image.pixels))], reference)
         return result
 
     def review(self, job: Job) -> Result:
@@ -141,8 +141,8 @@ class Restoration:
         shown = self._compare_given(result, image, reference)
         assert job.target is not None
         image.pixels = self._like(job.target, image)
-        _compare(result, "", image.pixels, image.depth, reference)
-        _show(result, [*shown, ("Restored", to_uint8(image.pixels))], reference)
+        compare(result, "", image, reference)
+        show(result, [*shown, ("Restored", to_uint8(image.pixels))], reference)
         return result
 
     def _read(self, source: Path | None) -> Image:
@@ -153,17 +153,17 @@ class Restoration:
         """Load the model for a picture."""
         self.restorer.load(len(image.pixels))
 
-    def _given(self, image: Image) -> np.ndarray:
-        """Return the pixels that those restored are compared with."""
-        return image.pixels
+    def _given(self, image: Image) -> Image:
+        """Return what the restored picture is compared with."""
+        return image
 
     def _compare_given(
         self, result: Result, image: Image, reference: np.ndarray | None
     ) -> list[tuple[str, np.ndarray]]:
         """Compare a picture as it is with its reference; return it for a report."""
         given = self._given(image)
-        _compare(result, "_in", given, image.depth, reference)
-        return [(self.given, to_uint8(given))]
+        compare(result, "_in", given, reference)
+        return [(self.given, to_uint8(given.pixels))]
 
     def _prepare(self, image: Image, result: Result) -> Restore:
         """Note in the result what is known of a picture before; return what restores its pixels."""
@@ -237,11 +237,14 @@ class Decompression(Restoration):
         if compression is None:
             result.note = "no trace of JPEG found, written unchanged; give --quality if there is one"
             return lambda progress: image.pixels
-        source = "pixels" if coding is None else "file"
+        source = "pixels" if coding is None or compression.last is not None else "file"
         result.facts["quality"] = compression.quality
         result.facts["quality_from"] = source if given is None else "option"
         if compression.corner != (0, 0):
             result.facts["first_block"] = list(compression.corner)
+        if compression.last is not None:
+            result.facts["quality_last"] = compression.last
+            result.note = f"compressed twice, the last time at quality {compression.last}"
         if compression.lossless:
             result.note = "nothing to remove at this quality, written unchanged"
 
@@ -292,8 +295,8 @@ class Enlargement(Restoration):
         if self.method == "deepgsr":
             super()._load(image)
 
-    def _given(self, image: Image) -> np.ndarray:
-        return interpolated(image.pixels, self.scale)
+    def _given(self, image: Image) -> Image:
+        return replace(image, pixels=interpolated(image.pixels, self.scale))
 
     def _shape(self, image: Image) -> tuple[int, ...]:
         channels, height, width = image.pixels.shape
@@ -345,7 +348,7 @@ def _result(image: Image) -> Result:
     return Result({"width": width, "height": height, "channels": channels, "depth": image.depth})
 
 
-def _show(result: Result, shown: list[tuple[str, np.ndarray]], reference: np.ndarray | None) -> None:
+def show(result: Result, shown: list[tuple[str, np.ndarray]], reference: np.ndarray | None) -> None:
     """Add pictures, and their common reference, for a report."""
     if reference is not None:
         shown = [*shown, ("Reference", to_uint8(reference))]
@@ -353,16 +356,15 @@ def _show(result: Result, shown: list[tuple[str, np.ndarray]], reference: np.nda
     result.images = [ReportImage(label, crop) for (label, _), crop in zip(shown, crops)]
 
 
-def _compare(
-    result: Result, suffix: str, pixels: np.ndarray, depth: str, reference: np.ndarray | None
-) -> None:
+def compare(result: Result, suffix: str, image: Image, reference: np.ndarray | None) -> None:
     """Add PSNR and SSIM of the pixels as a file of this depth holds them: clipped, and rounded at 8 bits."""
     if reference is None:
         return
-    if depth == "uint8":
+    pixels = image.pixels
+    if image.depth == "uint8":
         # Both, so that an 8-bit reference equals itself exactly.
         pixels, reference = rounded8(pixels), rounded8(reference)
-    elif depth == "uint16":
+    elif image.depth == "uint16":
         pixels = pixels.clip(0, 1)
     result.facts[f"psnr{suffix}"] = round(psnr(pixels, reference), 4)
     result.facts[f"ssim{suffix}"] = round(ssim(pixels, reference), 5)

@@ -56,6 +56,7 @@ class RunOptions:
         offline: Do not use the network for weights.
         ensemble: Average the results of a tile's eight orientations, at eight times the time (Timofte, Rothe,
             Van Gool, Seven ways to improve example-based single image super resolution, CVPR 2016).
+        sharing: Processes that share the memory of the device.
     """
 
     device: str = "auto"
@@ -65,6 +66,7 @@ class RunOptions:
     batch: int | None = None
     offline: bool = False
     ensemble: bool = False
+    sharing: int = 1
 
     def __post_init__(self) -> None:
         for name, low in (("tile", 0), ("overlap", 0), ("batch", 1)):
@@ -438,6 +440,8 @@ class Restorer:
         progress: Callable[[int, int], None] | None,
     ) -> np.ndarray:
         """Run the model on the pixels of a picture, in tiles; it is told numbers of what is wrong with it."""
+        from deepgsr_cli.models.deepgsr import DeepGSR, filter_of
+
         model = self.load(len(pixels)).model
         tripled = model.config.channels != len(pixels)
         condition = None
@@ -445,14 +449,34 @@ class Restorer:
             device = select_device(self.options.device)
             condition = torch.tensor([told[: model.config.conditions]], dtype=torch.float32, device=device)
 
+        # On the CPU the network's filter, if it has one, goes over whole rows of tiles.
+        searching = isinstance(model, DeepGSR) and model.config.search > 0
+        ahead = searching and select_device(self.options.device).type == "cpu" and not self.options.ensemble
+
+        def prepare(rows: Tensor) -> Tensor:
+            assert isinstance(model, DeepGSR)
+            assert condition is not None
+            return torch.cat((rows, filter_of(rows, condition[:, 0], model.config.search)), dim=1)
+
         def restore(tiles: Tensor) -> Tensor:
-            x = tiles.expand(-1, 3, -1, -1) if tripled else tiles
-            restored = self._answer(lambda y: model(y, condition), x)
+            own = tiles[:, : len(pixels)]
+            x = own.expand(-1, 3, -1, -1) if tripled else own
+            if ahead:
+                restored = model(x, condition, tiles[:, len(pixels) :])
+            else:
+                restored = self._answer(lambda y: model(y, condition), x)
             restored = restored.mean(1, keepdim=True) if tripled else restored
-            return restored if strength == 1 else torch.lerp(tiles, restored, strength)
+            return restored if strength == 1 else torch.lerp(own, restored, strength)
 
         image = torch.from_numpy(np.ascontiguousarray(pixels, dtype=np.float32))
-        return self._in_tiles(restore, image, model, out=image if in_place else None, progress=progress)
+        return self._in_tiles(
+            restore,
+            image,
+            model,
+            prepare=prepare if ahead else None,
+            out=image if in_place else None,
+            progress=progress,
+        )
 
     def _answer(self, function: Callable[[Tensor], Tensor], tiles: Tensor) -> Tensor:
         """What a function makes of tiles, or its mean over their orientations, as the options say."""
@@ -464,6 +488,7 @@ class Restorer:
         image: Tensor,
         model: Prior,
         *,
+        prepare: Callable[[Tensor], Tensor] | None = None,
         out: Tensor | None = None,
         progress: Callable[[int, int], None] | None,
     ) -> np.ndarray:
@@ -474,7 +499,7 @@ class Restorer:
             image.shape[-2],
             image.shape[-1],
             model.config.channels,
-            free_bytes=free_memory(device),
+            free_bytes=free_memory(device) // options.sharing,
             bytes_per_pixel=model.bytes_per_pixel,
             needs=needs,
             device_type=device.type,
@@ -489,6 +514,7 @@ class Restorer:
                 (chosen[1] if options.tile is None else 1) if options.batch is None else options.batch,
             ),
             device=device,
+            prepare=prepare,
             precision=options.precision,
             out=out,
             progress=progress,

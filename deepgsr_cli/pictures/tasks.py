@@ -314,6 +314,7 @@ def _picture_quality(pixels: np.ndarray) -> float:
 
     found = found_in(pixels)
     return 100 if found is None else found.quality
+    raise NotImplementedError
 
 
 def _as_mosaics(clean: Tensor, how: Degradation, draw: Draw) -> tuple[Tensor, Tensor]:

@@ -120,6 +120,17 @@ def test_a_picture_without_a_trace_is_written_unchanged_unless_a_quality_is_give
     assert not np.array_equal(read_image(Path("given.png")).pixels, read_image(Path("in.png")).pixels)
 
 
+def test_a_compression_before_the_last_is_told_of(run):
+    save("in.jpg")
+    levels = to_uint8(read_image(Path("in.jpg")).pixels)
+    Path("again.jpg").write_bytes(jpeg_file(levels, 95).getvalue())
+    facts = line(run("again.jpg", "--json"))
+    assert (facts["quality"], facts["quality_last"], facts["quality_from"]) == (30, 95, "pixels")
+    result = run("again.jpg", "--overwrite")
+    sentence = "quality 30, found in the pixels; compressed twice, the last time at quality 95"
+    assert sentence in result.stderr
+
+
 def test_a_folder_is_resumed_and_reported(run):
     for name in ("a.jpg", "sub/b.jpeg"):
         save(f"in/{name}")

@@ -134,6 +134,19 @@ def test_a_quality_that_is_given_goes_over_what_is_known_and_leaves_the_grid():
     assert compression_of(clean, quality=20) == of_quality(20, 1)
 
 
+@pytest.mark.parametrize("stated", [True, False])
+@pytest.mark.parametrize("channels", [1, 3])
+def test_a_coarser_compression_is_found_below_a_fine_one(channels, stated):
+    first = np.rint(255 * decoded(photograph(channels), 30)).astype(np.uint8)
+    planes = np.ascontiguousarray(np.moveaxis(first, 0, 2)[3:, 5:].squeeze())
+    image = read_image(jpeg_file(planes, 92))
+    found = compression_of(image.pixels, image.metadata.jpeg if stated else None)
+    assert (found.quality, found.corner, found.last) == (30, (5, 3), 92)
+    once = read_image(jpeg_file(photograph(channels), 92))
+    known = compression_of(once.pixels, once.metadata.jpeg if stated else None)
+    assert (known.quality, known.last) == (92, None)
+
+
 @pytest.mark.parametrize("quality", [0, 101, float("nan")])
 def test_a_quality_that_cannot_be_is_named(quality):
     with pytest.raises(OptionError, match=r"quality is .*: give 1 to 100"):
