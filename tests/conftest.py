@@ -66,6 +66,7 @@ def jpeg_weights(tmp_path_factory):
     return paths
 
 
+@pytest.fixture(scope="session")
 def mosaic_weights(tmp_path_factory):
     """Checkpoint file of a tiny model that demosaicks."""
     path = tmp_path_factory.mktemp("mosaic") / "tiny-demosaick.safetensors"

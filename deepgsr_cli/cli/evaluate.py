@@ -298,6 +298,12 @@ def _evaluate(task: str, options: Options) -> None:
     if options.report is not None:
         notice = {"notice": NOTICE} if evaluation.medical else {}
         items.write(options.report, task, {**facts, **notice}, averages)
+    if evaluation.failures:
+        say(
+            f"{len(evaluation.failures)} files could not be read, and the means are of the others",
+            style="red",
+        )
+        raise typer.Exit(1)
 
 
 def _finite(record: dict[str, Any]) -> dict[str, Any]:

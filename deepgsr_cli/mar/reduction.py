@@ -100,7 +100,7 @@ class MetalCorrection:
         protocol = {
             "scan": self.plan.scan,
             "method": self.method.describe(),
-            "metal": self.metal if masks is None else f"{self.metal}, sha256 {masks.sha256}",
+            "metal": self.metal if masks is None else f"{self.metal}, {masks.origin}",
             "metal pixels": "kept" if self.method.keep_metal else "filled in",
         }
         if self.network is not None:
@@ -111,7 +111,7 @@ class MetalCorrection:
         masks, protocol = self.plan.masks, self.protocol
         parts = [f"{TASK}: {protocol['scan']}", f"method {protocol['method']}"]
         parts.append(f"metal pixels {protocol['metal pixels']}")
-        parts.append(f"metal {self.metal if masks is None else f'by a mask of sha256 {masks.sha256}'}")
+        parts.append(f"metal {self.metal if masks is None else f'by a mask of {masks.origin}'}")
         if self.network is not None:
             parts.append(f"weights sha256 {self.network.weights.sha256}")
         return "; ".join(parts)
