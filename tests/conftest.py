@@ -5,10 +5,11 @@ import gc
 import os
 
 import pytest
+import torch
 import typer.testing
 
 from deepgsr_cli.formats.image import Image, write_image
-from deepgsr_cli.models import PRESETS
+from deepgsr_cli.models import NSR, PRESETS, NSRConfig
 from deepgsr_cli.tasks import train
 from deepgsr_cli.training import loop
 from deepgsr_cli.weights.checkpoint import save_checkpoint
@@ -81,6 +82,17 @@ def mosaic_weights(tmp_path_factory):
     path = tmp_path_factory.mktemp("mosaic") / "tiny-demosaick.safetensors"
     info = {"task": "demosaick", "train_config": '{"sigma_max": 20}'}
     save_checkpoint(path, tiny_demosaicker(), info=info)
+    return path
+
+
+@pytest.fixture(scope="session")
+def upscale_weights(tmp_path_factory):
+    """Checkpoint file of a tiny network that enlarges, with random weights that change a picture visibly."""
+    torch.manual_seed(0)
+    model = NSR(NSRConfig(scales=(2, 3, 4), width=8, blocks=1))
+    torch.nn.init.constant_(model.tail.gain, 0.2)
+    path = tmp_path_factory.mktemp("enlarging") / "tiny.safetensors"
+    save_checkpoint(path, model, info={"task": "upscale"})
     return path
 
 

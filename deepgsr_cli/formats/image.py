@@ -13,7 +13,7 @@ import numpy as np
 from deepgsr_cli.errors import InputError, OutputError, UserError
 from deepgsr_cli.files import atomic_write, files_below
 from deepgsr_cli.formats.codecs import DEPTHS, MAX_PIXELS, Decoded, Encoder, Metadata, bands, gray
-from deepgsr_cli.formats.exif import upright
+from deepgsr_cli.formats.exif import enlarged_exif, enlarged_xmp, upright
 from deepgsr_cli.formats.jpeg_webp_bmp import decode_pillow, decode_webp, encode_pillow
 from deepgsr_cli.formats.png import PNG_SIGNATURE, decode_png, encode_png
 from deepgsr_cli.formats.tiff import decode_tiff, encode_tiff
@@ -163,6 +163,17 @@ def write_image(target: Path | BinaryIO, image: Image, *, format: str | None = N
         raise OutputError(
             f"{name}: cannot be written, {error.strerror or error}; give a file instead"
         ) from error
+
+
+def enlarged(metadata: Metadata, size: tuple[int, int], scale: int) -> Metadata:
+    """Metadata of a picture after enlargement to a size, (width, height): it is as large on paper, of as many
+    times the dots an inch, and EXIF and XMP say so, too."""
+    return replace(
+        metadata,
+        dpi=metadata.dpi and (metadata.dpi[0] * scale, metadata.dpi[1] * scale),
+        exif=metadata.exif and enlarged_exif(metadata.exif, size, scale),
+        xmp=metadata.xmp and enlarged_xmp(metadata.xmp, size, scale),
+    )
 
 
 def to_uint8(pixels: np.ndarray) -> np.ndarray:
