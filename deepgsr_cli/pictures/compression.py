@@ -141,7 +141,8 @@ def _found_before(pixels: np.ndarray, last: Compression) -> Compression | None:
     return replace(found, told=(*found.told[:-1], last.told[-1]), last=last.quality)
 
 
-# From this quality on the shipped networks gain nothing, and lose up to 0.4 dB.
+# From this quality on gray photographs have 48 dB and more, little less than rounding leaves, and a network
+# that has not learned for long does more harm than good.
 _NEGLIGIBLE = 97
 # From this quality on a compression leaves the traces of one before it, which is looked for if it is coarser
 # by this much.
