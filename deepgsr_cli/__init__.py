@@ -17,10 +17,13 @@ if TYPE_CHECKING:
     from deepgsr_cli.formats.image import write_image as write_image
     from deepgsr_cli.mar.api import reduce_metal as reduce_metal
     from deepgsr_cli.phase.api import retrieve_phase as retrieve_phase
+    from deepgsr_cli.pictures.api import dejpeg as dejpeg
     from deepgsr_cli.pictures.api import denoise as denoise
     from deepgsr_cli.pictures.api import derain as derain
     from deepgsr_cli.pictures.api import estimate_noise as estimate_noise
     from deepgsr_cli.pictures.api import restore as restore
+    from deepgsr_cli.pictures.api import upscale as upscale
+    from deepgsr_cli.pictures.demosaicking import demosaick as demosaick
     from deepgsr_cli.pictures.restorer import Restorer as Restorer
     from deepgsr_cli.pictures.restorer import RunOptions as RunOptions
     from deepgsr_cli.tomography.geometry import Geometry as Geometry
@@ -30,6 +33,8 @@ _HOMES = {
     "Geometry": "tomography.geometry",
     "Restorer": "pictures.restorer",
     "RunOptions": "pictures.restorer",
+    "dejpeg": "pictures.api",
+    "demosaick": "pictures.demosaicking",
     "denoise": "pictures.api",
     "derain": "pictures.api",
     "estimate_noise": "pictures.api",
@@ -38,6 +43,7 @@ _HOMES = {
     "reduce_metal": "mar.api",
     "restore": "pictures.api",
     "retrieve_phase": "phase.api",
+    "upscale": "pictures.api",
     "write_image": "formats.image",
 }
 
@@ -46,6 +52,8 @@ __all__ = [
     "Restorer",
     "RunOptions",
     "__version__",
+    "dejpeg",
+    "demosaick",
     "denoise",
     "derain",
     "estimate_noise",
@@ -54,6 +62,7 @@ __all__ = [
     "reduce_metal",
     "restore",
     "retrieve_phase",
+    "upscale",
     "write_image",
 ]
 

@@ -7,6 +7,7 @@ makes the command of it. Values are checked where they are parsed, before torch 
 from __future__ import annotations
 
 import math
+import re
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, cast
@@ -14,10 +15,13 @@ from typing import TYPE_CHECKING, Annotated, Any, cast
 import typer
 
 from deepgsr_cli.errors import UsageError
+from deepgsr_cli.pictures.tasks import TASKS
 
 if TYPE_CHECKING:
     from deepgsr_cli.compute.precision import Precision
+    from deepgsr_cli.pictures.resampling import Method
 
+MOST_JOBS = 1024
 # The panels of a help, in order. An option without a panel comes first.
 FILES, MEASUREMENT, QUALITY, SPEED, BATCH, OUTPUT = PANELS = (
     "Input and output",
@@ -78,6 +82,15 @@ Ensemble = Annotated[
 ]
 Seed = Annotated[int, option(panel=QUALITY, help="Seed of everything random.")]
 
+Jobs = Annotated[str, option(panel=SPEED, help="Processes side by side, or auto: one a GPU, or a core.")]
+Cluster = Annotated[
+    str | None,
+    option(
+        panel=SPEED,
+        help="Do files on a Dask cluster: tcp://host:8786, a scheduler file, or local:N.",
+        default="",
+    ),
+]
 SkipExisting = Annotated[bool, flag("--skip-existing", panel=BATCH, help="Pass over finished files.")]
 Overwrite = Annotated[bool, flag("--overwrite", panel=BATCH, help="Replace existing outputs.")]
 Shard = Annotated[str | None, option(panel=BATCH, help="Do part i of n, as 3/8, for job arrays.", default="")]
@@ -166,6 +179,8 @@ class BatchOptions:
     The output's option is not here, as each kind of file has its own words for it.
     """
 
+    jobs: Jobs = "1"
+    cluster: Cluster = None
     skip_existing: SkipExisting = False
     overwrite: Overwrite = False
     shard: Shard = None
@@ -179,7 +194,17 @@ class BatchOptions:
         """Raise a UsageError for values that cannot be; groups that add options add to it."""
         if self.skip_existing and self.overwrite:
             raise UsageError("--skip-existing and --overwrite exclude each other; give one")
+        parse_jobs(self.jobs)
+        if self.cluster is not None:
+            parse_cluster(self.cluster)
+            if self.jobs != "1":
+                raise UsageError("--jobs and --cluster exclude each other; give one")
         check_report(self.report)
+
+    @property
+    def sharing(self) -> int:
+        """Processes that share the memory of a device, in the options that one of them has."""
+        return parse_jobs(self.jobs) or 1
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -230,6 +255,10 @@ class PictureOptions(ModelOptions, TileOptions, BatchOptions):
         """What the network is told of the degradation; None to estimate it, or if it is told nothing."""
         return None
 
+    def result_suffixes(self) -> dict[str, str]:
+        """Suffixes of results without a name of their own, where they differ from those of the inputs."""
+        return {}
+
 
 @dataclass(frozen=True, kw_only=True)
 class SliceOptions(ModelOptions, BatchOptions):
@@ -263,6 +292,29 @@ def parse_sigma(text: str) -> float | None:
     return value
 
 
+def parse_quality(text: str) -> float | None:
+    """Quality of a JPEG, None for auto."""
+    if text == "auto":
+        return None
+    try:
+        value = float(text)
+    except ValueError:
+        value = math.nan
+    if not 1 <= value <= 100:
+        raise UsageError(f"--quality {text}: give a number from 1 to 100, or auto to have it found")
+    return value
+
+
+def parse_enlargement(scale: int, method: str) -> Method:
+    """Method, of a scale and a method that there are."""
+    scales, methods = TASKS["upscale"].scales, ("deepgsr", *TASKS["upscale"].baselines)
+    if scale not in scales:
+        raise UsageError(f"--scale {scale}: give 2, 3 or 4")
+    if method not in methods:
+        raise UsageError(f"--method {method}: known are {', '.join(methods)}")
+    return cast("Method", method)
+
+
 def parse_precision(text: str) -> Precision:
     if text not in ("fp32", "bf16", "fp16"):
         raise UsageError(f"--precision {text}: give fp32, bf16 or fp16")
@@ -275,6 +327,30 @@ def parse_tile(text: str) -> int | None:
     if not text.isdecimal():
         raise UsageError(f"--tile {text}: give a number of pixels, 0 for the whole picture, or auto")
     return int(text)
+
+
+def parse_jobs(text: str) -> int | None:
+    """Number of processes, None for auto."""
+    if text == "auto":
+        return None
+    if not (text.isdecimal() and 1 <= int(text) <= MOST_JOBS):
+        raise UsageError(f"--jobs {text}: give a number of processes from 1 to {MOST_JOBS}, or auto")
+    return int(text)
+
+
+def parse_cluster(text: str) -> int | Path | str:
+    """Number of workers to start on this machine, the scheduler's file, or its address."""
+    if match := re.fullmatch(r"local:(\d+)", text, re.ASCII):
+        if 1 <= int(match[1]) <= MOST_JOBS:
+            return int(match[1])
+    elif re.fullmatch(r"([a-z]+://)?[^/]+:\d+/?", text):
+        return text
+    elif Path(text).is_file():
+        return Path(text)
+    raise UsageError(
+        f"--cluster {text}: give a scheduler's address, as tcp://host:8786, its file, or local:N for N"
+        " workers on this machine"
+    )
 
 
 def parse_window(text: str) -> tuple[float, float]:

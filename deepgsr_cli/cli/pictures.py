@@ -14,21 +14,36 @@ from deepgsr_cli.cli.options import (
     QUALITY,
     PictureOptions,
     option,
+    parse_enlargement,
     parse_format,
     parse_precision,
+    parse_quality,
     parse_sigma,
     parse_tile,
 )
 from deepgsr_cli.cli.output import say, silent
+from deepgsr_cli.errors import UsageError
 
 if TYPE_CHECKING:
     from deepgsr_cli.jobs.plan import Plan
     from deepgsr_cli.jobs.work import Facts, Result
-    from deepgsr_cli.pictures.jobs import Restoration
+    from deepgsr_cli.pictures.jobs import FileOptions, Restoration
+    from deepgsr_cli.pictures.restorer import Restorer
 
 Sigma = Annotated[
     str,
     option(panel=QUALITY, help="Noise standard deviation on the 0-255 scale, or auto to estimate it."),
+]
+Scale = Annotated[
+    int, option(panel=QUALITY, help="Sides of the result over those of the picture: 2, 3 or 4.")
+]
+Method = Annotated[str, option(panel=QUALITY, help="Way to enlarge: deepgsr, bicubic or lanczos.")]
+Quality = Annotated[
+    str,
+    option(
+        panel=QUALITY,
+        help="JPEG quality of the inputs on libjpeg's scale of 1 to 100, or auto to read or find it.",
+    ),
 ]
 
 
@@ -55,6 +70,45 @@ class Restore(PictureOptions):
     """
 
 
+@dataclass(frozen=True, kw_only=True)
+class Dejpeg(PictureOptions):
+    """Remove what JPEG compression has done to pictures.
+
+    How strongly a file was compressed is read from its own tables, and is found in the pixels of pictures
+    that were saved in another format since. What was a JPEG is written as PNG, as a JPEG would get artefacts
+    again; -o out.jpg or --format jpeg does so nevertheless.
+    """
+
+    quality: Quality = "auto"
+
+    def level(self) -> float | None:
+        return parse_quality(self.quality)
+
+    def result_suffixes(self) -> dict[str, str]:
+        if parse_format(self.format) == "JPEG":
+            return {}
+        return dict.fromkeys((".jpg", ".jpeg"), f".{(self.format or 'png').lower()}")
+
+
+@dataclass(frozen=True, kw_only=True)
+class Upscale(PictureOptions):
+    """Enlarge pictures two, three or four times.
+
+    Depth and colour profile are kept, and no input is overwritten. Alpha is interpolated. On paper a picture
+    stays as large: its dots an inch are multiplied.
+    """
+
+    scale: Scale = 2
+    method: Method = "deepgsr"
+
+    def check(self) -> None:
+        parse_enlargement(self.scale, self.method)
+        for name in ("weights", "ensemble", "strength"):
+            if self.method != "deepgsr" and getattr(self, name) != getattr(Upscale, name):
+                raise UsageError(f"--{name} and --method {self.method} exclude each other; give one")
+        super().check()
+
+
 # By the name of the task: the options, and what its help ends with.
 COMMANDS: dict[str, tuple[type[PictureOptions], tuple[str, ...]]] = {
     "denoise": (
@@ -79,6 +133,21 @@ COMMANDS: dict[str, tuple[type[PictureOptions], tuple[str, ...]]] = {
             "deepgsr restore photos -o restored --skip-existing --report restored.html",
         ),
     ),
+    "dejpeg": (
+        Dejpeg,
+        (
+            "deepgsr dejpeg examples/cat_saved.jpg -o clean.png",
+            "deepgsr dejpeg photos -o restored --skip-existing --report restored.html",
+        ),
+    ),
+    "upscale": (
+        Upscale,
+        (
+            "deepgsr upscale examples/cat.png",
+            "deepgsr upscale examples/cat.png --scale 4 -o large.png",
+            "deepgsr upscale photos -o enlarged --skip-existing --report enlarged.html",
+        ),
+    ),
 }
 _KEPT = "Depth, alpha, colour profile, orientation and resolution are kept, and no input is overwritten."
 
@@ -95,7 +164,8 @@ class PictureCommand(Command[PictureOptions, "Plan"]):
         from deepgsr_cli.jobs.plan import plan
 
         options.level()
-        return plan(options.inputs, options.output, self.name, SUFFIXES)
+        suffixes = options.result_suffixes()
+        return plan(options.inputs, options.output, self.name, SUFFIXES, target_suffix=suffixes)
 
     def open(self, options: PictureOptions, plan: Plan) -> Callable[[], Restoration]:
         return partial(_open, self.name, options)
@@ -108,17 +178,53 @@ class PictureCommand(Command[PictureOptions, "Plan"]):
 
     def remark(self, result: Result) -> str:
         if "sigma_estimated" not in result.facts:
-            return ""
+            return _of_quality(result)
         levels = ", ".join(f"{level:g}" for level in result.facts["sigma_estimated"])
         note = f"; {result.note}" if result.note else ""
         return f"noise estimated as sigma {levels} (0-255 scale){note}"
 
 
+class UpscaleCommand(PictureCommand):
+    """The command that enlarges."""
+
+    done = "enlarged"
+
+    def open(self, options: PictureOptions, plan: Plan) -> Callable[[], Restoration]:
+        assert isinstance(options, Upscale)
+        return partial(_open_enlargement, options)
+
+
+def _of_quality(result: Result) -> str:
+    """Return what is known of the compression of a picture, in words; empty if that was not asked."""
+    if "quality" not in result.facts:
+        return result.note
+    origins = {"file": "as the file says", "pixels": "found in the pixels", "option": "as given"}
+    text = f"quality {result.facts['quality']}, {origins[result.facts['quality_from']]}"
+    return f"{text}; {result.note}" if result.note else text
+
+
 def _open(task: str, options: PictureOptions) -> Restoration:
     """Make the work of a run of a picture command."""
-    from deepgsr_cli.pictures.jobs import FileOptions, Restoration
+    from deepgsr_cli.pictures.jobs import Decompression, Restoration
+
+    return (Decompression if task == "dejpeg" else Restoration)(*_settings(task, options))
+
+
+def _open_enlargement(options: Upscale) -> Restoration:
+    """Make the work of a run of upscale."""
+    from deepgsr_cli.pictures.jobs import Enlargement
+
+    method = parse_enlargement(options.scale, options.method)
+    return Enlargement(*_settings("upscale", options), options.scale, method)
+
+
+def _settings(task: str, options: PictureOptions) -> tuple[Restorer, FileOptions]:
+    """Return the model of a task, and what is done with each file."""
+    from deepgsr_cli.compute.memory import keep_freed_memory
+    from deepgsr_cli.pictures.jobs import FileOptions
     from deepgsr_cli.pictures.restorer import Restorer, RunOptions
 
+    keep_freed_memory()
     running = RunOptions(
         options.device,
         parse_precision(options.precision),
@@ -127,6 +233,7 @@ def _open(task: str, options: PictureOptions) -> Restoration:
         options.batch,
         options.offline,
         options.ensemble,
+        options.sharing,
     )
     restorer = Restorer(options.weights, running, silent if options.quiet else say, task)
     files = FileOptions(
@@ -137,10 +244,12 @@ def _open(task: str, options: PictureOptions) -> Restoration:
         options.white,
         options.max_pixels,
     )
-    return Restoration(restorer, files)
+    return restorer, files
 
 
 def register(app: typer.Typer) -> None:
     """Add the commands to an app."""
     for name, (options, examples) in COMMANDS.items():
-        add(app, name, options, partial(run, PictureCommand(name)), examples=examples, about=_KEPT)
+        command = UpscaleCommand(name) if name == "upscale" else PictureCommand(name)
+        about = "" if name == "upscale" else _KEPT
+        add(app, name, options, partial(run, command), examples=examples, about=about)

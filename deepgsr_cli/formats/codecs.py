@@ -16,6 +16,23 @@ DEPTHS = ("uint8", "uint16", "float16", "float32", "float64")
 
 
 @dataclass(frozen=True, slots=True)
+class JpegCoding:
+    """How a JPEG file was quantised.
+
+    Attributes:
+        luma: Steps of the first component, 64, 1 or more; the horizontal frequency changes first.
+        chroma: Those of the second, or of the first where there is only one.
+        subsampled: Share of the two axes along which chroma has half the resolution or less: 1 for 4:2:0.
+        corner: Row and column, 0 to 7, of the first whole block in the upright picture.
+    """
+
+    luma: tuple[int, ...]
+    chroma: tuple[int, ...]
+    subsampled: float
+    corner: tuple[int, int] = (0, 0)
+
+
+@dataclass(frozen=True, slots=True)
 class Metadata:
     """What a file says beside its pixels, and how its pixels were stored.
 
@@ -28,6 +45,7 @@ class Metadata:
         lossless: Whether a WebP is written without loss.
         tiff_compression: Compression a TIFF is written with.
         extra_sample: TIFF ExtraSamples code of alpha: 0 unspecified, 1 premultiplied, 2 straight.
+        jpeg: Quantisation, where it was a JPEG.
         png_chunks: Colour and text chunks of a PNG, whole, copied to a PNG only.
     """
 
@@ -39,6 +57,7 @@ class Metadata:
     lossless: bool = True
     tiff_compression: str = "adobe_deflate"
     extra_sample: int = 2
+    jpeg: JpegCoding | None = None
     png_chunks: tuple[bytes, ...] = ()
 
 

@@ -1,10 +1,11 @@
-"""EXIF and XMP of pictures: what is kept, upright."""
+"""EXIF and XMP of pictures: what is kept, upright, and true of another size."""
 
 from __future__ import annotations
 
 import re
 import struct
 from collections.abc import Iterator
+from fractions import Fraction
 
 import numpy as np
 
@@ -12,6 +13,11 @@ import numpy as np
 DESCRIPTION = 270
 TEXT_TAGS = (DESCRIPTION, 271, 272, 306, 315, 33432)
 ORIENTATION = 274
+# Where EXIF has the directory of what TIFF does not share, and in either the size in pixels, (width, height),
+# and the densities, of paper and of the sensor.
+_EXIF_DIRECTORY = 34665
+_SIZES = ((256, 257), (40962, 40963))
+_DENSITIES = (282, 283, 41486, 41487)
 
 
 def upright(samples: np.ndarray, orientation: int) -> np.ndarray:
@@ -41,14 +47,50 @@ def upright_xmp(xmp: bytes | None) -> bytes | None:
     return xmp and re.sub(rb"(tiff:Orientation(?:>|=[\"']))\d", rb"\g<1>1", xmp)
 
 
-def _exif_entries(exif: bytes) -> Iterator[tuple[int, int, int, int, str]]:
-    """Tag, type, count, position of the value, and byte order of each entry of the first directory.
+def enlarged_exif(exif: bytes, size: tuple[int, int], scale: int) -> bytes:
+    """EXIF of a picture enlarged to a size, (width, height): with that size and its densities times the
+    scale, every other byte as it was."""
+    data = bytearray(exif)
+    inner = [at for tag, _, _, at, _ in _exif_entries(exif) if tag == _EXIF_DIRECTORY]
+    for place in (4, *inner):
+        for tag, kind, _, at, order in _exif_entries(exif, place):
+            axis = [pair.index(tag) for pair in _SIZES if tag in pair]
+            if axis and kind in (3, 4):  # a size beyond 65535 needs the longer type, for which there is room
+                struct.pack_into(order + "H", data, at - 6, 4)
+                struct.pack_into(order + "I", data, at, size[axis[0]])
+            if tag in _DENSITIES and kind == 5 and at + 8 <= len(data):
+                above, below = struct.unpack_from(order + "II", data, at)
+                density = Fraction(above * scale, below or 1)
+                if below and density.numerator < 2**32:
+                    struct.pack_into(order + "II", data, at, density.numerator, density.denominator)
+    return bytes(data)
+
+
+def enlarged_xmp(xmp: bytes, size: tuple[int, int], scale: int) -> bytes:
+    """XMP of a picture enlarged to a size, as `enlarged_exif`."""
+    for names, length in zip(
+        (rb"tiff:ImageWidth|exif:PixelXDimension", rb"tiff:ImageLength|exif:PixelYDimension"), size
+    ):
+        xmp = re.sub(rb"((?:%b)(?:>|=[\"']))\d+" % names, rb"\g<1>%d" % length, xmp)
+    return re.sub(
+        rb"((?:tiff:[XY]Resolution|exif:FocalPlane[XY]Resolution)(?:>|=[\"']))(\d+)",
+        lambda found: found[1] + b"%d" % (int(found[2]) * scale),
+        xmp,
+    )
+
+
+def _exif_entries(exif: bytes, place: int = 4) -> Iterator[tuple[int, int, int, int, str]]:
+    """Tag, type, count, position of the value, and byte order of each entry of a directory.
 
     A damaged block has as many entries as can be read: it travels along, and no picture is lost for it.
+
+    Args:
+        exif: The block.
+        place: Where it says where the directory starts; the first one by default.
     """
     order = {b"II": "<", b"MM": ">"}.get(exif[:2], "")
     try:
-        (start,) = struct.unpack_from(order + "I", exif, 4)
+        (start,) = struct.unpack_from(order + "I", exif, place)
         (count,) = struct.unpack_from(order + "H", exif, start)
         for at in range(start + 2, start + 2 + 12 * count, 12):
             tag, kind, length, offset = struct.unpack_from(order + "HHII", exif, at)

@@ -13,7 +13,7 @@ import numpy as np
 from deepgsr_cli.errors import InputError, OutputError, UserError
 from deepgsr_cli.files import atomic_write, files_below
 from deepgsr_cli.formats.codecs import DEPTHS, MAX_PIXELS, Decoded, Encoder, Metadata, bands, gray
-from deepgsr_cli.formats.exif import upright
+from deepgsr_cli.formats.exif import enlarged_exif, enlarged_xmp, upright
 from deepgsr_cli.formats.jpeg_webp_bmp import decode_pillow, decode_webp, encode_pillow
 from deepgsr_cli.formats.png import PNG_SIGNATURE, decode_png, encode_png
 from deepgsr_cli.formats.tiff import decode_tiff, encode_tiff
@@ -94,16 +94,27 @@ def read_image(source: Path | BinaryIO, *, max_pixels: int = MAX_PIXELS, white: 
         InputError: Missing, unreadable, damaged, too large, animated, of several pages, or of a kind that is
             not read: CMYK, signed, 32-bit integer or complex samples.
     """
+    return _image(*decode_picture(source, max_pixels=max_pixels), white)
+
+
+def decode_picture(source: Path | BinaryIO, *, max_pixels: int = MAX_PIXELS) -> tuple[Decoded, str]:
+    """Decode the picture in a file or stream: samples as stored, their orientation, and its format.
+
+    Args:
+        source: As of `read_image`.
+        max_pixels: As of `read_image`.
+
+    Raises:
+        InputError: As `read_image`.
+    """
     if not isinstance(source, Path):
         name = str(getattr(source, "name", "standard input"))
-        return _read(name, BytesIO(source.read()), max_pixels, white)
+        return _decode(name, BytesIO(source.read()), max_pixels)
     try:
         if source.is_dir():
             raise InputError(f"{source}: is a folder, not a picture; give a file in it")
         with source.open("rb") as stream:
-            return _read(
-                str(source), stream if stream.seekable() else BytesIO(stream.read()), max_pixels, white
-            )
+            return _decode(str(source), stream if stream.seekable() else BytesIO(stream.read()), max_pixels)
     except FileNotFoundError as error:
         raise InputError(f"{source}: there is no such file; check the path") from error
     except PermissionError as error:
@@ -154,6 +165,17 @@ def write_image(target: Path | BinaryIO, image: Image, *, format: str | None = N
         ) from error
 
 
+def enlarged(metadata: Metadata, size: tuple[int, int], scale: int) -> Metadata:
+    """Metadata of a picture after enlargement to a size, (width, height): it is as large on paper, of as many
+    times the dots an inch, and EXIF and XMP say so, too."""
+    return replace(
+        metadata,
+        dpi=metadata.dpi and (metadata.dpi[0] * scale, metadata.dpi[1] * scale),
+        exif=metadata.exif and enlarged_exif(metadata.exif, size, scale),
+        xmp=metadata.xmp and enlarged_xmp(metadata.xmp, size, scale),
+    )
+
+
 def to_uint8(pixels: np.ndarray) -> np.ndarray:
     """Pixels, (C, H, W) in [0, 1], as uint8: (H, W) for C = 1, (H, W, C) else; rounded and clipped."""
     channels, height, width = pixels.shape
@@ -162,7 +184,7 @@ def to_uint8(pixels: np.ndarray) -> np.ndarray:
     return samples[..., 0] if channels == 1 else samples
 
 
-def _read(name: str, stream: IO[bytes], max_pixels: int, white: float) -> Image:
+def _decode(name: str, stream: IO[bytes], max_pixels: int) -> tuple[Decoded, str]:
     head = stream.read(16)
     stream.seek(0)
     if not head:
@@ -173,7 +195,7 @@ def _read(name: str, stream: IO[bytes], max_pixels: int, white: float) -> Image:
         raise InputError(f"{name}: is not a PNG, JPEG, TIFF, WebP or BMP picture; convert it to one")
     decode = {"PNG": decode_png, "TIFF": decode_tiff, "WEBP": decode_webp}.get(format, decode_pillow)
     try:
-        decoded = decode(name, stream, max_pixels)
+        return decode(name, stream, max_pixels), format
     except UserError:
         raise
     except MemoryError as error:
@@ -183,7 +205,6 @@ def _read(name: str, stream: IO[bytes], max_pixels: int, white: float) -> Image:
         raise InputError(
             f"{name}: the {format} data is damaged or cut short ({detail}); copy it again"
         ) from error
-    return _image(decoded, format, white)
 
 
 def _image(decoded: Decoded, format: str, white: float) -> Image:

@@ -4,13 +4,18 @@ from __future__ import annotations
 
 import struct
 from collections.abc import Iterator
-from typing import IO
+from dataclasses import replace
+from io import BytesIO
+from typing import IO, TYPE_CHECKING
 
 import numpy as np
 
 from deepgsr_cli.errors import InputError
-from deepgsr_cli.formats.codecs import Decoded, Metadata, bands, check_size, gray_palette
-from deepgsr_cli.formats.exif import reset_orientation
+from deepgsr_cli.formats.codecs import Decoded, JpegCoding, Metadata, bands, check_size, gray_palette
+from deepgsr_cli.formats.exif import reset_orientation, upright
+
+if TYPE_CHECKING:
+    from PIL.JpegImagePlugin import JpegImageFile
 
 
 def decode_pillow(name: str, stream: IO[bytes], max_pixels: int) -> Decoded:
@@ -34,10 +39,33 @@ def decode_pillow(name: str, stream: IO[bytes], max_pixels: int) -> Decoded:
         if picture.mode == "P":
             samples = gray_palette(samples, None)
         info = picture.info
+        coding = _coding(picture) if isinstance(picture, JpegImageFile) else None
     exif = info.get("exif", b"").removeprefix(b"Exif\0\0") or None
     orientation, exif, xmp = reset_orientation(exif, info.get("xmp"))
     dpi = (float(info["dpi"][0]), float(info["dpi"][1])) if "dpi" in info else None
-    return Decoded(samples, orientation, Metadata(info.get("icc_profile"), exif, xmp, dpi))
+    if coding is not None:
+        coding = replace(coding, corner=_corner(height, width, orientation))
+    return Decoded(samples, orientation, Metadata(info.get("icc_profile"), exif, xmp, dpi, jpeg=coding))
+
+
+def _coding(picture: JpegImageFile) -> JpegCoding | None:
+    """How a file was quantised; None where its tables come too late in it to be known."""
+    first, *others = picture.layer  # identifier, samples across and down, table of each component
+    second = others[0] if others else first
+    tables = picture.quantization
+    if first[3] not in tables or second[3] not in tables:
+        return None
+    luma, chroma = (tuple(tables[component[3]]) for component in (first, second))
+    return JpegCoding(luma, chroma, sum(first[axis] > second[axis] for axis in (1, 2)) / 2)
+
+
+def _corner(height: int, width: int, orientation: int) -> tuple[int, int]:
+    """Row and column of the first whole block of a picture that has been brought upright."""
+    places = upright(np.indices((2, 2)).transpose(1, 2, 0), orientation)  # rows and columns as stored
+    steps = (places[1, 0] - places[0, 0], places[0, 1] - places[0, 0])
+    # Where the stored picture is shown backwards, the part of a block at its end comes first.
+    row, column = (int(-(step @ (height, width)) % 8) if step.sum() < 0 else 0 for step in steps)
+    return row, column
 
 
 def decode_webp(name: str, stream: IO[bytes], max_pixels: int) -> Decoded:
@@ -72,6 +100,23 @@ def _webp_chunks(data: memoryview) -> Iterator[tuple[bytes, memoryview]]:
         kind, length = struct.unpack_from("<4sI", data, at)
         yield kind, data[at + 8 : at + 8 + length]
         at += 8 + length + length % 2
+
+
+def jpeg_file(levels: np.ndarray, quality: int, *, subsampled: bool = True) -> BytesIO:
+    """Return a JPEG file as libjpeg makes it by default, to be read from its beginning.
+
+    Args:
+        levels: Picture, (H, W) or (H, W, 3), uint8.
+        quality: 1 to 100.
+        subsampled: Whether chroma has half the resolution, 4:2:0, or all of it.
+    """
+    from PIL import Image as Pillow
+
+    file = BytesIO()
+    subsampling = "4:2:0" if subsampled else "4:4:4"
+    Pillow.fromarray(levels).save(file, "JPEG", quality=quality, subsampling=subsampling)
+    file.seek(0)
+    return file
 
 
 def encode_pillow(stream: IO[bytes], samples: np.ndarray, metadata: Metadata, format: str) -> None:

@@ -76,6 +76,10 @@ class Sinograms:
             raise InputError(f"{path}: holds no sinogram; export it again")
         self.read(0)
 
+    def __reduce__(self) -> tuple[type[Sinograms], tuple[Path, int, int, str | None]]:
+        """Go to another process as the path, which that one opens itself."""
+        return Sinograms, (self.path, *self._shape, self._values)
+
     def read(self, i: int) -> np.ndarray:
         """Read the sinogram of slice i, (V, N), float32.
 

@@ -1,4 +1,4 @@
-"""Evaluation of denoising and deraining, the classical methods beside ours in the same run."""
+"""Evaluation of tasks on pictures, the classical methods beside ours in the same run."""
 
 from __future__ import annotations
 
@@ -9,16 +9,21 @@ from pathlib import Path
 from typing import ClassVar
 
 import numpy as np
+import torch
 
 from deepgsr_cli.errors import UsageError
-from deepgsr_cli.evaluation.metrics import luma_y, psnr, rounded8, ssim
+from deepgsr_cli.evaluation.metrics import luma_inside, luma_y, psnr, psnr_b, rounded8, ssim
 from deepgsr_cli.evaluation.records import Case, Column, Evaluation, Labels, Mean, Score
 from deepgsr_cli.files import fingerprint
 from deepgsr_cli.formats.image import picture_paths, read_channels, read_image, to_uint8
+from deepgsr_cli.formats.jpeg_webp_bmp import jpeg_file
 from deepgsr_cli.pictures.baselines import BASELINES, baseline
+from deepgsr_cli.pictures.compression import Compression, of_coding
 from deepgsr_cli.pictures.dataset import pair_paths
 from deepgsr_cli.pictures.noise import protocol_noise
-from deepgsr_cli.pictures.restorer import Restorer, RunOptions
+from deepgsr_cli.pictures.resampling import interpolated, reduced
+from deepgsr_cli.pictures.restorer import Restorer, RunOptions, check_enlargement
+from deepgsr_cli.pictures.tasks import UPSCALE
 from deepgsr_cli.reports.report import ReportImage, ReportItem, fit_for_report
 
 OUTPUT = "clipped to [0, 1], rounded to 8 bits, no border left out"
@@ -36,7 +41,7 @@ class Speed(Column):
     """Millions of pixels a second; empty for the degraded pictures themselves."""
 
     def text(self, mean: Mean) -> str:
-        given = mean.method in (Denoising.given, Deraining.given)
+        given = mean.method in (Denoising.given, Deraining.given, Dejpeg.given)
         return "" if given else f"{mean.figures[self.name] / 1e6:.3f}"
 
 
@@ -194,6 +199,108 @@ class Denoising(PictureEvaluation):
         return {f"mean PSNR {m.method} at sigma {m.labels['sigma']:g} (dB)": m.figures["psnr"] for m in means}
 
 
+@dataclass(frozen=True)
+class Decoded(Degraded):
+    """A picture as a JPEG file holds it, (C, H, W), and how that was quantised."""
+
+    compression: Compression
+
+
+@dataclass(frozen=True, kw_only=True)
+class Dejpeg(PictureEvaluation):
+    """Pictures compressed as JPEG and restored, told what the file says.
+
+    Attributes:
+        qualities: Qualities on libjpeg's scale, 1 to 100.
+        gray: Compress the luma of colour pictures: Y of MATLAB's rgb2ycbcr, rounded.
+        full_chroma: Keep the resolution of chroma, 4:4:4, which is 4:2:0 else.
+    """
+
+    qualities: tuple[int, ...]
+    gray: bool = False
+    full_chroma: bool = False
+
+    title, task, given = "Evaluation of JPEG restoration", "dejpeg", "jpeg"
+    known_methods = ("deepgsr",)
+    written = (*PictureEvaluation.written, "psnr_b")
+    columns = (
+        Column("quality", "quality", "g"),
+        *PictureEvaluation.columns[:3],
+        Column("psnr_b", "PSNR-B (dB)", ".2f"),
+        *PictureEvaluation.columns[3:],
+    )
+    reported: ClassVar = {**PictureEvaluation.reported, "psnr_b": "PSNR-B {} (dB)"}
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        for quality in self.qualities:
+            if not 1 <= quality <= 100:
+                raise UsageError(f"--quality {quality}: give 1 to 100")
+
+    @cached_property
+    def paths(self) -> list[Path]:
+        """The clean pictures."""
+        return picture_paths(self.data)[: self.limit]
+
+    def __len__(self) -> int:
+        return len(self.paths) * len(self.qualities)
+
+    def _method(self, name: str) -> Callable[[Degraded], np.ndarray]:
+        restorer = self.restorers[name]
+
+        def restore(m: Degraded) -> np.ndarray:
+            assert isinstance(m, Decoded)
+            return restorer.restore_compressed(m.pixels, m.compression)
+
+        return restore
+
+    def cases(self) -> Iterator[Case[Degraded, np.ndarray]]:
+        for path in self.paths:
+            clean = self._clean(path)
+            for quality in self.qualities:
+                labels: Labels = {"picture": str(path.relative_to(self.data)), "quality": quality}
+                yield Case(labels, self._decoded(clean, quality), clean)
+
+    def _clean(self, path: Path) -> np.ndarray:
+        """Pixels of a picture: gray where its channels are equal, as in WebP, or where gray is asked for."""
+        pixels = read_image(path).pixels
+        if len(pixels) == 3 and np.array_equal(pixels[0], pixels[1]) and np.array_equal(pixels[0], pixels[2]):
+            return pixels[:1]
+        if len(pixels) == 3 and self.gray:
+            return rounded8(luma_y(pixels)).astype(np.float32)
+        return pixels
+
+    def _decoded(self, clean: np.ndarray, quality: int) -> Decoded:
+        image = read_image(jpeg_file(to_uint8(clean), quality, subsampled=not self.full_chroma))
+        assert image.metadata.jpeg is not None
+        return Decoded(image.pixels, 0.0, of_coding(image.metadata.jpeg, len(clean)))
+
+    def figures(self, case: Case[Degraded, np.ndarray], result: np.ndarray) -> dict[str, float]:
+        return {**super().figures(case, result), "psnr_b": psnr_b(rounded8(result), case.truth)}
+
+    def protocol(self) -> dict[str, str]:
+        colour = "Y of MATLAB's rgb2ycbcr, rounded to 8 bits" if self.gray else "as stored (gray or RGB)"
+        chroma = "4:4:4" if self.full_chroma else "4:2:0"
+        return {
+            "data": f"{self.data.name}: {len(self.paths)} pictures, fingerprint {fingerprint(self.paths)}",
+            "colour": f"{colour}; three equal channels are gray",
+            "jpeg": f"by Pillow, whose libjpeg has the tables of MATLAB's imwrite; colour {chroma}",
+            "figures": "mean of each picture's PSNR (all channels), SSIM (Wang 2004) and PSNR-B (Yim 2011),"
+            " both as means of channels",
+            "output": OUTPUT,
+            **self._labels_of_weights(len(self._clean(self.paths[0]))),
+        }
+
+    def item(self, labels: Labels) -> ReportItem:
+        quality = float(labels["quality"])
+        return ReportItem(f"{labels['picture']}, quality {quality:g}", metrics={"quality": quality})
+
+    def summary(self, means: Sequence[Mean]) -> dict[str, float]:
+        return {
+            f"mean PSNR {m.method} at quality {m.labels['quality']:g} (dB)": m.figures["psnr"] for m in means
+        }
+
+
 @dataclass(frozen=True, kw_only=True)
 class Deraining(PictureEvaluation):
     """Rain removed from pictures whose clean version is there: `data` has the folders "rain" and "clean"."""
@@ -239,3 +346,105 @@ class Deraining(PictureEvaluation):
     def summary(self, means: Sequence[Mean]) -> dict[str, float]:
         names = {"psnr": "PSNR", "psnr_y": "PSNR-Y"}
         return {f"mean {names[n]} {m.method} (dB)": m.figures[n] for m in means for n in names}
+
+
+@dataclass(frozen=True)
+class Reduced(Degraded):
+    """A reduced picture, (3, H, W), and by how much it was reduced."""
+
+    scale: int
+
+
+@dataclass(frozen=True, kw_only=True)
+class Upscaling(PictureEvaluation):
+    """Pictures reduced and enlarged again.
+
+    Attributes:
+        scales: Sides of the pictures over those of the reduced ones.
+    """
+
+    scales: tuple[int, ...] = UPSCALE.scales
+
+    title, task, given = "Evaluation of upscaling", "upscale", "bicubic"
+    known_methods = ("deepgsr", *UPSCALE.baselines)
+    written = ("psnr_y", "ssim_y", "psnr", "seconds")
+    columns = (
+        Column("scale", "scale"),
+        Column("method", "method"),
+        Column("psnr_y", "PSNR-Y (dB)", ".2f"),
+        Column("ssim_y", "SSIM-Y", ".4f"),
+        *PictureEvaluation.columns[1:2],
+        *PictureEvaluation.columns[3:],
+    )
+    reported: ClassVar = {"psnr_y": "PSNR-Y {} (dB)", "ssim_y": "SSIM-Y {}"}
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        for scale in self.scales:
+            check_enlargement(scale, "deepgsr")
+
+    @cached_property
+    def paths(self) -> list[Path]:
+        """The true pictures."""
+        return picture_paths(self.data)[: self.limit]
+
+    def __len__(self) -> int:
+        return len(self.paths) * len(self.scales)
+
+    @cached_property
+    def methods(self) -> dict[str, Callable[[Degraded], np.ndarray]]:
+        names = dict.fromkeys((self.given, *self.method_names))
+        return {name: self._method(name) for name in names}
+
+    def _method(self, name: str) -> Callable[[Degraded], np.ndarray]:
+        restorer = self.restorers.get(name)
+
+        def enlarge(m: Degraded) -> np.ndarray:
+            assert isinstance(m, Reduced)
+            if restorer is not None:
+                return restorer.enlarge_pixels(m.pixels, m.scale)
+            return interpolated(m.pixels, m.scale, "lanczos" if name == "lanczos" else "bicubic")
+
+        return enlarge
+
+    def cases(self) -> Iterator[Case[Degraded, np.ndarray]]:
+        for path in self.paths:
+            true = read_channels(path, 3)
+            for scale in self.scales:
+                pixels = reduced(torch.from_numpy(true)[None], scale)[0].numpy()
+                height, width = (scale * length for length in pixels.shape[1:])
+                labels: Labels = {"picture": str(path.relative_to(self.data)), "scale": scale}
+                yield Case(labels, Reduced(pixels, 0.0, scale), true[:, :height, :width])
+
+    def figures(self, case: Case[Degraded, np.ndarray], result: np.ndarray) -> dict[str, float]:
+        assert isinstance(case.measurement, Reduced)
+        border = case.measurement.scale
+        y, y_true = luma_inside(result, border), luma_inside(case.truth, border)
+        inside = (..., slice(border, -border), slice(border, -border))
+        return {
+            "psnr_y": psnr(y, y_true),
+            "ssim_y": ssim(y, y_true),
+            "psnr": psnr(rounded8(result)[inside], case.truth[inside]),
+            "pixels": result[0].size,
+        }
+
+    def protocol(self) -> dict[str, str]:
+        return {
+            "data": f"{self.data.name}: {len(self.paths)} pictures, fingerprint {fingerprint(self.paths)}",
+            "input": "cut at the right and below to a multiple of the scale, reduced as RGB by the"
+            " antialiased bicubic of MATLAB's imresize, rounded to 8 bits",
+            "figures": "mean of each picture's PSNR and SSIM (Wang 2004) of Y (MATLAB rgb2ycbcr, in float),"
+            " and PSNR of RGB",
+            "output": "clipped to [0, 1], rounded to 8 bits, as many pixels as the scale left out at each"
+            " edge",
+            **self._labels_of_weights(3),
+        }
+
+    def item(self, labels: Labels) -> ReportItem:
+        scale = int(labels["scale"])
+        return ReportItem(f"{labels['picture']}, scale {scale}", metrics={"scale": scale})
+
+    def summary(self, means: Sequence[Mean]) -> dict[str, float]:
+        return {
+            f"mean PSNR-Y {m.method} at scale {m.labels['scale']} (dB)": m.figures["psnr_y"] for m in means
+        }

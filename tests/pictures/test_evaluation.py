@@ -2,16 +2,20 @@ import sys
 
 import numpy as np
 import pytest
+import torch
 
 from deepgsr_cli.errors import InputError, UsageError
-from deepgsr_cli.evaluation.metrics import psnr, rounded8
+from deepgsr_cli.evaluation.metrics import luma_y, psnr, psnr_b, rounded8, ssim
 from deepgsr_cli.evaluation.records import Score
 from deepgsr_cli.evaluation.run import scores
 from deepgsr_cli.evaluation.summary import means
 from deepgsr_cli.formats.codecs import gray
-from deepgsr_cli.formats.image import Image, read_image, write_image
-from deepgsr_cli.pictures.evaluation import Denoising
+from deepgsr_cli.formats.image import Image, read_image, to_uint8, write_image
+from deepgsr_cli.formats.jpeg_webp_bmp import jpeg_file
+from deepgsr_cli.pictures.compression import of_coding
+from deepgsr_cli.pictures.evaluation import Dejpeg, Denoising, Upscaling
 from deepgsr_cli.pictures.noise import protocol_noise
+from deepgsr_cli.pictures.resampling import reduced
 from deepgsr_cli.pictures.restorer import Restorer, RunOptions
 from tests.samples import smooth_picture
 
@@ -112,3 +116,82 @@ def test_a_package_that_is_missing_is_said_before_any_work(tmp_path, tiny_weight
     with pytest.raises(UsageError, match=r"--method bm3d: needs a package that is not installed \(bm3d\)"):
         # The folder is not there, and nothing has looked for it yet.
         next(scores(evaluation(tmp_path / "none", tiny_weights, method_names=("deepgsr", "bm3d"))))
+
+
+def jpegs(folder, jpeg_weights, channels, **settings):
+    return Dejpeg(data=folder, weights=str(jpeg_weights[channels]), device="cpu", **settings)
+
+
+@pytest.mark.parametrize("gray_", [False, True])
+def test_jpegs_are_files_and_told_what_they_say(folder, jpeg_weights, gray_):
+    channels = 1 if gray_ else 3
+    given, restored, *others = scores(jpegs(folder, jpeg_weights, channels, qualities=(20, 90), gray=gray_))
+    assert [(*s.labels.values(), s.method) for s in (given, restored)] == [
+        ("b.png", 20, "jpeg"),
+        ("b.png", 20, "deepgsr"),
+    ]
+    assert [s.labels["quality"] for s in others] == [90, 90, 20, 20, 90, 90]
+    clean = read_image(folder / "b.png").pixels
+    if gray_:
+        clean = rounded8(luma_y(clean)).astype(np.float32)
+    image = read_image(jpeg_file(to_uint8(clean), 20))
+    compression = of_coding(image.metadata.jpeg, channels)
+    restorer = Restorer(str(jpeg_weights[channels]), RunOptions(device="cpu"), task="dejpeg")
+    pixels = restorer.restore_compressed(image.pixels, compression)
+    assert given.figures["psnr"] == psnr(rounded8(image.pixels), clean)
+    for name, measure in (("psnr", psnr), ("ssim", ssim), ("psnr_b", psnr_b)):
+        assert restored.figures[name] == measure(rounded8(pixels), clean)
+
+
+def test_three_equal_channels_are_gray_and_chroma_may_be_whole(tmp_path, jpeg_weights):
+    write_image(tmp_path / "a.webp", Image(smooth_picture(1, 41, 52), "uint8", "PNG"))
+    evaluation = jpegs(tmp_path, jpeg_weights, 1, qualities=(30,))
+    assert [len(case.truth) for case in evaluation.cases()] == [1]
+    assert evaluation.protocol()["jpeg"].endswith("colour 4:2:0")
+    write_image(tmp_path / "a.webp", Image(smooth_picture(3, 41, 52), "uint8", "PNG"))
+    for full, share in ((False, 1), (True, 0)):
+        evaluation = jpegs(tmp_path, jpeg_weights, 3, qualities=(30,), full_chroma=full)
+        (case,) = evaluation.cases()
+        assert case.measurement.compression.told[-1] == share
+    assert evaluation.protocol()["jpeg"].endswith("colour 4:4:4")
+
+
+@pytest.mark.parametrize("quality", [0, 101])
+def test_a_quality_that_cannot_be_is_named(folder, jpeg_weights, quality):
+    with pytest.raises(UsageError, match=f"--quality {quality}: give 1 to 100"):
+        jpegs(folder, jpeg_weights, 3, qualities=(quality,))
+
+
+def upscaling(folder, upscale_weights, **settings):
+    return Upscaling(data=folder, weights=str(upscale_weights), device="cpu", **settings)
+
+
+def test_pictures_are_reduced_to_whole_pixels_and_measured_without_edges(folder, upscale_weights):
+    evaluation = upscaling(folder, upscale_weights, scales=(3,), method_names=("deepgsr", "lanczos"))
+    case = next(evaluation.cases())
+    true = read_image(folder / "b.png").pixels[:, :39, :51]
+    assert np.array_equal(case.truth, true)
+    small = reduced(torch.from_numpy(true)[None], 3)[0].numpy()
+    assert np.array_equal(case.measurement.pixels, small)
+    found = list(scores(evaluation))[:3]
+    restorer = Restorer(str(upscale_weights), RunOptions(device="cpu"), task="upscale")
+    for score, method in zip(found, ("bicubic", "deepgsr", "lanczos")):
+        assert (*score.labels.values(), score.method) == ("b.png", 3, method)
+        enlarged = rounded8(restorer.enlarge_pixels(small, 3, method))
+        y, y_true = luma_y(enlarged)[:, 3:-3, 3:-3], luma_y(rounded8(true))[:, 3:-3, 3:-3]
+        assert score.figures["psnr_y"] == psnr(y, y_true)
+        assert score.figures["ssim_y"] == ssim(y, y_true)
+        assert score.figures["psnr"] == psnr(enlarged[:, 3:-3, 3:-3], true[:, 3:-3, 3:-3])
+
+
+def test_all_scales_are_evaluated_and_gray_pictures_as_colour_ones(tmp_path, upscale_weights):
+    write_image(tmp_path / "a.png", Image(smooth_picture(1, 41, 52), "uint8", "PNG"))
+    evaluation = upscaling(tmp_path, upscale_weights)
+    assert len(evaluation) == 3
+    assert [case.measurement.pixels.shape for case in evaluation.cases()] == [
+        (3, 20, 26),
+        (3, 13, 17),
+        (3, 10, 13),
+    ]
+    with pytest.raises(UsageError, match="scale is 5: give 2, 3 or 4"):
+        upscaling(tmp_path, upscale_weights, scales=(2, 5))

@@ -65,6 +65,10 @@ class Series:
     # The last header of a multi-frame file: parsing one of 1000 frames anew for each frame is quadratic.
     _header: dict[Path, Dataset] = field(default_factory=dict, repr=False, compare=False)
 
+    def __reduce__(self) -> tuple[type[Series], tuple[object, ...]]:
+        """Go to another process without the header, which that one reads itself."""
+        return Series, (self.uid, self.description, self.shape, self.pixel_mm, self.slices, self.notes)
+
 
 @dataclass(frozen=True, slots=True)
 class Found:
