@@ -19,7 +19,7 @@ import tifffile
 
 from deepgsr_cli.errors import InputError, OutputError
 from deepgsr_cli.files import atomic_write
-from deepgsr_cli.formats.codecs import Metadata
+from deepgsr_cli.formats.codecs import Metadata, Resolution
 from deepgsr_cli.formats.image import Image, read_image, to_uint8, write_image
 
 H, W = 37, 53
@@ -338,7 +338,7 @@ def test_write_then_read_is_exact(tmp_path: Path, format: str, dtype: str, count
         extrasamples=["unassalpha"] if count > channels else None,
     )
     image = read(source)
-    image.metadata = Metadata(icc=ICC, exif=exif_block(1), xmp=XMP, dpi=(300.0, 240.0))
+    image.metadata = Metadata(icc=ICC, exif=exif_block(1), xmp=XMP, resolution=Resolution(300.0, 240.0))
     path = tmp_path / ("picture" + {"TIFF": ".TIF", "PNG": ".png", "WEBP": ".webp", "BMP": ".bmp"}[format])
     write_image(path, image)
     again = read_image(path)
@@ -417,7 +417,7 @@ def test_png_text_and_colour_chunks_are_kept_and_stale_ones_are_not() -> None:
 
 def test_pillow_finds_the_metadata_of_a_png() -> None:
     image = read(saved(noise((H, W, 3), "uint8"), "PNG"))
-    image.metadata = Metadata(icc=ICC, exif=exif_block(1), xmp=XMP, dpi=(300.0, 300.0))
+    image.metadata = Metadata(icc=ICC, exif=exif_block(1), xmp=XMP, resolution=Resolution(300.0, 300.0))
     info = PIL.Image.open(io.BytesIO(written(image)))
     info.load()
     assert info.info["icc_profile"] == ICC
@@ -531,15 +531,12 @@ def test_damaged_file_with_a_checksum_is_refused(kind: str) -> None:
 def test_damage_is_named() -> None:
     kept = chunk(b"tEXt", b"Title\0a cat")
     wrong = kept[:-1] + bytes([kept[-1] ^ 1])
-    zeros = zlib.compress(bytes(2**26 + 1))
     strips = tiff(noise((H, W), "uint8"), rowsperstrip=8)
     fewer = strips
     for tag, kind in ((273, 4), (279, 3)):
         fewer = fewer.replace(struct.pack("<HHI", tag, kind, 5), struct.pack("<HHI", tag, kind, 3))
     for data, words in [
         (png(noise((H, W, 1), "uint8"), 8, 0, wrong), "tEXt chunk has a wrong checksum"),
-        (png(noise((H, W, 1), "uint8"), 8, 0, chunk(b"iCCP", b"name\0\0" + zeros)), "larger than"),
-        (png(noise((H, W, 1), "uint8"), 8, 0, chunk(b"iCCP", b"name\0\0" + zeros[:99])), "incomplete"),
         (whole_files()["png"][:-12], "its end is missing"),
         (whole_files()["png"][:-13], "IDAT chunk is incomplete"),
         (whole_files()["webp"][:-1], "bytes are there"),
@@ -622,10 +619,10 @@ def misfits() -> dict[str, tuple[bytes, str]]:
         "animated webp": (animated["WEBP"], "animated"),
         "cmyk jpeg": (stream.getvalue(), "CMYK"),
         "cmyk tiff": (tiff(noise((H, W, 4), "uint8"), photometric="separated"), "SEPARATED"),
-        "pages": (tiff(noise((5, H, W), "uint8"), photometric="minisblack"), "5 full-size pages"),
+        "pages": (tiff(noise((5, H, W), "uint8"), photometric="minisblack"), "5 pages"),
         "imagej stack": (
             tiff(noise((5, H, W), "uint8"), imagej=True, metadata={"axes": "ZYX"}),
-            "5 full-size pages",
+            "5 pages",
         ),
         "no rows": (empty, "53 x 0 pixels"),
         "int16": (tiff(noise((H, W), "int16")), "int16"),
@@ -634,7 +631,7 @@ def misfits() -> dict[str, tuple[bytes, str]]:
         "complex": (tiff(noise((H, W), "float32").astype("complex64")), "complex64"),
         "five samples": (
             tiff(noise((H, W, 5), "uint8"), photometric="rgb", planarconfig="contig"),
-            "5 samples",
+            "5 bands",
         ),
     }
 
