@@ -6,6 +6,7 @@ import glob
 import sys
 import time
 from dataclasses import dataclass, field
+from io import BytesIO
 from pathlib import Path
 from typing import ClassVar
 
@@ -13,15 +14,26 @@ import numpy as np
 
 from deepgsr_cli.errors import InputError, ShapeError
 from deepgsr_cli.evaluation.metrics import psnr, rounded8, ssim
-from deepgsr_cli.files import make_folder
+from deepgsr_cli.files import copy_file, make_folder
 from deepgsr_cli.formats.codecs import MAX_PIXELS
-from deepgsr_cli.formats.image import Image, read_image, to_uint8, write_image
+from deepgsr_cli.formats.image import (
+    Image,
+    check_range,
+    format_of,
+    losses,
+    read_image,
+    to_uint8,
+    write_image,
+)
 from deepgsr_cli.jobs.plan import Job
 from deepgsr_cli.jobs.work import Column, Progress, Result
 from deepgsr_cli.pictures.arrays import is_clipped
 from deepgsr_cli.pictures.noise import estimate_sigma, picture_sigma
 from deepgsr_cli.pictures.restorer import Restorer
 from deepgsr_cli.reports.report import ReportImage, fit_for_report
+
+# Least side, in pixels, of a picture whose noise is estimated.
+SMALLEST_SIDE = 16
 
 
 @dataclass(frozen=True)
@@ -98,29 +110,29 @@ class Restoration:
             UsageError: The weights do not fit.
         """
         started = time.perf_counter()
-        options, image = self.options, self._read(job.source)
+        source = _source(job)
+        image = self._read(source)
         reference = self._reference(job, image)
         before = time.perf_counter()
         self.restorer.load(len(image.pixels))
         started += time.perf_counter() - before  # no time of this picture
         result = _result(image)
-        sigma = self._level(image, result) if self.restorer.takes_sigma else None
         shown = [("Input", to_uint8(image.pixels))] if for_report else []
+        notes = [*image.notes]
+        reason, sigma = self._aim(image, result, job.label)
         _compare(result, "_in", image, reference)
-        image.pixels = self.restorer.restore_pixels(
-            image.pixels,
-            sigma,
-            clipped=is_clipped(image.pixels, image.depth),
-            strength=options.strength,
-            in_place=True,
-            progress=progress,
-        )
+        if reason is None:
+            image.pixels = self.restorer.restore_pixels(
+                image.pixels,
+                sigma,
+                clipped=is_clipped(image.pixels, image.depth),
+                strength=self.options.strength,
+                in_place=True,
+                progress=progress,
+            )
         _compare(result, "", image, reference)
-        if job.target is None:
-            write_image(sys.stdout.buffer, image, format=options.format)
-        else:
-            make_folder(job.target.parent)
-            write_image(job.target, image, format=options.format)
+        notes += self._write(job, source, image, reason)
+        result.note = "; ".join(notes)
         result.facts["seconds"] = time.perf_counter() - started
         if for_report:
             _show(result, [*shown, ("Restored", to_uint8(image.pixels))], reference)
@@ -133,7 +145,7 @@ class Restoration:
             InputError: The picture, its result or its reference cannot be read.
             ShapeError: They differ in size or number of channels.
         """
-        image = self._read(job.source)
+        image = self._read(_source(job))
         reference = self._reference(job, image)
         result = _result(image)
         _compare(result, "_in", image, reference)
@@ -144,21 +156,70 @@ class Restoration:
         _show(result, [*shown, ("Restored", to_uint8(image.pixels))], reference)
         return result
 
-    def _read(self, source: Path | None) -> Image:
-        stream = sys.stdin.buffer if source is None else source
-        return read_image(stream, max_pixels=self.options.max_pixels, white=self.options.white)
+    def _read(self, source: Path | BytesIO) -> Image:
+        return read_image(source, max_pixels=self.options.max_pixels, white=self.options.white)
 
-    def _level(self, image: Image, result: Result) -> float:
-        """Return the noise level of the picture, given or estimated, and note it in the result."""
-        sigma = self.options.level
-        if sigma is None:
-            estimates = estimate_sigma(image.pixels)
-            sigma = min(picture_sigma(estimates), self.restorer.sigma_limit(len(image.pixels)))
-            result.facts["sigma_estimated"] = [round(level, 2) for level in estimates]
-            if sigma == 0:
-                result.note = "no noise found, written unchanged"
+    def _aim(self, image: Image, result: Result, name: str) -> tuple[str | None, float | None]:
+        """Find whether there is something to be done, and at which level, which is noted in the result.
+
+        Returns:
+            Why nothing is to be done, empty where the options say so, None where the pixels are to be
+            restored; and the level, None where the network is told none.
+
+        Raises:
+            InputError: The values of the picture are on another scale than that of its white.
+        """
+        takes_sigma, level = self.restorer.takes_sigma, self.options.level
+        given = level if takes_sigma else None
+        if given is not None:
+            result.facts["sigma"] = round(given, 2)
+        if self.options.strength == 0 or given == 0:
+            return "", given
+        if all(float(channel.min()) == float(channel.max()) for channel in image.pixels):
+            return "one colour throughout", given
+        check_range(image, name)
+        if given is not None or not takes_sigma:
+            return None, given
+        estimates = estimate_sigma(image.pixels)
+        sigma = min(picture_sigma(estimates), self.restorer.sigma_limit(len(image.pixels)))
+        result.facts["sigma_estimated"] = [round(level, 2) for level in estimates]
         result.facts["sigma"] = round(sigma, 2)
-        return sigma
+        if sigma > 0:
+            return None, sigma
+        if min(image.pixels.shape[1:]) < SMALLEST_SIDE:
+            return "too small to estimate its noise, give --sigma", sigma
+        return "no noise found", sigma
+
+    def _write(self, job: Job, source: Path | BytesIO, image: Image, reason: str | None) -> list[str]:
+        """Write a picture, or the bytes of its file where nothing was to be done.
+
+        Args:
+            job: Where to.
+            source: The file.
+            image: The picture.
+            reason: As `_aim` returns.
+
+        Returns:
+            What there is to know about what was written, as sentences without an end.
+        """
+        target = sys.stdout.buffer if job.target is None else job.target
+        format = self.options.format or format_of(target) or image.format
+        if job.target is not None:
+            make_folder(job.target.parent)
+        prefix = f"{reason}, " if reason else ""
+        if reason is not None and format == image.format and not image.mended:
+            copy_file(source, target)
+            return [f"{prefix}written unchanged"] if reason else []
+        write_image(target, image, format=format)
+        notes = []
+        if reason is not None:
+            coded = f"coded anew as {format}" if format == "JPEG" else "pixels unchanged"
+            notes = [f"{prefix}{coded}"] if reason or format == "JPEG" else []
+        elif image.depth == "float64":
+            notes = ["64-bit values are restored at 32-bit precision"]
+        if lost := losses(image, format):
+            notes.append(f"a {format} file holds no {', no '.join(lost)}")
+        return notes
 
     def _reference(self, job: Job, image: Image) -> np.ndarray | None:
         """Return the pixels of the job's reference, None if there is none."""
@@ -174,6 +235,11 @@ class Restoration:
                 f"{path}: is {sizes[0]}, the picture itself {sizes[1]}; give the picture it was made from"
             )
         return pixels
+
+
+def _source(job: Job) -> Path | BytesIO:
+    """The input of a job; standard input is read to its end, as it may have to be written as it is."""
+    return BytesIO(sys.stdin.buffer.read()) if job.source is None else job.source
 
 
 def reference_of(job: Job, reference: Path) -> Path:

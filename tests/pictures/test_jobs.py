@@ -3,12 +3,13 @@ import sys
 from pathlib import Path
 
 import numpy as np
+import PIL.Image
 import pytest
 
 from deepgsr_cli.errors import InputError, ShapeError
 from deepgsr_cli.evaluation.metrics import psnr
-from deepgsr_cli.formats.codecs import Metadata
-from deepgsr_cli.formats.image import Image, read_image, write_image
+from deepgsr_cli.formats.codecs import Metadata, Resolution
+from deepgsr_cli.formats.image import Image, read_image, to_uint8, write_image
 from deepgsr_cli.jobs.plan import Job
 from deepgsr_cli.pictures.jobs import FileOptions, Restoration
 from deepgsr_cli.pictures.restorer import Restorer, RunOptions
@@ -38,7 +39,13 @@ def job(path: Path) -> Job:
 @pytest.mark.parametrize("channels", [1, 3])
 def test_depth_alpha_and_metadata_survive(tmp_path, denoiser, depth, channels):
     alpha = np.random.default_rng(0).integers(0, np.iinfo(depth).max, (41, 52), depth, endpoint=True)
-    source = picture(tmp_path / "a.png", channels, depth, alpha=alpha, metadata=Metadata(dpi=(300.0, 300.0)))
+    source = picture(
+        tmp_path / "a.png",
+        channels,
+        depth,
+        alpha=alpha,
+        metadata=Metadata(resolution=Resolution(300.0, 300.0)),
+    )
     Restoration(denoiser(channels), FileOptions(level=25))(job(source))
     before, after = read_image(source), read_image(tmp_path / "out.png")
     assert (after.depth, after.pixels.shape) == (depth, before.pixels.shape)
@@ -91,6 +98,58 @@ def test_a_clean_picture_is_written_unchanged(tmp_path, denoiser):
     result = Restoration(denoiser(), FileOptions())(job(source))
     assert result.note == "no noise found, written unchanged"
     assert np.array_equal(read_image(tmp_path / "out.png").pixels, read_image(source).pixels)
+
+
+def test_written_unchanged_is_the_bytes_of_the_file(tmp_path, denoiser, monkeypatch):
+    path = tmp_path / "a.jpg"
+    PIL.Image.fromarray(to_uint8(smooth_picture(3, 160, 170))).save(path, quality=60, comment=b"a cat")
+    result = Restoration(denoiser(), FileOptions())(job(path))
+    assert result.note == "no noise found, written unchanged"
+    assert (tmp_path / "out.jpg").read_bytes() == path.read_bytes()
+    noisy = picture(tmp_path / "b.png")
+    for options in (FileOptions(level=0), FileOptions(level=25, strength=0)):
+        assert not Restoration(denoiser(), options)(job(noisy)).note
+        assert (tmp_path / "out.png").read_bytes() == noisy.read_bytes()
+        (tmp_path / "out.png").unlink()
+    anew = Job(path, tmp_path / "out2.jpg", Path("a.jpg"))
+    result = Restoration(denoiser(), FileOptions(format="PNG"))(anew)
+    assert result.note == "no noise found, pixels unchanged"
+    assert np.array_equal(read_image(anew.target).pixels, read_image(path).pixels)
+
+
+def test_one_colour_stays_that_colour_whatever_the_task(tmp_path, denoiser):
+    write_image(tmp_path / "a.png", Image(np.full((3, 20, 30), 0.3, np.float32), "uint8", "PNG"))
+    result = Restoration(denoiser(), FileOptions(level=25))(job(tmp_path / "a.png"))
+    assert result.note == "one colour throughout, written unchanged"
+    assert (tmp_path / "out.png").read_bytes() == (tmp_path / "a.png").read_bytes()
+
+
+def test_a_picture_too_small_to_estimate_is_called_so(tmp_path, denoiser):
+    source = picture(tmp_path / "a.png", size=(15, 400))
+    result = Restoration(denoiser(), FileOptions())(job(source))
+    assert result.note == "too small to estimate its noise, give --sigma, written unchanged"
+
+
+def test_values_on_another_scale_are_refused_before_any_guess(tmp_path, denoiser):
+    source = picture(tmp_path / "a.tif", 1, "float32", metadata=Metadata(white=255.0))
+    for options in (FileOptions(), FileOptions(level=25)):
+        with pytest.raises(InputError, match=r"a\.tif: its values go from .* but white is 1"):
+            Restoration(denoiser(1), options)(job(source))
+    assert not (tmp_path / "out.tif").exists()
+    Restoration(denoiser(1), FileOptions(level=25, white=255))(job(source))
+    restored = read_image(tmp_path / "out.tif", white=255).pixels
+    assert 0 < restored.std() < 1
+
+
+def test_double_precision_that_is_lost_is_told(tmp_path, denoiser):
+    source = picture(tmp_path / "a.tif", 1, "float64")
+    assert "32-bit precision" in Restoration(denoiser(1), FileOptions(level=25))(job(source)).note
+
+
+def test_what_the_output_cannot_hold_is_told(tmp_path, denoiser):
+    source = picture(tmp_path / "a.png", metadata=Metadata(xmp=b"<x/>", resolution=Resolution(300, 300)))
+    result = Restoration(denoiser(), FileOptions(level=25, format="WEBP"))(job(source))
+    assert result.note == "a WEBP file holds no resolution"
 
 
 def test_a_stream_goes_in_and_out(tmp_path, denoiser, monkeypatch):
