@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+import logging
 import sys
 from typing import Annotated, Any
 
@@ -74,3 +75,6 @@ def main(
         if isinstance(stream, io.TextIOWrapper):
             # A name the terminal cannot show must not stop the work.
             stream.reconfigure(errors="replace")
+    for library in ("tifffile", "PIL", "imageio"):
+        # What they find in a file is told by the commands, once and with its name.
+        logging.getLogger(library).setLevel(logging.CRITICAL)

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+import warnings
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
 from io import BytesIO
 from pathlib import Path
@@ -15,6 +17,7 @@ from deepgsr_cli.files import atomic_write, files_below
 from deepgsr_cli.formats.bmp import decode_bmp, encode_bmp
 from deepgsr_cli.formats.codecs import DEPTHS, MAX_PIXELS, Decoded, Encoder, Metadata, bands, gray
 from deepgsr_cli.formats.exif import upright
+from deepgsr_cli.formats.gif import decode_gif, encode_gif
 from deepgsr_cli.formats.jpeg import decode_jpeg, encode_jpeg
 from deepgsr_cli.formats.nodata import Holes, fill_holes, find_holes
 from deepgsr_cli.formats.png import PNG_SIGNATURE, decode_png, encode_png
@@ -59,6 +62,7 @@ FORMATS = {
         _EVERY | {"resolution", "iptc", "tiff_tags"},
     ),
     "WEBP": Format((".webp",), decode_webp, encode_webp, DEPTHS[:1], True, 16383, _EVERY),
+    "GIF": Format((".gif",), decode_gif, encode_gif, DEPTHS[:1], True, 65535, frozenset(("comments",))),
     "BMP": Format((".bmp",), decode_bmp, encode_bmp, DEPTHS[:1], False, 2**31 - 1, _RESOLUTION),
 }  # fmt: skip
 SUFFIXES = {suffix: name for name, format in FORMATS.items() for suffix in format.suffixes}
@@ -91,6 +95,7 @@ _SIGNATURES = (
     (b"II+\0", "TIFF"),
     (b"MM\0+", "TIFF"),
     (b"BM", "BMP"),
+    (b"GIF8", "GIF"),
 )
 # Noise of sigma 75, the most that shipped weights know, puts one pixel in 1500 below -1 or above 2, and a
 # photograph has few highlights above 2. More than this share of the pixels there are on another scale.
@@ -150,22 +155,75 @@ def read_image(source: Path | BinaryIO, *, max_pixels: int = MAX_PIXELS, white: 
         InputError: Missing, unreadable, damaged, too large, animated, of several pages, with pixels that are
             NaN or infinite, or of a kind that is not read: CMYK, signed, 32-bit integer or complex samples.
     """
+    name = str(source if isinstance(source, Path) else getattr(source, "name", "standard input"))
+    with opened(source) as stream:
+        format = sniff(name, stream)
+        with damage(name, format):
+            decoded = FORMATS[format].decode(name, stream, max_pixels)
+    return make_image(name, decoded, format, white)
+
+
+@contextmanager
+def opened(source: Path | BinaryIO) -> Iterator[IO[bytes]]:
+    """Open a file for reading from its start, to where it can be sought; a stream is read to its end.
+
+    Raises:
+        InputError: It cannot be read.
+    """
     if not isinstance(source, Path):
-        name = str(getattr(source, "name", "standard input"))
-        return _read(name, BytesIO(source.read()), max_pixels, white)
+        yield BytesIO(source.getbuffer() if isinstance(source, BytesIO) else source.read())
+        return
     try:
         if source.is_dir():
             raise InputError(f"{source}: is a folder, not a picture; give a file in it")
         with source.open("rb") as stream:
-            return _read(
-                str(source), stream if stream.seekable() else BytesIO(stream.read()), max_pixels, white
-            )
+            yield stream if stream.seekable() else BytesIO(stream.read())
     except FileNotFoundError as error:
         raise InputError(f"{source}: there is no such file; check the path") from error
     except PermissionError as error:
         raise InputError(f"{source}: there is no permission to read it; change its mode") from error
     except OSError as error:
         raise InputError(f"{source}: cannot be read, {error.strerror or error}; check the path") from error
+
+
+def sniff(name: str, stream: IO[bytes]) -> str:
+    """Format of a picture, by its first bytes; the stream is at its start again.
+
+    Raises:
+        InputError: There are none, or they are of no format that is read.
+    """
+    head = stream.read(16)
+    stream.seek(0)
+    if not head:
+        raise InputError(f"{name}: the file is empty; copy or export it again")
+    format = "WEBP" if head[:4] == b"RIFF" and head[8:12] == b"WEBP" else ""
+    format = format or next((kind for start, kind in _SIGNATURES if head.startswith(start)), "")
+    if not format:
+        known = ", ".join(FORMATS)
+        raise InputError(f"{name}: is no picture of a format that is read, {known}; convert it to one")
+    return format
+
+
+@contextmanager
+def damage(name: str, format: str) -> Iterator[None]:
+    """Word what a decoder raises.
+
+    Raises:
+        InputError: The block raised another exception than a UserError.
+    """
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # of libraries, about the file
+            yield
+    except UserError:
+        raise
+    except MemoryError as error:
+        raise InputError(f"{name}: there is not enough memory to decode it; cut it into parts") from error
+    except Exception as error:  # the decoders' own kinds, struct.error, KeyError: anything, on hostile bytes
+        detail = " ".join(str(error).split())[:120] or type(error).__name__
+        raise InputError(
+            f"{name}: the {format} data is damaged or cut short ({detail}); copy it again"
+        ) from error
 
 
 def write_image(target: Path | BinaryIO, image: Image, *, format: str | None = None) -> None:
@@ -191,9 +249,9 @@ def write_image(target: Path | BinaryIO, image: Image, *, format: str | None = N
         raise OutputError(
             f"{name}: no picture format is known by this name; use one of {', '.join(SUFFIXES)}"
         )
-    _check_holds(name, image, format)
+    check_holds(name, image, format)
     encode = FORMATS[format].encode
-    samples = _samples(image)
+    samples = samples_of(image)
     if isinstance(target, Path):
         with atomic_write(target) as temporary, temporary.open("w+b") as stream:
             _encode(encode, name, stream, samples, image.metadata, format)
@@ -256,29 +314,6 @@ def to_uint8(pixels: np.ndarray) -> np.ndarray:
     return samples[..., 0] if channels == 1 else samples
 
 
-def _read(name: str, stream: IO[bytes], max_pixels: int, white: float) -> Image:
-    head = stream.read(16)
-    stream.seek(0)
-    if not head:
-        raise InputError(f"{name}: the file is empty; copy or export it again")
-    format = "WEBP" if head[:4] == b"RIFF" and head[8:12] == b"WEBP" else ""
-    format = format or next((kind for start, kind in _SIGNATURES if head.startswith(start)), "")
-    if not format:
-        raise InputError(f"{name}: is not a PNG, JPEG, TIFF, WebP or BMP picture; convert it to one")
-    try:
-        decoded = FORMATS[format].decode(name, stream, max_pixels)
-    except UserError:
-        raise
-    except MemoryError as error:
-        raise InputError(f"{name}: there is not enough memory to decode it; cut it into parts") from error
-    except Exception as error:  # the decoders' own kinds, struct.error, KeyError: anything, on hostile bytes
-        detail = " ".join(str(error).split())[:120] or type(error).__name__
-        raise InputError(
-            f"{name}: the {format} data is damaged or cut short ({detail}); copy it again"
-        ) from error
-    return make_image(name, decoded, format, white)
-
-
 def make_image(name: str, decoded: Decoded, format: str, white: float) -> Image:
     """Make a picture as the models see it of what a decoder hands on.
 
@@ -321,7 +356,12 @@ def _check_finite(name: str, pixels: np.ndarray) -> None:
     )
 
 
-def _check_holds(name: str, image: Image, format: str) -> None:
+def check_holds(name: str, image: Image, format: str) -> None:
+    """Refuse a picture that a format cannot hold.
+
+    Raises:
+        OutputError: It has no such depth, alpha or size.
+    """
     holds = FORMATS[format]
     if image.depth not in holds.depths:
         way_out = "write .png or .tif" if image.depth == "uint16" else "write .tif"
@@ -330,6 +370,8 @@ def _check_holds(name: str, image: Image, format: str) -> None:
         )
     if image.alpha is not None and not holds.alpha:
         raise OutputError(f"{name}: the picture has alpha, a {format} holds none; write .png or .tif")
+    if image.alpha is not None and format == "GIF" and not np.isin(image.alpha, (0, 255)).all():
+        raise OutputError(f"{name}: has half transparent pixels, a GIF holds none; write .png or .webp")
     if image.alpha is not None and format != "TIFF" and image.metadata.extra_sample == 1:
         raise OutputError(
             f"{name}: the colours are premultiplied by alpha, a {format} holds none such; write .tif"
@@ -339,7 +381,7 @@ def _check_holds(name: str, image: Image, format: str) -> None:
         raise OutputError(f"{name}: the picture has {side}; write .tif")
 
 
-def _samples(image: Image) -> np.ndarray:
+def samples_of(image: Image) -> np.ndarray:
     """Pixels and alpha as the file holds them: (H, W) or (H, W, S), of dtype `image.depth`."""
     channels, height, width = image.pixels.shape
     samples = np.empty((height, width, channels + (image.alpha is not None)), image.depth)

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import struct
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
+from dataclasses import replace
 from itertools import islice
 from typing import IO, TYPE_CHECKING, Literal, cast
 
@@ -44,7 +45,7 @@ _STRUCTURE = frozenset(
     (
         *(*range(254, 269), 273, 274, *range(277, 285), *range(288, 294), 296, 317, *range(320, 331)),
         *(332, 334, *range(338, 342), *range(343, 348), *range(512, 522), *range(529, 533), 559),
-        *(32995, 32996, 32997, 32998, 34665, 34675, 34853, 40965),
+        *(400, 32995, 32996, 32997, 32998, 34665, 34675, 34853, 40965),
     )
 )
 # Tags that hold positions in the old file or the old pixels, by the names of what is left out.
@@ -62,6 +63,8 @@ _PLACES = frozenset((33550, 33920, 33922, 34264, 34735, 34736, 34737, 50844))
 _RATIONALS = {5: "I", 10: "i"}
 # tifffile writes no pointer to a directory, so a tag with the code before it holds its place.
 _STAND_INS = {EXIF_IFD: EXIF_IFD - 1, GPS_IFD: GPS_IFD - 1}
+_UIC2 = 33629  # of MetaMorph; one value a plane
+_IMAGEJ = (50838, 50839)
 _KINDS = frozenset(range(1, 13)) | {16, 17}  # types of values that tags are copied with
 
 
@@ -69,27 +72,35 @@ def decode_tiff(name: str, stream: IO[bytes], max_pixels: int) -> Decoded:
     import tifffile
 
     with tifffile.TiffFile(stream) as tiff:
-        pages = full_pages(tiff)
-        count = planes_in(tiff, pages[0]) if len(pages) == 1 else len(pages)
+        numbers, previews = full_pages(tiff)
+        page = cast("tifffile.TiffPage", tiff.pages[numbers[0]])
+        count = planes_in(tiff, page) if len(numbers) == 1 else len(numbers)
         if count != 1:
             raise InputError(f"{name}: has {count} pages, and one picture is read; split it into files")
-        return decode_page(name, stream, pages[0], max_pixels)
+        decoded = decode_page(name, stream, page, max_pixels)
+    return decoded._replace(notes=(*decoded.notes, *previews_note(previews)))
 
 
-def full_pages(tiff: tifffile.TiffFile) -> list[tifffile.TiffPage]:
-    """The pages without previews and masks; all of them if there are no others."""
+def full_pages(tiff: tifffile.TiffFile) -> tuple[list[int], int]:
+    """Numbers of the pages without previews and masks, all if there are no others; and how many those are."""
     # Bounded, as the chain of pages in a damaged file can be a circle, which tifffile follows for ever.
-    pages = [cast("tifffile.TiffPage", page) for page in islice(tiff.pages, _MOST_PAGES)]
-    if not pages:
+    pages = (cast("tifffile.TiffPage", page) for page in islice(tiff.pages, _MOST_PAGES))
+    reduced = [bool(page.subfiletype & 5) for page in pages]
+    if not reduced:
         raise ValueError("it has no pages")
-    return [page for page in pages if not page.subfiletype & 5] or pages
+    full = [number for number, is_reduced in enumerate(reduced) if not is_reduced]
+    return full or [*range(len(reduced))], sum(reduced) if full else 0
+
+
+def previews_note(count: int) -> list[str]:
+    """A sentence on previews that are left out, if there are any."""
+    return [f"{count} previews or masks are left out"] if count else []
 
 
 def planes_in(tiff: tifffile.TiffFile, page: tifffile.TiffPage) -> int:
     """Number of pictures in a file of one page, which are as many as its description or its tags say."""
-    if tiff.is_stk:
-        with_planes = page.tags.get(33629)
-        return max(1, int(with_planes.count)) if with_planes else 1
+    if with_planes := page.tags.get(_UIC2):
+        return max(1, int(with_planes.count))
     shaped = (tiff.shaped_metadata or ({},))[0] if tiff.is_shaped else {}
     planes = int((tiff.imagej_metadata or {}).get("images", 1))
     if shape := shaped.get("shape"):
@@ -154,6 +165,14 @@ def decode_page(
         notes.append("its colour map has 8 bits where TIFF has 16, and is read so")
     nodata = _nodata(by_code.get(_NODATA, b""), page)
     return Decoded(samples, orientation, metadata, nodata, tuple(notes), mended)
+
+
+def describe_planes(decoded: Decoded, plane: int) -> Decoded:
+    """A plane without what only the first of them says: the description of all."""
+    if not plane:
+        return decoded
+    kept = tuple(tag for tag in decoded.metadata.tiff_tags if tag.code not in (DESCRIPTION, *_IMAGEJ))
+    return decoded._replace(metadata=replace(decoded.metadata, tiff_tags=kept))
 
 
 def _stored(stream: IO[bytes], page: tifffile.TiffPage, plane: int) -> np.ndarray:
@@ -301,7 +320,7 @@ def encode_tiff(stream: IO[bytes], samples: np.ndarray, metadata: Metadata) -> N
     big = samples.nbytes > MOST_CLASSIC_BYTES
     with tifffile.TiffWriter(stream, bigtiff=big, byteorder=byte_order(metadata)) as writer:
         write_page(writer, samples, metadata, big=big)
-    append_directories(stream, [metadata])
+    append_directories(stream, [metadata.exif or b""])
 
 
 def write_page(writer: tifffile.TiffWriter, samples: np.ndarray, metadata: Metadata, *, big: bool) -> None:
@@ -335,11 +354,11 @@ def _extratag(tag: Tag, order: str) -> tuple[int, int, int, object, bool]:
     return tag.code, tag.kind, tag.num_values, value, True
 
 
-def append_directories(stream: IO[bytes], pages: list[Metadata]) -> None:
-    """Append the directories of EXIF to a file whose pages are written, and have the pages point there."""
+def append_directories(stream: IO[bytes], exifs: Sequence[bytes]) -> None:
+    """Append the directories of each page's EXIF to a file of such pages, and have the pages point there."""
     import tifffile
 
-    if not any(read_exif(metadata.exif or b"").below for metadata in pages):
+    if not any(read_exif(exif).below for exif in exifs):
         return
     stream.seek(0)
     with tifffile.TiffFile(stream) as tiff:
@@ -348,8 +367,8 @@ def append_directories(stream: IO[bytes], pages: list[Metadata]) -> None:
             {code: page.tags[held] for code, held in _STAND_INS.items() if held in page.tags}
             for page in tiff.pages
         ]
-    for metadata, held_by in zip(pages, places):
-        for code, below in read_exif(metadata.exif or b"").below.items():
+    for exif, held_by in zip(exifs, places):
+        for code, below in read_exif(exif).below.items():
             if code not in held_by:
                 continue
             at = stream.seek(0, 2)

@@ -17,7 +17,7 @@ def decode_webp(name: str, stream: IO[bytes], max_pixels: int) -> Decoded:
     import imagecodecs
 
     data = stream.read()
-    chunks = dict(_webp_chunks(memoryview(data)))
+    chunks = dict(webp_chunks(memoryview(data)))
     if b"ANIM" in chunks or b"ANMF" in chunks:
         raise InputError(f"{name}: is an animated WebP, and one picture is read; extract its frames first")
     if b"VP8L" in chunks:
@@ -35,7 +35,7 @@ def decode_webp(name: str, stream: IO[bytes], max_pixels: int) -> Decoded:
     return Decoded(samples, orientation, Metadata(icc=icc, exif=exif, xmp=xmp, lossless=b"VP8L" in chunks))
 
 
-def _webp_chunks(data: memoryview) -> Iterator[tuple[bytes, memoryview]]:
+def webp_chunks(data: memoryview) -> Iterator[tuple[bytes, memoryview]]:
     """RIFF chunks of a WebP: type and body."""
     end = 8 + int.from_bytes(data[4:8], "little")
     if len(data) < end:

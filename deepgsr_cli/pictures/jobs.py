@@ -5,10 +5,13 @@ from __future__ import annotations
 import glob
 import sys
 import time
+from collections.abc import Iterator
 from dataclasses import dataclass, field
+from functools import partial
 from io import BytesIO
+from itertools import repeat
 from pathlib import Path
-from typing import ClassVar
+from typing import BinaryIO, ClassVar
 
 import numpy as np
 
@@ -25,6 +28,7 @@ from deepgsr_cli.formats.image import (
     to_uint8,
     write_image,
 )
+from deepgsr_cli.formats.pages import Pages, check_paged, open_pages, write_pages
 from deepgsr_cli.jobs.plan import Job
 from deepgsr_cli.jobs.work import Column, Progress, Result
 from deepgsr_cli.pictures.arrays import is_clipped
@@ -34,6 +38,7 @@ from deepgsr_cli.reports.report import ReportImage, fit_for_report
 
 # Least side, in pixels, of a picture whose noise is estimated.
 SMALLEST_SIDE = 16
+GIF_NOTE = "a GIF holds 256 colours a picture"
 
 
 @dataclass(frozen=True)
@@ -111,15 +116,69 @@ class Restoration:
         """
         started = time.perf_counter()
         source = _source(job)
-        image = self._read(source)
-        reference = self._reference(job, image)
+        if (pages := self._pages(source)) is not None:
+            result = self._restore_pages(job, source, pages, for_report, progress)
+        else:
+            image = self._read(source)
+            result, reason = self._restore(
+                image, job.label, self._reference(job, image), for_report, progress
+            )
+            result.note = "; ".join([*image.notes, *self._write(job, source, image, reason)])
+        result.facts["seconds"] = time.perf_counter() - started - result.facts.pop("loading")
+        return result
+
+    def review(self, job: Job) -> Result:
+        """Compare a picture with what an earlier run has made of it.
+
+        Raises:
+            InputError: The picture, its result or its reference cannot be read.
+            ShapeError: They differ in size or number of channels.
+        """
+        image = self._first(_source(job))
+        reference = next(self._references(job))
+        _check_like(self.options.reference, reference, image)
+        result = _result(image)
+        _compare(result, "_in", image, reference)
+        shown = [("Input", to_uint8(image.pixels))]
+        assert job.target is not None
+        after = self._first(job.target).pixels
+        _check_like(job.target, after, image)
+        image.pixels = after
+        _compare(result, "", image, reference)
+        _show(result, [*shown, ("Restored", to_uint8(image.pixels))], reference)
+        return result
+
+    def _pages(self, source: Path | BytesIO) -> Pages | None:
+        return open_pages(source, max_pixels=self.options.max_pixels, white=self.options.white)
+
+    def _first(self, source: Path | BytesIO) -> Image:
+        """Read the picture of a file, or the first of several."""
+        pages = self._pages(source)
+        return self._read(source) if pages is None else next(pages.read())
+
+    def _read(self, source: Path | BytesIO) -> Image:
+        return read_image(source, max_pixels=self.options.max_pixels, white=self.options.white)
+
+    def _restore(
+        self,
+        image: Image,
+        name: str,
+        reference: np.ndarray | None,
+        for_report: bool,
+        progress: Progress | None,
+    ) -> tuple[Result, str | None]:
+        """Restore the pixels of a picture, in place.
+
+        Returns:
+            What came of it, whose fact "loading" is the time in seconds of loading the weights; and why
+            nothing was to be done, as `_aim` says.
+        """
         before = time.perf_counter()
         self.restorer.load(len(image.pixels))
-        started += time.perf_counter() - before  # no time of this picture
+        loading = time.perf_counter() - before
         result = _result(image)
         shown = [("Input", to_uint8(image.pixels))] if for_report else []
-        notes = [*image.notes]
-        reason, sigma = self._aim(image, result, job.label)
+        reason, sigma = self._aim(image, result, name)
         _compare(result, "_in", image, reference)
         if reason is None:
             image.pixels = self.restorer.restore_pixels(
@@ -131,33 +190,52 @@ class Restoration:
                 progress=progress,
             )
         _compare(result, "", image, reference)
-        notes += self._write(job, source, image, reason)
-        result.note = "; ".join(notes)
-        result.facts["seconds"] = time.perf_counter() - started
         if for_report:
             _show(result, [*shown, ("Restored", to_uint8(image.pixels))], reference)
+        result.facts["loading"] = loading
+        return result, reason
+
+    def _restore_pages(
+        self, job: Job, source: Path | BytesIO, pages: Pages, for_report: bool, progress: Progress | None
+    ) -> Result:
+        """Restore the pictures of a file, each as it would be alone, and write each as it comes."""
+        target, format = self._target(job, pages.format)
+        check_paged(job.label, pages, format)
+        results: list[Result] = []
+        reasons: list[str | None] = []
+        notes = [f"{pages.count} pictures", *pages.notes]
+
+        def restored() -> Iterator[Image]:
+            for number, (image, reference) in enumerate(
+                zip(pages.read(), self._references(job, pages.count))
+            ):
+                name = f"{job.label}, picture {number + 1}"
+                _check_like(self.options.reference, reference, image)
+                told = None if progress is None else partial(_as_part, progress, number, pages.count)
+                result, reason = self._restore(image, name, reference, for_report and number == 0, told)
+                results.append(result)
+                reasons.append(reason)
+                if number == 0:
+                    lost = losses(image, format)
+                    lost += ["durations"] if pages.format != "TIFF" == format else []
+                    notes.extend([f"a {format} file holds no {', no '.join(lost)}"] if lost else [])
+                notes.extend(note for note in image.notes if note not in notes)
+                yield image
+
+        write_pages(target, restored(), pages, format)
+        unchanged = sum(reason is not None for reason in reasons)
+        if unchanged == pages.count and format == pages.format:
+            copy_file(source, target)
+        elif format == "GIF":
+            notes.append(GIF_NOTE)
+        result = _of_pages(results)
+        if "sigma_by_page" in result.facts:
+            low, high = min(result.facts["sigma_by_page"]), max(result.facts["sigma_by_page"])
+            notes.insert(1, f"noise estimated as sigma {low:g} to {high:g} (0-255 scale)")
+        if unchanged and any(reasons):
+            notes.append(f"{unchanged} of them are written unchanged ({next(filter(None, reasons))})")
+        result.note = "; ".join(notes)
         return result
-
-    def review(self, job: Job) -> Result:
-        """Compare a picture with what an earlier run has made of it.
-
-        Raises:
-            InputError: The picture, its result or its reference cannot be read.
-            ShapeError: They differ in size or number of channels.
-        """
-        image = self._read(_source(job))
-        reference = self._reference(job, image)
-        result = _result(image)
-        _compare(result, "_in", image, reference)
-        shown = [("Input", to_uint8(image.pixels))]
-        assert job.target is not None
-        image.pixels = self._like(job.target, image)
-        _compare(result, "", image, reference)
-        _show(result, [*shown, ("Restored", to_uint8(image.pixels))], reference)
-        return result
-
-    def _read(self, source: Path | BytesIO) -> Image:
-        return read_image(source, max_pixels=self.options.max_pixels, white=self.options.white)
 
     def _aim(self, image: Image, result: Result, name: str) -> tuple[str | None, float | None]:
         """Find whether there is something to be done, and at which level, which is noted in the result.
@@ -190,6 +268,13 @@ class Restoration:
             return "too small to estimate its noise, give --sigma", sigma
         return "no noise found", sigma
 
+    def _target(self, job: Job, format: str) -> tuple[Path | BinaryIO, str]:
+        """Return where the result of a job goes, and in which format, given that of its input."""
+        if job.target is None:
+            return sys.stdout.buffer, self.options.format or format
+        make_folder(job.target.parent)
+        return job.target, self.options.format or format_of(job.target) or format
+
     def _write(self, job: Job, source: Path | BytesIO, image: Image, reason: str | None) -> list[str]:
         """Write a picture, or the bytes of its file where nothing was to be done.
 
@@ -202,10 +287,7 @@ class Restoration:
         Returns:
             What there is to know about what was written, as sentences without an end.
         """
-        target = sys.stdout.buffer if job.target is None else job.target
-        format = self.options.format or format_of(target) or image.format
-        if job.target is not None:
-            make_folder(job.target.parent)
+        target, format = self._target(job, image.format)
         prefix = f"{reason}, " if reason else ""
         if reason is not None and format == image.format and not image.mended:
             copy_file(source, target)
@@ -217,24 +299,67 @@ class Restoration:
             notes = [f"{prefix}{coded}"] if reason or format == "JPEG" else []
         elif image.depth == "float64":
             notes = ["64-bit values are restored at 32-bit precision"]
+        elif format == "GIF":
+            notes = [GIF_NOTE]
         if lost := losses(image, format):
             notes.append(f"a {format} file holds no {', no '.join(lost)}")
         return notes
 
     def _reference(self, job: Job, image: Image) -> np.ndarray | None:
-        """Return the pixels of the job's reference, None if there is none."""
-        path = self.options.reference
-        return None if path is None else self._like(reference_of(job, path), image)
+        """Return the pixels of the reference of a job with one picture, None if there is none."""
+        reference = next(self._references(job, 1))
+        _check_like(self.options.reference, reference, image)
+        return reference
 
-    def _like(self, path: Path, image: Image) -> np.ndarray:
-        """Return the pixels of a file, which must have the size and channels of an image."""
-        pixels = self._read(path).pixels
-        if pixels.shape != image.pixels.shape:
-            sizes = [f"{w} x {h} x {c}" for c, h, w in (pixels.shape, image.pixels.shape)]
+    def _references(self, job: Job, count: int | None = None) -> Iterator[np.ndarray | None]:
+        """Yield the pixels of the reference of each picture of a job; one picture is that of all.
+
+        Raises:
+            ShapeError: There are several, and not as many as `count`.
+        """
+        if self.options.reference is None:
+            yield from repeat(None)
+            return
+        path = reference_of(job, self.options.reference)
+        pages = self._pages(path)
+        if pages is None:
+            yield from repeat(self._read(path).pixels)
+            return
+        if count not in (None, pages.count):
             raise ShapeError(
-                f"{path}: is {sizes[0]}, the picture itself {sizes[1]}; give the picture it was made from"
+                f"{path}: has {pages.count} pictures, {job.label} has {count}; give one, or {count}"
             )
-        return pixels
+        yield from (image.pixels for image in pages.read())
+
+
+def _check_like(path: Path | None, pixels: np.ndarray | None, image: Image) -> None:
+    """Refuse pixels of a file that have another size or other channels than an image."""
+    if pixels is not None and pixels.shape != image.pixels.shape:
+        sizes = [f"{w} x {h} x {c}" for c, h, w in (pixels.shape, image.pixels.shape)]
+        raise ShapeError(
+            f"{path}: is {sizes[0]}, the picture itself {sizes[1]}; give the picture it was made from"
+        )
+
+
+def _as_part(progress: Progress, number: int, count: int, done: int, all_: int) -> None:
+    """Tell the progress of one of several pictures as that of all."""
+    progress(number * all_ + done, count * all_)
+
+
+def _of_pages(results: list[Result]) -> Result:
+    """What came of several pictures: facts of the first, and means of figures."""
+    first = results[0]
+    every = [result.facts for result in results]
+    facts = {name: value for name, value in first.facts.items() if name != "sigma_estimated"}
+    facts["pages"] = len(results)
+    facts["loading"] = sum(one["loading"] for one in every)
+    for name in ("psnr_in", "psnr", "ssim_in", "ssim"):
+        if name in facts:
+            facts[name] = float(np.mean([one[name] for one in every]))
+    if "sigma_estimated" in first.facts:
+        facts["sigma_by_page"] = [one["sigma"] for one in every if "sigma" in one]
+        facts["sigma"] = round(float(np.median(facts["sigma_by_page"])), 2)
+    return Result(facts, images=first.images, caption=first.caption)
 
 
 def _source(job: Job) -> Path | BytesIO:

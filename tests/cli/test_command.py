@@ -84,7 +84,7 @@ def test_what_cannot_be_reviewed_is_told_in_a_report(run, folder):
     Path("out/a.png").write_text("damaged")
     result = run("denoise", "in", "-o", "out", "--skip-existing", "--report", "r.json")
     assert result.exit_code == 0
-    assert items("r.json")[0]["note"].startswith("skipped: its output exists; out/a.png: is not a PNG")
+    assert items("r.json")[0]["note"].startswith("skipped: its output exists; out/a.png: is no picture")
 
 
 @pytest.mark.parametrize("suffix", [".dcm", ".tif", ".npy"])

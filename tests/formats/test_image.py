@@ -601,7 +601,7 @@ def test_pillow_limit_does_not_hold_back_large_pictures(monkeypatch: pytest.Monk
 def misfits() -> dict[str, tuple[bytes, str]]:
     frames = [PIL.Image.fromarray(noise((H, W, 3), "uint8", seed)) for seed in (0, 1)]
     animated = {}
-    for format in ("PNG", "WEBP"):
+    for format in ("PNG", "WEBP", "GIF"):
         stream = io.BytesIO()
         frames[0].save(stream, format, save_all=True, append_images=frames[1:])
         animated[format] = stream.getvalue()
@@ -613,9 +613,9 @@ def misfits() -> dict[str, tuple[bytes, str]]:
     )
     return {
         "empty": (b"", "empty"),
-        "text": (b"These are not pixels.\n", "not a PNG, JPEG, TIFF, WebP or BMP"),
-        "gif": (saved(noise((H, W), "uint8"), "GIF"), "not a PNG"),
+        "text": (b"These are not pixels.\n", "no picture of a format that is read, PNG"),
         "apng": (animated["PNG"], "animated"),
+        "animated gif": (animated["GIF"], "animated"),
         "animated webp": (animated["WEBP"], "animated"),
         "cmyk jpeg": (stream.getvalue(), "CMYK"),
         "cmyk tiff": (tiff(noise((H, W, 4), "uint8"), photometric="separated"), "SEPARATED"),
@@ -702,7 +702,7 @@ def gray(value: float = 0.5, depth: str = "uint8", **fields: object) -> Image:
         (gray(alpha=np.zeros((3, 5), np.uint8)), ".jpg", "alpha"),
         (gray(alpha=np.zeros((3, 5), np.uint8)), ".bmp", "alpha"),
         (Image(np.zeros((1, 2, 16384), np.float32), "uint8", "PNG"), ".webp", "16384 pixels.*16383"),
-        (gray(), ".gif", r"\.png"),
+        (gray(), ".tga", r"\.png"),
         (gray(), "", r"\.png"),
         (gray(metadata=Metadata(exif=b"II*\0" + bytes(70000))), ".jpg", "JPEG"),
     ],

@@ -1,12 +1,14 @@
 import io
 import sys
+import tracemalloc
 from pathlib import Path
 
 import numpy as np
 import PIL.Image
 import pytest
+import tifffile
 
-from deepgsr_cli.errors import InputError, ShapeError
+from deepgsr_cli.errors import InputError, OutputError, ShapeError
 from deepgsr_cli.evaluation.metrics import psnr
 from deepgsr_cli.formats.codecs import Metadata, Resolution
 from deepgsr_cli.formats.image import Image, read_image, to_uint8, write_image
@@ -175,3 +177,89 @@ def test_pictures_for_a_report_are_before_after_and_reference(tmp_path, denoiser
     shown = [image.pixels.astype(np.float32).transpose(2, 0, 1) / 255 for image in result.images]
     for pixels, path in zip(shown, (source, tmp_path / "out.png", tmp_path / "clean/a.png"), strict=True):
         assert np.abs(pixels - read_image(path).pixels).max() < 1e-6
+
+
+def stack(path: Path, count: int, size=(33, 40), **options) -> np.ndarray:
+    """Write a TIFF of noisy 16-bit pages, and return them."""
+    clean = smooth_picture(1, *size)[0]
+    noise = np.random.default_rng(1).normal(0, 0.1, (count, *size))
+    pages = ((clean + noise).clip(0, 1) * 65535).astype(np.uint16)
+    tifffile.imwrite(path, pages, photometric="minisblack", **options)
+    return pages
+
+
+def test_every_page_of_a_stack_is_restored_as_it_would_be_alone(tmp_path, denoiser):
+    pages = stack(tmp_path / "a.tif", 4, imagej=True, metadata={"axes": "ZYX", "spacing": 2.0, "unit": "um"})
+    result = Restoration(denoiser(1), FileOptions(level=25))(job(tmp_path / "a.tif"))
+    assert result.facts["pages"] == 4
+    with tifffile.TiffFile(tmp_path / "out.tif") as file:
+        restored = file.asarray()
+        assert file.imagej_metadata["spacing"] == 2.0
+    for page, after in zip(pages, restored, strict=True):
+        tifffile.imwrite(tmp_path / "one.tif", page)
+        Restoration(denoiser(1), FileOptions(level=25))(
+            Job(tmp_path / "one.tif", tmp_path / "x.tif", Path("x"))
+        )
+        assert np.array_equal(after, tifffile.imread(tmp_path / "x.tif"))
+
+
+def test_levels_of_pages_are_estimated_one_by_one_and_clean_pages_stay(tmp_path, denoiser):
+    pages = stack(tmp_path / "a.tif", 3, size=(160, 170))
+    pages[1] = 65535 * smooth_picture(1, 160, 170)[0]
+    tifffile.imwrite(tmp_path / "a.tif", pages, photometric="minisblack")
+    result = Restoration(denoiser(1), FileOptions())(job(tmp_path / "a.tif"))
+    assert [sigma > 20 for sigma in result.facts["sigma_by_page"]] == [True, False, True]
+    assert "1 of them are written unchanged (no noise found)" in result.note
+    assert np.array_equal(tifffile.imread(tmp_path / "out.tif")[1], pages[1])
+
+
+def test_a_stack_takes_the_memory_of_a_page(tmp_path, denoiser):
+    peaks = []
+    for count in (4, 40):
+        stack(tmp_path / "a.tif", count, size=(200, 300))
+        tracemalloc.start()
+        Restoration(denoiser(1), FileOptions(level=25))(job(tmp_path / "a.tif"))
+        peaks.append(tracemalloc.get_traced_memory()[1])
+        tracemalloc.stop()
+    assert peaks[1] < peaks[0] + 2 * 200 * 300
+
+
+def test_an_animation_keeps_durations_and_loop_and_a_broken_one_leaves_nothing(tmp_path, denoiser):
+    frames = [PIL.Image.fromarray(to_uint8(smooth_picture(3, 33, 40, seed))) for seed in range(3)]
+    path = tmp_path / "a.gif"
+    frames[0].save(path, save_all=True, append_images=frames[1:], duration=[50, 60, 70], loop=2)
+    result = Restoration(denoiser(), FileOptions(level=25))(job(path))
+    assert result.note == "3 pictures; a GIF holds 256 colours a picture"
+    with PIL.Image.open(tmp_path / "out.gif") as after:
+        assert (after.n_frames, after.info["loop"], after.info["duration"]) == (3, 2, 50)
+    data = path.read_bytes()
+    path.write_bytes(data[: len(data) - 300])
+    (tmp_path / "out.gif").unlink()
+    with pytest.raises(InputError, match=r"a\.gif.*: the GIF data is damaged"):
+        Restoration(denoiser(), FileOptions(level=25))(job(path))
+    assert not (tmp_path / "out.gif").exists()
+
+
+def test_pages_unchanged_are_the_bytes_of_the_file_and_need_a_format_that_holds_them(tmp_path, denoiser):
+    stack(tmp_path / "a.tif", 3)
+    Restoration(denoiser(1), FileOptions(level=0))(job(tmp_path / "a.tif"))
+    assert (tmp_path / "out.tif").read_bytes() == (tmp_path / "a.tif").read_bytes()
+    for name, words in (("o.png", "frames of an animation"), ("o.jpg", "holds one")):
+        with pytest.raises(OutputError, match=f"there are 3 pictures.*{words}; write .tif"):
+            Restoration(denoiser(1), FileOptions(level=25))(
+                Job(tmp_path / "a.tif", tmp_path / name, Path(name))
+            )
+
+
+def test_references_of_pages_are_as_many_or_one(tmp_path, denoiser):
+    pages = stack(tmp_path / "a.tif", 3)
+    for count, kept in ((3, pages), (1, pages[0] // 2)):
+        tifffile.imwrite(tmp_path / "clean.tif", kept, photometric="minisblack")
+        options = FileOptions(level=0, reference=tmp_path / "clean.tif")
+        facts = Restoration(denoiser(1), options)(job(tmp_path / "a.tif")).facts
+        assert (facts["psnr"] > 200) == (count == 3)
+    tifffile.imwrite(tmp_path / "clean.tif", pages[:2], photometric="minisblack")
+    with pytest.raises(ShapeError, match=r"has 2 pictures, .* has 3; give one, or 3"):
+        Restoration(denoiser(1), FileOptions(level=25, reference=tmp_path / "clean.tif"))(
+            job(tmp_path / "a.tif")
+        )
