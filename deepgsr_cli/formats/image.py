@@ -19,6 +19,14 @@ from deepgsr_cli.formats.codecs import DEPTHS, MAX_PIXELS, Decoded, Encoder, Met
 from deepgsr_cli.formats.exif import upright
 from deepgsr_cli.formats.gif import decode_gif, encode_gif
 from deepgsr_cli.formats.jpeg import decode_jpeg, encode_jpeg
+from deepgsr_cli.formats.jpeg2000 import (
+    CODESTREAM_SIGNATURE,
+    JP2_SIGNATURE,
+    decode_jpeg2000,
+    encode_codestream,
+    encode_jpeg2000,
+)
+from deepgsr_cli.formats.netpbm import decode_netpbm, encode_netpbm
 from deepgsr_cli.formats.nodata import Holes, fill_holes, find_holes
 from deepgsr_cli.formats.png import PNG_SIGNATURE, decode_png, encode_png
 from deepgsr_cli.formats.tiff import decode_tiff, describe_tags, encode_tiff
@@ -47,7 +55,8 @@ class Format(NamedTuple):
     holds: frozenset[str]
 
 
-_EVERY, _RESOLUTION = frozenset(("icc", "exif", "xmp")), frozenset(("resolution",))
+_EVERY = frozenset(("icc", "exif", "xmp"))
+_RESOLUTION, _NONE = frozenset(("resolution",)), frozenset[str]()
 FORMATS = {
     "PNG": Format(
         (".png",), decode_png, encode_png, DEPTHS[:2], True, 2**31 - 1,
@@ -63,6 +72,13 @@ FORMATS = {
     ),
     "WEBP": Format((".webp",), decode_webp, encode_webp, DEPTHS[:1], True, 16383, _EVERY),
     "GIF": Format((".gif",), decode_gif, encode_gif, DEPTHS[:1], True, 65535, frozenset(("comments",))),
+    "JPEG2000": Format(
+        (".jp2", ".jpx"), decode_jpeg2000, encode_jpeg2000, DEPTHS[:2], True, 2**31 - 1, _EVERY
+    ),
+    "J2K": Format((".j2k", ".j2c"), decode_jpeg2000, encode_codestream, DEPTHS[:2], True, 2**31 - 1, _NONE),
+    "PNM": Format(
+        (".pnm", ".ppm", ".pgm", ".pbm"), decode_netpbm, encode_netpbm, DEPTHS[:2], False, 2**31 - 1, _NONE
+    ),
     "BMP": Format((".bmp",), decode_bmp, encode_bmp, DEPTHS[:1], False, 2**31 - 1, _RESOLUTION),
 }  # fmt: skip
 SUFFIXES = {suffix: name for name, format in FORMATS.items() for suffix in format.suffixes}
@@ -96,6 +112,9 @@ _SIGNATURES = (
     (b"MM\0+", "TIFF"),
     (b"BM", "BMP"),
     (b"GIF8", "GIF"),
+    (JP2_SIGNATURE, "JPEG2000"),
+    (CODESTREAM_SIGNATURE, "J2K"),
+    *((b"P%d" % kind + blank, "PNM") for kind in range(1, 7) for blank in (b"\n", b" ", b"\r", b"\t")),
 )
 # Noise of sigma 75, the most that shipped weights know, puts one pixel in 1500 below -1 or above 2, and a
 # photograph has few highlights above 2. More than this share of the pixels there are on another scale.

@@ -20,7 +20,7 @@ import tifffile
 from deepgsr_cli.errors import InputError, OutputError
 from deepgsr_cli.files import atomic_write
 from deepgsr_cli.formats.codecs import Metadata, Resolution
-from deepgsr_cli.formats.image import Image, read_image, to_uint8, write_image
+from deepgsr_cli.formats.image import FORMATS, Image, read_image, to_uint8, write_image
 
 H, W = 37, 53
 ICC = b"\0\0\1\0made up" * 30
@@ -325,11 +325,16 @@ def test_pipes_are_read_and_written() -> None:
         ("TIFF", "float32"),
         ("WEBP", "uint8"),
         ("BMP", "uint8"),
+        ("JPEG2000", "uint8"),
+        ("JPEG2000", "uint16"),
+        ("J2K", "uint16"),
+        ("PNM", "uint8"),
+        ("PNM", "uint16"),
     ],
 )
 def test_write_then_read_is_exact(tmp_path: Path, format: str, dtype: str, count: int) -> None:
-    if (format, count) in (("BMP", 2), ("BMP", 4)):
-        pytest.skip("BMP is written without alpha")
+    if format in ("BMP", "PNM") and count in (2, 4):
+        pytest.skip(f"{format} is written without alpha")
     channels = count - (count + 1) % 2
     source = tiff(
         noise((H, W, count), dtype).squeeze(),
@@ -339,17 +344,17 @@ def test_write_then_read_is_exact(tmp_path: Path, format: str, dtype: str, count
     )
     image = read(source)
     image.metadata = Metadata(icc=ICC, exif=exif_block(1), xmp=XMP, resolution=Resolution(300.0, 240.0))
-    path = tmp_path / ("picture" + {"TIFF": ".TIF", "PNG": ".png", "WEBP": ".webp", "BMP": ".bmp"}[format])
+    path = tmp_path / f"picture{FORMATS[format].suffixes[0].upper()}"
     write_image(path, image)
     again = read_image(path)
     if (format, channels) == ("WEBP", 1):
         image.pixels = np.repeat(image.pixels, 3, axis=0)
     assert_same(again, image)
-    if format != "BMP":
+    if "icc" in FORMATS[format].holds:
         assert (again.metadata.icc, again.metadata.xmp) == (ICC, XMP)
-    if format in ("PNG", "WEBP"):
+    if format in ("PNG", "WEBP", "JPEG2000"):
         assert again.metadata.exif == exif_block(1)
-    if format != "WEBP":
+    if "resolution" in FORMATS[format].holds:
         # a whole number of pixels per metre in PNG and BMP: half of one is 0.0127 per inch
         assert again.metadata.dpi == pytest.approx((300.0, 240.0), abs=0.0128)
     twice = read(written(again))
@@ -504,6 +509,9 @@ def whole_files() -> dict[str, bytes]:
         "webp": saved(samples, "WEBP", lossless=True),
         "lossy": saved(samples, "WEBP"),
         "bmp": saved(samples, "BMP"),
+        "gif": saved(samples, "GIF"),
+        "jp2": saved(samples, "JPEG2000"),
+        "ppm": saved(samples, "PPM"),
     }
 
 
