@@ -17,10 +17,12 @@ if TYPE_CHECKING:
     from deepgsr_cli.formats.image import write_image as write_image
     from deepgsr_cli.mar.api import reduce_metal as reduce_metal
     from deepgsr_cli.phase.api import retrieve_phase as retrieve_phase
+    from deepgsr_cli.pictures.api import dejpeg as dejpeg
     from deepgsr_cli.pictures.api import denoise as denoise
     from deepgsr_cli.pictures.api import derain as derain
     from deepgsr_cli.pictures.api import estimate_noise as estimate_noise
     from deepgsr_cli.pictures.api import restore as restore
+    from deepgsr_cli.pictures.demosaicking import demosaick as demosaick
     from deepgsr_cli.pictures.restorer import Restorer as Restorer
     from deepgsr_cli.pictures.restorer import RunOptions as RunOptions
     from deepgsr_cli.tomography.geometry import Geometry as Geometry
@@ -30,6 +32,8 @@ _HOMES = {
     "Geometry": "tomography.geometry",
     "Restorer": "pictures.restorer",
     "RunOptions": "pictures.restorer",
+    "dejpeg": "pictures.api",
+    "demosaick": "pictures.demosaicking",
     "denoise": "pictures.api",
     "derain": "pictures.api",
     "estimate_noise": "pictures.api",
@@ -46,6 +50,8 @@ __all__ = [
     "Restorer",
     "RunOptions",
     "__version__",
+    "dejpeg",
+    "demosaick",
     "denoise",
     "derain",
     "estimate_noise",

@@ -82,5 +82,9 @@ class MissingWeightsError(OptionError, WeightsError):
     exit_code = 1
 
 
+class ResultWarning(UserWarning):
+    """A result that may be wrong, for who calls Python; its message has the likely cause."""
+
+
 def first_line(error: BaseException) -> str:
     return (str(error).strip().splitlines() or [type(error).__name__])[0]

@@ -7,7 +7,7 @@ import hashlib
 import os
 import secrets
 import shutil
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager, suppress
 from io import BytesIO
 from pathlib import Path
@@ -18,6 +18,7 @@ from deepgsr_cli.errors import InputError, OutputError
 _NO_RIGHT = "there is no permission to write there; give another folder"
 _FULL = "there is no space left; free some or give another folder"
 _REASONS = {
+    errno.ENOENT: "another run has written it at the same time, or its folder was removed; run again",
     errno.EACCES: _NO_RIGHT,
     errno.EPERM: _NO_RIGHT,
     errno.EROFS: "the folder is read-only; give another folder",
@@ -39,7 +40,8 @@ def atomic_write(path: Path) -> Iterator[Path]:
     After any exception, an interrupt included, the temporary file is gone and `path` is as it was. A new
     file gets the permissions the umask gives, a replaced one keeps its own; a link stays and what it
     points at is replaced. The temporary name ends in `.tmp` whatever `path` ends in, so that no glob for
-    pictures finds it: name the format to the writer.
+    pictures finds it: name the format to the writer. It is another one in each call: processes that write
+    one path at the same time do not meet. What a process leaves that is killed meanwhile, `clean_up` removes.
 
     Args:
         path: The target; its folder must exist.
@@ -49,7 +51,7 @@ def atomic_write(path: Path) -> Iterator[Path]:
             full, or the block raised an OSError about the temporary file or about no named file.
     """
     target = Path(os.path.realpath(path))
-    temporary = target.with_name(f".{secrets.token_hex(8)}.tmp")
+    temporary = target.with_name(f"{_mark(target)}{secrets.token_hex(8)}.tmp")
     try:
         if target.is_dir():
             raise OutputError(f"{path}: cannot be written, it is a folder; give a file name")
@@ -88,6 +90,28 @@ def copy_file(source: Path | BytesIO, target: Path | BinaryIO) -> None:
         else:
             shutil.copyfileobj(stream, target)
             target.flush()
+
+
+def clean_up(targets: Iterable[Path]) -> None:
+    """Remove the temporary files of processes that were killed while they wrote these files.
+
+    A process that is still writing one of them fails, and leaves nothing.
+    """
+    marks: dict[Path, set[str]] = {}
+    for path in targets:
+        target = Path(os.path.realpath(path))
+        marks.setdefault(target.parent, set()).add(_mark(target))
+    for folder, known in marks.items():
+        with suppress(OSError):
+            for entry in os.scandir(folder):
+                if entry.name.endswith(".tmp") and entry.name[: len(_mark(folder))] in known:
+                    with suppress(OSError):
+                        os.unlink(entry.path)
+
+
+def _mark(target: Path) -> str:
+    """What the names of a file's temporary ones start with: 18 characters, however long its own is."""
+    return f".{hashlib.sha256(os.fsencode(target.name)).hexdigest()[:16]}."
 
 
 def make_folder(path: Path) -> None:

@@ -20,6 +20,7 @@ from deepgsr_cli.training.task import TrainingTask
 
 _TRAINING = {
     **dict.fromkeys(TASKS, "pictures.training:PictureTraining"),
+    "upscale": "pictures.upscaling:UpscaleTraining",
     "ct-recon": "ct.training:CTRecon",
     "mar": "mar.training:MAR",
     "phase": "phase.training:Phase",
@@ -27,6 +28,8 @@ _TRAINING = {
 _EVALUATIONS = {
     "denoise": "pictures.evaluation:Denoising",
     "derain": "pictures.evaluation:Deraining",
+    "dejpeg": "pictures.evaluation:Dejpeg",
+    "demosaick": "pictures.mosaic_evaluation:MosaicEvaluation",
     "ct-recon": "ct.evaluation:SparseViewCT",
     "mar": "mar.evaluation:MetalArtifacts",
     "phase": "phase.evaluation:PhaseRetrieval",

@@ -1,4 +1,4 @@
-"""Make the sample measurements: a sinogram of a phantom, one of a phantom with metal, and a picture in rain.
+"""Make the sample measurements: sinograms of a phantom without and with metal, a picture in rain, a JPEG.
 
 Run from the project's root: python examples/make_examples.py
 """
@@ -10,6 +10,7 @@ import numpy as np
 import torch
 
 from deepgsr_cli.ct.simulation import SimulatedScan
+from deepgsr_cli.formats.jpeg import jpeg_file
 from deepgsr_cli.mar.simulation import MetalScan
 from deepgsr_cli.pictures.rain import rainy
 from deepgsr_cli.tomography.attenuation import hu_to_attenuation
@@ -86,6 +87,7 @@ def main() -> None:
     clean = torch.from_numpy(iio.imread(FOLDER / "cat.png")).permute(2, 0, 1)[None] / 255
     rain = rainy(clean, torch.Generator().manual_seed(RAIN_SEED))
     iio.imwrite(FOLDER / "cat_rainy.png", (rain[0] * 255).round().byte().permute(1, 2, 0).numpy())
+    (FOLDER / "cat_saved.jpg").write_bytes(jpeg_file(iio.imread(FOLDER / "cat.png"), 15).getvalue())
 
 
 if __name__ == "__main__":

@@ -11,7 +11,7 @@ from deepgsr_cli.formats.image import Image, write_image
 from deepgsr_cli.models import PRESETS
 from deepgsr_cli.tasks import train
 from deepgsr_cli.weights.checkpoint import save_checkpoint
-from tests.samples import TINY, short_run, smooth_picture, tiny_model
+from tests.samples import TINY, short_run, smooth_picture, tiny_demosaicker, tiny_model
 
 
 def pytest_configure(config):
@@ -53,6 +53,25 @@ def blind_weights(tmp_path_factory):
     for seed, (task, path) in enumerate(paths.items()):
         save_checkpoint(path, tiny_model(3, seed, conditions=0), info={"task": task})
     return paths
+
+
+@pytest.fixture(scope="session")
+def jpeg_weights(tmp_path_factory):
+    """Checkpoint files of tiny models for JPEG by channel count."""
+    folder = tmp_path_factory.mktemp("jpeg")
+    paths = {channels: folder / f"tiny-{channels}.safetensors" for channels in (1, 3)}
+    for channels, path in paths.items():
+        save_checkpoint(path, tiny_model(channels, conditions=5), info={"task": "dejpeg"})
+    return paths
+
+
+@pytest.fixture(scope="session")
+def mosaic_weights(tmp_path_factory):
+    """Checkpoint file of a tiny model that demosaicks."""
+    path = tmp_path_factory.mktemp("mosaic") / "tiny-demosaick.safetensors"
+    info = {"task": "demosaick", "train_config": '{"sigma_max": 20}'}
+    save_checkpoint(path, tiny_demosaicker(), info=info)
+    return path
 
 
 @pytest.fixture(scope="session")

@@ -45,6 +45,16 @@ def tiny_model(channels: int, seed: int = 0, conditions: int = 1) -> DeepGSR:
     return model
 
 
+def tiny_demosaicker(seed: int = 0) -> DeepGSR:
+    """A network like `tiny_model`, without groups, that demosaicks."""
+    config = dataclasses.replace(TINY.without_groups(), channels=3, conditions=1, mosaic=True)
+    torch.manual_seed(seed)
+    model = DeepGSR(config).eval()
+    with torch.no_grad():
+        model.tail.weight.normal_(std=0.02)
+    return model
+
+
 def smooth_picture(channels: int, height: int, width: int, seed: int = 0) -> np.ndarray:
     """A picture with edges and slopes, (C, H, W), float32 in [0, 1]."""
     generator = np.random.default_rng(seed)

@@ -114,6 +114,25 @@ def test_help_imports_no_torch():
     subprocess.run([sys.executable, "-c", code], check=True, capture_output=True)
 
 
+def test_a_command_imports_no_other_commands_options():
+    code = (
+        "import sys\nfrom deepgsr_cli.cli import app\n"
+        "try: app(['denoise', '--help'])\nexcept SystemExit: pass\n"
+        "others = {'train', 'evaluate', 'ct_recon', 'mar', 'phase', 'doctor', 'weights'}\n"
+        "assert not {f'deepgsr_cli.cli.{name}' for name in others} & set(sys.modules)"
+    )
+    subprocess.run([sys.executable, "-c", code], check=True, capture_output=True)
+
+
+def test_work_on_pictures_imports_only_what_it_uses():
+    code = (
+        "import sys\nimport deepgsr_cli.models, deepgsr_cli.pictures.jobs, deepgsr_cli.weights.load\n"
+        "unused = {'numba', 'scipy', 'jinja2', 'huggingface_hub', 'matplotlib', 'pydicom', 'rich'}\n"
+        "assert not unused & set(sys.modules)"
+    )
+    subprocess.run([sys.executable, "-c", code], check=True, capture_output=True)
+
+
 def test_models_wait_for_the_compiler():
     code = "import sys\nimport deepgsr_cli.models\nassert 'numba' not in sys.modules"
     subprocess.run([sys.executable, "-c", code], check=True, capture_output=True)

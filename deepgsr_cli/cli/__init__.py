@@ -1,19 +1,59 @@
-"""The command line: options in, one call, one report. Nothing here imports torch before a command runs."""
+"""The command line: options in, one call, one report. Nothing here imports torch before a command runs, and a
+command's options are read when it is asked for."""
 
 from __future__ import annotations
 
+import importlib
 import io
 import logging
 import sys
+from collections.abc import Iterator, Mapping
 from typing import Annotated, Any
 
 import typer
+import typer.core
 
-from deepgsr_cli.cli import ct_recon, evaluate, mar, phase, pictures, train, weights
-from deepgsr_cli.cli import doctor as doctor_module
 from deepgsr_cli.cli.output import say
 from deepgsr_cli.errors import OptionError, UserError
 from deepgsr_cli.version import __version__
+
+# The file that registers each command, in the order of the help.
+FILES = {
+    "denoise": "pictures",
+    "derain": "pictures",
+    "restore": "pictures",
+    "dejpeg": "pictures",
+    "demosaick": "demosaick",
+    "ct-recon": "ct_recon",
+    "mar": "mar",
+    "phase": "phase",
+    "doctor": "doctor",
+    "train": "train",
+    "eval": "evaluate",
+    "weights": "weights",
+}
+
+
+class _OnDemand(Mapping[str, Any]):
+    """Commands by name, of which a file is imported when a command in it is asked for."""
+
+    def __init__(self) -> None:
+        self._made: dict[str, Any] = {}
+
+    def __getitem__(self, name: str) -> Any:
+        if name not in self._made:
+            part = typer.Typer(callback=lambda: None)
+            importlib.import_module(f"{__name__}.{FILES[name]}").register(part)
+            group = typer.main.get_group(part)
+            _flow(group)
+            self._made |= group.commands
+        return self._made[name]
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(FILES)
+
+    def __len__(self) -> int:
+        return len(FILES)
 
 
 class Commands(typer.core.TyperGroup):
@@ -21,7 +61,7 @@ class Commands(typer.core.TyperGroup):
 
     def __init__(self, **settings: Any) -> None:
         super().__init__(**settings)
-        _flow(self)
+        self.commands = _OnDemand()  # type: ignore[assignment]  # nothing is ever added
 
     def invoke(self, ctx: Any) -> Any:
         try:
@@ -49,14 +89,6 @@ app = typer.Typer(
     context_settings={"help_option_names": ["-h", "--help"]},
     help="Restore images with the DeepGSR group sparsity prior.",
 )
-app.add_typer(train.app, name="train")
-app.add_typer(evaluate.app, name="eval")
-app.add_typer(weights.app, name="weights")
-pictures.register(app)
-ct_recon.register(app)
-mar.register(app)
-phase.register(app)
-app.command()(doctor_module.doctor)
 
 
 def _version(value: bool) -> None:

@@ -7,23 +7,25 @@ import json
 import shlex
 import sys
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Generator, Sequence
+from contextlib import closing
 from dataclasses import MISSING, Field, fields, replace
 from datetime import datetime, timezone
+from functools import partial
 from typing import TYPE_CHECKING, Any, ClassVar, Generic, TypeVar, get_args, get_type_hints
 
 import typer
 import typer.core
 
-from deepgsr_cli.cli.options import PANELS, BatchOptions
+from deepgsr_cli.cli.options import PANELS, BatchOptions, parse_cluster, parse_jobs
 from deepgsr_cli.cli.output import emit, finite, progress_bar, say, silent, told_of_compiling
-from deepgsr_cli.errors import UserError
+from deepgsr_cli.errors import UsageError
 from deepgsr_cli.version import __version__
 
 if TYPE_CHECKING:
     from deepgsr_cli.jobs.plan import Job, Plan
-    from deepgsr_cli.jobs.run import Outcome
-    from deepgsr_cli.jobs.work import Facts, Result, Work
+    from deepgsr_cli.jobs.run import Outcome, Place, Run
+    from deepgsr_cli.jobs.work import Facts, Heading, Result, Work
     from deepgsr_cli.reports.report import ReportItem
 
 O = TypeVar("O")
@@ -139,7 +141,7 @@ def run(command: Command[B, P], options: B) -> None:
 
     Raises:
         UserError: Nothing can be done, or the options do not fit.
-        typer.Exit: With 1, where some inputs failed.
+        typer.Exit: With 1, where some inputs failed, or, if that is asked for, were warned of.
     """
     options.check()
     plan = command.plan(options)
@@ -161,19 +163,22 @@ def run(command: Command[B, P], options: B) -> None:
         for aim in plan.aims:
             tell(aim)
         # torch comes in here, so what is wrong with the command line is said before.
-        work = command.open(options, plan)()
-        outcomes = _do(command, options, plan, work)
+        outcomes, heading = _do(command, options, plan)
     if options.json_lines:
         key = "action" if options.dry_run else "status"
         for path in plan.passed_over:
             emit(json.dumps({"input": str(path), key: "passed over"}))
     if options.dry_run:
         return
-    for sentence in _summary(command, options, plan, outcomes, work):
+    for sentence in _summary(command, options, plan, outcomes, heading):
         tell(sentence)
     if options.report is not None:
-        _write_report(command, options, plan, outcomes, work)
+        _write_report(command, options, plan, outcomes, heading)
     if plan.failures or any(outcome.status == "failed" for outcome in outcomes):
+        raise typer.Exit(1)
+    if getattr(options, "strict", False) and any(
+        outcome.result and outcome.result.warnings for outcome in outcomes
+    ):
         raise typer.Exit(1)
 
 
@@ -210,43 +215,126 @@ def _print_action(job: Job, action: str, options: BatchOptions) -> None:
         emit(f"{action}: {job.label} -> {_target(job)}")
 
 
-def _do(command: Command[B, P], options: B, plan: P, work: Work) -> list[Outcome]:
-    """Do the jobs of a plan, and print what became of each."""
-    from deepgsr_cli.jobs import run as jobs
+def _do(command: Command[B, P], options: B, plan: P) -> tuple[list[Outcome], Heading]:
+    """Do the jobs of a plan, and print what became of each, in their order.
 
+    Returns:
+        What became of them, and what a report says of them all.
+    """
+    from deepgsr_cli.jobs.run import Place, Run, in_order
+    from deepgsr_cli.jobs.work import Heading
+
+    # What every process needs of the plan, beside the jobs.
+    rest = replace(plan, jobs=[], notes=[], failures=[], passed_over=[], aims=[])
+    run = Run(
+        tuple(plan.jobs),
+        partial(_open, command, options, rest),
+        options.skip_existing,
+        options.overwrite,
+        PICTURES_IN_REPORT if options.report is not None else 0,
+        options.report is not None,
+        options.verbose,
+    )
+    if not run.jobs:
+        return [], Heading.of(run.open(Place()))
     outcomes: list[Outcome] = []
+    heading = Heading()
     with (
         told_of_compiling(options.quiet),
         progress_bar(len(plan.jobs), command.name, options.quiet) as advance,
     ):
-
-        def do(job: Job) -> Result:
-            done = len(outcomes)
-            place = f"{done + 1}/{len(plan.jobs)} {job.label}"
-            advance(done, place)
-            return work(
-                job,
-                for_report=options.report is not None and done < PICTURES_IN_REPORT,
-                progress=lambda now, all_: advance(done + now / all_, place),
-            )
-
-        for outcome in jobs.run(
-            plan.jobs,
-            jobs.guarded(do, say if options.verbose else None),
-            skip_existing=options.skip_existing,
-            overwrite=options.overwrite,
-        ):
-            outcomes.append(outcome)
-            advance(len(outcomes), f"{len(outcomes)}/{len(plan.jobs)} {outcome.job.label}")
-            _print_outcome(command, options, outcome)
-    return outcomes
+        tally = _Tally(run.jobs, advance)
+        # Closed at once after an interrupt, and not when it is forgotten: it may have processes to end.
+        with closing(_outcomes(options, run, tally)) as found:
+            for outcome in in_order(map(tally.count, found)):
+                if outcome.said:
+                    say(outcome.said.rstrip())
+                heading = heading.joined(outcome.heading)
+                outcome = replace(outcome, said="", heading=None)
+                outcomes.append(outcome)
+                _print_outcome(command, options, plan.jobs[outcome.number], outcome)
+    return outcomes, heading
 
 
-def _print_outcome(command: Command[B, P], options: B, outcome: Outcome) -> None:
+def _open(command: Command[B, P], options: B, plan: P, place: Place) -> Work:
+    """Make the work of a run in a process of it."""
+    changes: dict[str, Any] = {"jobs": str(place.sharing)}
+    if place.device is not None:
+        changes["device"] = place.device
+    return command.open(replace(options, **changes), plan)()
+
+
+def _outcomes(options: BatchOptions, run: Run, tally: _Tally) -> Generator[Outcome]:
+    """Do the jobs of a run where the options say."""
+    from deepgsr_cli.jobs.run import run_here
+
+    if options.cluster is not None:
+        return _on_cluster(options, options.cluster, run)
+    jobs = parse_jobs(options.jobs)
+    if jobs != 1 and len(run.jobs) > 1:
+        from deepgsr_cli.jobs.pool import run_in_processes, share_out
+
+        places, threads = share_out(jobs, getattr(options, "device", "cpu"))
+        if len(places) > 1:
+            return run_in_processes(run, places, threads, say=say, progress=tally.progress)
+    return run_here(run, say=say, progress=tally.progress)
+
+
+def _on_cluster(options: BatchOptions, cluster: str, run: Run) -> Generator[Outcome]:
+    """Do the jobs of a run on a cluster."""
+    if any(job.source is None or job.target is None for job in run.jobs):
+        raise UsageError("--cluster works on files, not on standard input or output; name them")
+    try:
+        from deepgsr_cli.jobs.cluster import run_on_cluster
+    except ModuleNotFoundError as error:
+        raise UsageError(
+            f"--cluster needs the package {error.name}: pip install 'deepgsr[cluster]'"
+        ) from error
+    return run_on_cluster(
+        run,
+        parse_cluster(cluster),
+        device=getattr(options, "device", "cpu"),
+        weights=getattr(options, "weights", None),
+        offline=getattr(options, "offline", False),
+        say=say,
+    )
+
+
+class _Tally:
+    """How far the jobs of a run are, for a progress bar.
+
+    Args:
+        jobs: All of them.
+        advance: Called with the number that is done, in parts too, and what is in work.
+    """
+
+    def __init__(self, jobs: Sequence[Job], advance: Callable[[float, str], None]) -> None:
+        self._jobs, self._advance = jobs, advance
+        self._done = 0
+        self._shares: dict[int, float] = {}  # of the jobs in work
+
+    def progress(self, number: int, share: float) -> None:
+        """Take note of the share of a job that is done."""
+        self._shares[number] = share
+        self._tell(number)
+
+    def count(self, outcome: Outcome) -> Outcome:
+        """Take note of a job that is done; return what became of it."""
+        self._done += 1
+        self._shares.pop(outcome.number, None)
+        self._tell(outcome.number)
+        return outcome
+
+    def _tell(self, number: int) -> None:
+        text = f"{number + 1}/{len(self._jobs)} {self._jobs[number].label}"
+        self._advance(self._done + sum(self._shares.values()), text)
+
+
+def _print_outcome(command: Command[B, P], options: B, job: Job, outcome: Outcome) -> None:
     """Print the path of a result, with its figures, on stdout and what there is to know on stderr; or all of
     it as JSON.
     """
-    job, result = outcome.job, outcome.result
+    result = outcome.result if outcome.status == "done" else None
     if options.json_lines:
         line: dict[str, Any] = {"input": job.label, "output": _target(job), "status": outcome.status}
         line["seconds"] = round(outcome.seconds, 3)
@@ -254,6 +342,8 @@ def _print_outcome(command: Command[B, P], options: B, outcome: Outcome) -> None
             line |= {name: finite(value) for name, value in result.facts.items() if name != "seconds"}
             if result.note:
                 line["note"] = result.note
+            if result.warnings:
+                line["warnings"] = result.warnings
         if outcome.error:
             line["error"] = outcome.error
         emit(json.dumps(line))
@@ -264,11 +354,15 @@ def _print_outcome(command: Command[B, P], options: B, outcome: Outcome) -> None
             emit("  ".join(filter(None, (str(job.target), command.describe(options, result.facts)))))
         if remark := command.remark(result):
             say(f"{job.label}: {remark}")
+    for warning in result.warnings if result is not None and not options.json_lines else ():
+        say(f"{job.label}: warning: {warning}", style="yellow")
 
 
-def _summary(command: Command[B, P], options: B, plan: P, outcomes: list[Outcome], work: Work) -> list[str]:
+def _summary(
+    command: Command[B, P], options: B, plan: P, outcomes: list[Outcome], heading: Heading
+) -> list[str]:
     """Return the count of what became of the inputs, and the mean quality where it was measured."""
-    results = [outcome.result for outcome in outcomes if outcome.result is not None]
+    results = [o.result for o in outcomes if o.status == "done" and o.result is not None]
     sentences = []
     if len(outcomes) > 1 or plan.failures:
         text = f"{len(results)} {command.done}"
@@ -279,44 +373,40 @@ def _summary(command: Command[B, P], options: B, plan: P, outcomes: list[Outcome
         sentences.append(text)
     measured = [result.facts for result in results if "psnr" in result.facts]
     if len(measured) > 1:
-        means = column_means(measured, [column.name for column in work.columns if column.mean])
+        means = column_means(measured, [column.name for column in heading.columns if column.mean])
         sentences.append(f"mean of {len(measured)}: {command.describe(options, means)}")
     return sentences + command.conclude(options, results)
 
 
-def _write_report(command: Command[B, P], options: B, plan: P, outcomes: list[Outcome], work: Work) -> None:
+def _write_report(
+    command: Command[B, P], options: B, plan: P, outcomes: list[Outcome], heading: Heading
+) -> None:
     from deepgsr_cli.reports.report import Report, ReportItem, write_report
 
     items: list[ReportItem] = []
-    for number, outcome in enumerate(outcomes):
-        items += _items(outcome, work, with_images=number < PICTURES_IN_REPORT)
+    for outcome in outcomes:
+        items += _items(plan.jobs[outcome.number], outcome, heading)
     items += [ReportItem("input", error=str(failure)) for failure in plan.failures]
     ran = {name: getattr(options, name) for name in ("device", "precision") if hasattr(options, name)}
-    headings = [column.heading for column in work.columns if column.mean]
+    headings = [column.heading for column in heading.columns if column.mean]
     summary = column_means([item.metrics for item in items], headings)
-    report = Report(work.title, command.name, items, {**run_facts(), **ran, **work.protocol}, summary)
+    report = Report(heading.title, command.name, items, {**run_facts(), **ran, **heading.protocol}, summary)
     assert options.report is not None
     write_report(options.report, report)
 
 
-def _items(outcome: Outcome, work: Work, *, with_images: bool) -> list[ReportItem]:
+def _items(job: Job, outcome: Outcome, heading: Heading) -> list[ReportItem]:
     """Return what a report shows of a job; of one that an earlier run has done, too."""
     from deepgsr_cli.reports.report import ReportItem
 
-    label, result = outcome.job.label, outcome.result
-    before = ""
-    if outcome.status == "skipped":
-        before = "skipped: its output exists"
-        try:
-            result = work.review(outcome.job)
-        except UserError as error:
-            return [ReportItem(label, note=f"{before}; {error}")]
+    result = outcome.result
     if result is None:
-        return [ReportItem(label, error=outcome.error)]
+        return [ReportItem(job.label, error=outcome.error)]
     facts = result.facts
-    metrics = {column.heading: column.value(facts) for column in work.columns if column.name in facts}
+    metrics = {column.heading: column.value(facts) for column in heading.columns if column.name in facts}
+    before = "skipped: its output exists" if outcome.status == "skipped" else ""
     if not before:
         metrics["seconds"] = round(outcome.seconds, 3)
-    note = "; ".join(filter(None, (before, result.note, result.caption)))
-    item = ReportItem(label, result.images if with_images else [], metrics, note)
-    return [item, *(result.plots if with_images else [])]
+    warnings = (f"warning: {warning}" for warning in result.warnings)
+    note = "; ".join(filter(None, (before, result.note, *warnings, result.caption)))
+    return [ReportItem(job.label, result.images, metrics, note), *result.plots]

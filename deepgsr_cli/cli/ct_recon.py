@@ -17,6 +17,7 @@ from deepgsr_cli.cli.options import (
     QUALITY,
     Seed,
     SliceOptions,
+    Values,
     option,
     parse_precision,
     parse_window,
@@ -95,6 +96,7 @@ class CtRecon(SliceOptions):
             default="",
         ),
     ] = None
+    values: Values = None
     method: Annotated[str, option(panel=QUALITY, help="deepgsr, fbp, sirt, cgls or tv.")] = "deepgsr"
     filter: Filter = "hann"
     iterations: Iterations = None
@@ -161,6 +163,8 @@ class _CtRecon(Command[CtRecon, "ScanPlan"]):
         projections = plan_projections(inputs, output, format=options.format, num_views=options.views)
         if projections is not None and options.geometry is not None:
             raise UsageError("--geometry: DICOM-CT-PD projections have their geometry; leave it out")
+        if projections is not None and options.values is not None:
+            raise UsageError("--values: DICOM-CT-PD projections say what they hold; leave it out")
         if projections is not None:
             return projections
         geometry = None if options.scanner else _geometry(options.geometry)
@@ -171,6 +175,7 @@ class _CtRecon(Command[CtRecon, "ScanPlan"]):
             geometry=geometry,
             pixel_mm=options.pixel_mm,
             simulation=True,
+            values=options.values,
         )
 
     def open(self, options: CtRecon, plan: ScanPlan) -> Callable[[], Reconstruction]:
@@ -193,9 +198,11 @@ def _geometry(path: Path | None) -> Geometry | None:
 def _open(options: CtRecon, plan: ScanPlan) -> Reconstruction:
     """Make the work of a run."""
     from deepgsr_cli.compute.device import select_device
+    from deepgsr_cli.compute.memory import keep_freed_memory
     from deepgsr_cli.ct.methods import load_network
     from deepgsr_cli.ct.reconstruction import Reconstruction
 
+    keep_freed_memory()
     network = geometry_sha256 = None
     if plan.geometry is not None and options.geometry is not None:
         geometry_sha256 = sha256(options.geometry)

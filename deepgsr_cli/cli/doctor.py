@@ -46,3 +46,8 @@ def doctor(json_lines: Json = False) -> None:
         width = max(map(len, facts))
         for label, text in facts.items():
             typer.echo(f"{label:<{width}}  {text}")
+
+
+def register(app: typer.Typer) -> None:
+    """Add the command to an app."""
+    app.command()(doctor)

@@ -48,6 +48,10 @@ Pairs = Annotated[Path, typer.Option(help="Folder of pairs, in rain/ and clean/ 
 Masks = Annotated[Path, typer.Option(help="Folder of metal shapes: PNG, not zero is metal.")]
 Denoisers = Annotated[list[str] | None, _several("--method", "deepgsr, restore, bm3d, nlm or tv", "deepgsr")]
 Derainers = Annotated[list[str] | None, _several("--method", "deepgsr or restore", "deepgsr")]
+Demosaickers = Annotated[
+    list[str] | None,
+    _several("--method", "deepgsr, bilinear, malvar, or denoise after deepgsr", "all but denoise"),
+]
 Reconstructions = Annotated[
     list[str] | None, _several("--method", "deepgsr, fbp, sirt, cgls or tv", "deepgsr")
 ]
@@ -56,11 +60,19 @@ Retrievals = Annotated[
     list[str] | None, _several("--method", "red, red-tv, red-bm3d, unrolled, er, hio or raar", "red")
 ]
 Sigmas = Annotated[list[float], _several("--sigma", "Noise level on the 0-255 scale")]
+MosaicSigmas = Annotated[
+    list[float] | None, _several("--sigma", "Noise level of the mosaics on the 0-255 scale", "0")
+]
 Views = Annotated[list[int] | None, _several("--views", "Views over a full turn", "60")]
 Photons = Annotated[list[float] | None, _several("--photons", "Photons a ray, inf for no noise", "inf")]
 Alphas = Annotated[list[float] | None, _several("--alpha", "Noise level, as of phase")]
 Snrs = Annotated[list[float] | None, _several("--snr", "Signal-to-noise ratio of the intensities in dB")]
 Gray = Annotated[bool, typer.Option("--gray", help="Convert colour to luma.")]
+Qualities = Annotated[list[int], _several("--quality", "JPEG quality, 1 to 100")]
+Luma = Annotated[bool, typer.Option("--gray", help="Compress the luma of colour pictures.")]
+FullChroma = Annotated[
+    bool, typer.Option("--full-chroma", help="Compress colour as 4:4:4, and not as 4:2:0.")
+]
 Clipped = Annotated[
     bool, typer.Option("--clipped", help="Clip the noisy pictures and round them, as 8-bit files do.")
 ]
@@ -150,6 +162,27 @@ class Derain(_Pictures, _Files, _Network, _Precision, _Tiles, _Printing):
 
 
 @dataclass(frozen=True, kw_only=True)
+class Dejpeg(_Pictures, _Files, _Network, _Precision, _Tiles, _Printing):
+    """Compress clean pictures as JPEG, restore them, and print PSNR, SSIM and PSNR-B with the protocol."""
+
+    data: Annotated[Path, typer.Option(help="Folder of clean pictures.")]
+    qualities: Qualities
+    gray: Luma = False
+    full_chroma: FullChroma = False
+
+
+@dataclass(frozen=True, kw_only=True)
+class Demosaick(_Pictures, _Files, _Network, _Precision, _Tiles, _Seed, _Printing):
+    """Make Bayer mosaics of clean pictures, with noise or without, demosaick them by each method, and print
+    PSNR and SSIM with the protocol.
+    """
+
+    data: Annotated[Path, typer.Option(help="Folder of clean pictures in colour.")]
+    sigmas: MosaicSigmas = None
+    method_names: Demosaickers = None
+
+
+@dataclass(frozen=True, kw_only=True)
 class CtRecon(_Slices, _Files, _Network, _Precision, _Seed, _Printing):
     """Simulate sparse scans of CT slices, reconstruct them by each method, and print the figures with the
     protocol.
@@ -195,11 +228,13 @@ class Phase(_Pictures, _Files, _Network, _Seed, _Printing):
     iterations: Iterations = None
 
 
-Options = Denoise | Derain | CtRecon | Mar | Phase
+Options = Denoise | Derain | Dejpeg | CtRecon | Mar | Phase | Demosaick
 # Options of the command for each task of `tasks.evaluation_of`, and an example of them.
 COMMANDS: dict[str, tuple[type[Options], str]] = {
     "denoise": (Denoise, "--data BSD68 --sigma 15 --sigma 25 --sigma 50"),
     "derain": (Derain, "--data Rain100L --report rain.html"),
+    "dejpeg": (Dejpeg, "--data Classic5 --quality 10 --quality 20 --quality 30 --quality 40"),
+    "demosaick": (Demosaick, "--data Kodak24 --sigma 0 --sigma 10"),
     "ct-recon": (CtRecon, "--data slices --views 60 --photons inf --photons 1e5 --method tv"),
     "mar": (Mar, "--data slices --masks metals --method li --method nmar"),
     "phase": (Phase, "--data photos --model cdp --alpha 27 --method red --method er"),
@@ -217,10 +252,12 @@ def _settings(options: Options, record: type) -> dict[str, Any]:
 def _evaluate(task: str, options: Options) -> None:
     """Run an evaluation; print its protocol and means, and write what was asked for."""
     from deepgsr_cli.compute.device import select_device, wait
+    from deepgsr_cli.compute.memory import keep_freed_memory
     from deepgsr_cli.evaluation.run import scores
     from deepgsr_cli.evaluation.summary import Items, means, record, write_csv
     from deepgsr_cli.tasks import evaluation_of
 
+    keep_freed_memory()
     check_report(options.report)
     evaluation = evaluation_of(task)(**_settings(options, evaluation_of(task)), notify=say)
     methods = evaluation.methods  # a package that is missing is said first
@@ -249,6 +286,12 @@ def _evaluate(task: str, options: Options) -> None:
     if options.report is not None:
         notice = {"notice": NOTICE} if evaluation.medical else {}
         items.write(options.report, task, {**facts, **notice}, averages)
+    if evaluation.failures:
+        say(
+            f"{len(evaluation.failures)} files could not be read, and the means are of the others",
+            style="red",
+        )
+        raise typer.Exit(1)
 
 
 def _finite(record: dict[str, Any]) -> dict[str, Any]:
@@ -268,3 +311,8 @@ def _print(facts: dict[str, str], tables: list[list[list[str]]]) -> None:
 
 for task, (options, example) in COMMANDS.items():
     add(app, task, options, partial(_evaluate, task), examples=[f"deepgsr eval {task} {example}"])
+
+
+def register(parent: typer.Typer) -> None:
+    """Add the commands to an app, as a group."""
+    parent.add_typer(app, name="eval")

@@ -15,12 +15,14 @@ from deepgsr_cli.cli.options import (
     QUALITY,
     GeometryFile,
     SliceOptions,
+    Values,
     flag,
     option,
     parse_precision,
     parse_window,
 )
 from deepgsr_cli.ct import NOTICE
+from deepgsr_cli.errors import OptionError
 
 if TYPE_CHECKING:
     from deepgsr_cli.jobs.work import Facts, Result
@@ -52,11 +54,20 @@ class Mar(SliceOptions):
             default="",
         ),
     ] = None
+    segment: Annotated[
+        list[str] | None,
+        option(
+            panel=QUALITY,
+            help="Label or number of the segment of a DICOM SEG that is metal. Repeatable.",
+            default="all together",
+        ),
+    ] = None
     keep_metal: Annotated[
         bool,
         flag("--keep-metal/--no-keep-metal", panel=QUALITY, help="Leave metal in place, or fill it in."),
     ] = True
     geometry: GeometryFile = None
+    values: Values = None
 
     @property
     def metal(self) -> str:
@@ -91,11 +102,18 @@ class _Mar(Command[Mar, "MetalPlan"]):
             format=options.format,
             geometry=geometry,
             pixel_mm=options.pixel_mm,
+            values=options.values,
         )
-        masks = None if options.mask is None else read_masks(options.mask, scans.jobs, geometry)
+        segments = options.segment or ()
+        if segments and options.mask is None:
+            raise OptionError("segment", segments[0], "is of a mask; give --mask with a DICOM segmentation")
+        masks = None
+        if options.mask is not None:
+            masks = read_masks(options.mask, scans.jobs, geometry, segments)
         plan = MetalPlan(**vars(scans), masks=masks)
         aims = [f"{plan.scan}; method {method.describe()}; metal {options.metal}"]
-        return replace(plan, notes=[NOTICE, *plan.notes], aims=aims)
+        told = [masks.note] if masks is not None and masks.note else []
+        return replace(plan, notes=[NOTICE, *plan.notes, *told], aims=aims)
 
     def open(self, options: Mar, plan: MetalPlan) -> Callable[[], MetalCorrection]:
         return partial(_open, options, replace(plan, jobs=[]))
@@ -115,9 +133,11 @@ class _Mar(Command[Mar, "MetalPlan"]):
 def _open(options: Mar, plan: MetalPlan) -> MetalCorrection:
     """Make the work of a run."""
     from deepgsr_cli.compute.device import select_device
+    from deepgsr_cli.compute.memory import keep_freed_memory
     from deepgsr_cli.mar.methods import load_network
     from deepgsr_cli.mar.reduction import MetalCorrection
 
+    keep_freed_memory()
     network = None
     if options.method == "deepgsr":
         network = load_network(options.weights, options.device, offline=options.offline)

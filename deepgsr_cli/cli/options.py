@@ -7,6 +7,7 @@ makes the command of it. Values are checked where they are parsed, before torch 
 from __future__ import annotations
 
 import math
+import re
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, cast
@@ -18,6 +19,7 @@ from deepgsr_cli.errors import UsageError
 if TYPE_CHECKING:
     from deepgsr_cli.compute.precision import Precision
 
+MOST_JOBS = 1024
 # The panels of a help, in order. An option without a panel comes first.
 FILES, MEASUREMENT, QUALITY, SPEED, BATCH, OUTPUT = PANELS = (
     "Input and output",
@@ -78,10 +80,22 @@ Ensemble = Annotated[
 ]
 Seed = Annotated[int, option(panel=QUALITY, help="Seed of everything random.")]
 
+Jobs = Annotated[str, option(panel=SPEED, help="Processes side by side, or auto: one a GPU, or a core.")]
+Cluster = Annotated[
+    str | None,
+    option(
+        panel=SPEED,
+        help="Do files on a Dask cluster: tcp://host:8786, a scheduler file, or local:N.",
+        default="",
+    ),
+]
 SkipExisting = Annotated[bool, flag("--skip-existing", panel=BATCH, help="Pass over finished files.")]
 Overwrite = Annotated[bool, flag("--overwrite", panel=BATCH, help="Replace existing outputs.")]
 Shard = Annotated[str | None, option(panel=BATCH, help="Do part i of n, as 3/8, for job arrays.", default="")]
 DryRun = Annotated[bool, flag("--dry-run", panel=BATCH, help="List what would be done.")]
+Strict = Annotated[
+    bool, flag("--strict", panel=BATCH, help="Exit with 1 where a result is written with a warning.")
+]
 ReportFile = Annotated[
     Path | None,
     option("--report", panel=FILES, help="Write a report to this .html or .json file.", default=""),
@@ -136,6 +150,14 @@ GeometryFile = Annotated[
     Path | None,
     option(panel=MEASUREMENT, help="Geometry of measured sinograms, .toml or .json.", default=""),
 ]
+Values = Annotated[
+    str | None,
+    option(
+        panel=MEASUREMENT,
+        help="What sinograms hold: integrals of attenuation, counts, or transmission, which is I / I0.",
+        default="told by the file",
+    ),
+]
 PixelMm = Annotated[
     float | None,
     option(panel=MEASUREMENT, help="Pixel size in mm of DICOM files that do not state it.", default=""),
@@ -157,6 +179,8 @@ class BatchOptions:
     The output's option is not here, as each kind of file has its own words for it.
     """
 
+    jobs: Jobs = "1"
+    cluster: Cluster = None
     skip_existing: SkipExisting = False
     overwrite: Overwrite = False
     shard: Shard = None
@@ -170,7 +194,17 @@ class BatchOptions:
         """Raise a UsageError for values that cannot be; groups that add options add to it."""
         if self.skip_existing and self.overwrite:
             raise UsageError("--skip-existing and --overwrite exclude each other; give one")
+        parse_jobs(self.jobs)
+        if self.cluster is not None:
+            parse_cluster(self.cluster)
+            if self.jobs != "1":
+                raise UsageError("--jobs and --cluster exclude each other; give one")
         check_report(self.report)
+
+    @property
+    def sharing(self) -> int:
+        """Processes that share the memory of a device, in the options that one of them has."""
+        return parse_jobs(self.jobs) or 1
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -221,6 +255,10 @@ class PictureOptions(ModelOptions, TileOptions, BatchOptions):
         """What the network is told of the degradation; None to estimate it, or if it is told nothing."""
         return None
 
+    def result_suffixes(self) -> dict[str, str]:
+        """Suffixes of results without a name of their own, where they differ from those of the inputs."""
+        return {}
+
 
 @dataclass(frozen=True, kw_only=True)
 class SliceOptions(ModelOptions, BatchOptions):
@@ -229,6 +267,7 @@ class SliceOptions(ModelOptions, BatchOptions):
     inputs: SliceInputs
     output: SliceOutput
     format: SliceFormat = None
+    strict: Strict = False
     window: Window = "40,400"
     pixel_mm: PixelMm = None
 
@@ -253,6 +292,19 @@ def parse_sigma(text: str) -> float | None:
     return value
 
 
+def parse_quality(text: str) -> float | None:
+    """Quality of a JPEG, None for auto."""
+    if text == "auto":
+        return None
+    try:
+        value = float(text)
+    except ValueError:
+        value = math.nan
+    if not 1 <= value <= 100:
+        raise UsageError(f"--quality {text}: give a number from 1 to 100, or auto to have it found")
+    return value
+
+
 def parse_precision(text: str) -> Precision:
     if text not in ("fp32", "bf16", "fp16"):
         raise UsageError(f"--precision {text}: give fp32, bf16 or fp16")
@@ -265,6 +317,30 @@ def parse_tile(text: str) -> int | None:
     if not text.isdecimal():
         raise UsageError(f"--tile {text}: give a number of pixels, 0 for the whole picture, or auto")
     return int(text)
+
+
+def parse_jobs(text: str) -> int | None:
+    """Number of processes, None for auto."""
+    if text == "auto":
+        return None
+    if not (text.isdecimal() and 1 <= int(text) <= MOST_JOBS):
+        raise UsageError(f"--jobs {text}: give a number of processes from 1 to {MOST_JOBS}, or auto")
+    return int(text)
+
+
+def parse_cluster(text: str) -> int | Path | str:
+    """Number of workers to start on this machine, the scheduler's file, or its address."""
+    if match := re.fullmatch(r"local:(\d+)", text, re.ASCII):
+        if 1 <= int(match[1]) <= MOST_JOBS:
+            return int(match[1])
+    elif re.fullmatch(r"([a-z]+://)?[^/]+:\d+/?", text):
+        return text
+    elif Path(text).is_file():
+        return Path(text)
+    raise UsageError(
+        f"--cluster {text}: give a scheduler's address, as tcp://host:8786, its file, or local:N for N"
+        " workers on this machine"
+    )
 
 
 def parse_window(text: str) -> tuple[float, float]:

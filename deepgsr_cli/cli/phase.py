@@ -18,6 +18,7 @@ from deepgsr_cli.cli.options import (
     BatchOptions,
     ModelOptions,
     Seed,
+    Strict,
     check_reference,
     option,
     parse_precision,
@@ -61,7 +62,8 @@ class Phase(ModelOptions, BatchOptions):
     inputs: Annotated[
         list[str] | None,
         typer.Argument(
-            help="Intensities: .npz, .npy, .h5 or .tif; folders of them, or globs.", show_default=False
+            help="Intensities: .npz, .npy, .h5, .cxi, .mat or .tif; folders of them, or globs.",
+            show_default=False,
         ),
     ] = None
     output: Annotated[
@@ -174,6 +176,7 @@ class Phase(ModelOptions, BatchOptions):
     restarts: Restarts = None
     iterations: Iterations = None
     seed: Seed = 0
+    strict: Strict = False
 
     def check(self) -> None:
         if bool(self.inputs) == (self.simulate is not None):
@@ -269,12 +272,19 @@ def _check_kept(path: Path | None, count: int, overwrite: bool) -> None:
 
 def _open(options: Phase) -> PhaseRetrieval:
     """Make the work of a run."""
+    from deepgsr_cli.compute.memory import keep_freed_memory
     from deepgsr_cli.phase.jobs import PhaseRetrieval
     from deepgsr_cli.phase.priors import DENOISER
     from deepgsr_cli.pictures.restorer import Restorer, RunOptions
 
+    keep_freed_memory()
     weights = options.weights if options.method == "unrolled" else options.weights or DENOISER
-    running = RunOptions(options.device, parse_precision(options.precision), offline=options.offline)
+    running = RunOptions(
+        options.device,
+        parse_precision(options.precision),
+        offline=options.offline,
+        sharing=options.sharing,
+    )
     restorer = Restorer(weights, running, silent if options.quiet else say)
     return PhaseRetrieval(options.source(), options.settings(), restorer, options.seed)
 

@@ -17,6 +17,7 @@ from deepgsr_cli.cli.options import (
     option,
     parse_format,
     parse_precision,
+    parse_quality,
     parse_sigma,
     parse_tile,
 )
@@ -31,6 +32,13 @@ if TYPE_CHECKING:
 Sigma = Annotated[
     str,
     option(panel=QUALITY, help="Noise standard deviation on the 0-255 scale, or auto to estimate it."),
+]
+Quality = Annotated[
+    str,
+    option(
+        panel=QUALITY,
+        help="JPEG quality of the inputs on libjpeg's scale of 1 to 100, or auto to read or find it.",
+    ),
 ]
 
 
@@ -57,6 +65,26 @@ class Restore(PictureOptions):
     """
 
 
+@dataclass(frozen=True, kw_only=True)
+class Dejpeg(PictureOptions):
+    """Remove what JPEG compression has done to pictures.
+
+    How strongly a file was compressed is read from its own tables, and is found in the pixels of pictures
+    that were saved in another format since. What was a JPEG is written as PNG, as a JPEG would get artefacts
+    again; -o out.jpg or --format jpeg does so nevertheless.
+    """
+
+    quality: Quality = "auto"
+
+    def level(self) -> float | None:
+        return parse_quality(self.quality)
+
+    def result_suffixes(self) -> dict[str, str]:
+        from deepgsr_cli.formats.image import FORMATS
+
+        return dict.fromkeys(FORMATS["JPEG"].suffixes, ".png")
+
+
 # By the name of the task: the options, and what its help ends with.
 COMMANDS: dict[str, tuple[type[PictureOptions], tuple[str, ...]]] = {
     "denoise": (
@@ -81,6 +109,13 @@ COMMANDS: dict[str, tuple[type[PictureOptions], tuple[str, ...]]] = {
             "deepgsr restore photos -o restored --skip-existing --report restored.html",
         ),
     ),
+    "dejpeg": (
+        Dejpeg,
+        (
+            "deepgsr dejpeg examples/cat_saved.jpg -o clean.png",
+            "deepgsr dejpeg photos -o restored --skip-existing --report restored.html",
+        ),
+    ),
 }
 _KEPT = "Depth, alpha, colour profile, orientation and resolution are kept, and no input is overwritten."
 
@@ -98,13 +133,13 @@ class PictureCommand(Command[PictureOptions, "Plan"]):
 
         options.level()
         format = parse_format(options.format)
-        suffix = FORMATS[format].suffixes[0] if format else None
+        suffixes = options.result_suffixes() if format is None else FORMATS[format].suffixes[0]
         found = plan(
             options.inputs,
             options.output,
             self.name,
             SUFFIXES,
-            target_suffix=suffix,
+            target_suffix=suffixes,
             foreign=FOREIGN_SUFFIXES,
         )
         if format is None:
@@ -122,7 +157,7 @@ class PictureCommand(Command[PictureOptions, "Plan"]):
 
     def remark(self, result: Result) -> str:
         if "sigma_estimated" not in result.facts:
-            return result.note
+            return _of_quality(result)
         levels = ", ".join(f"{level:g}" for level in result.facts["sigma_estimated"])
         note = f"; {result.note}" if result.note else ""
         return f"noise estimated as sigma {levels} (0-255 scale){note}"
@@ -141,11 +176,22 @@ def _check_suffixes(targets: Iterable[Path]) -> None:
             raise UsageError(f"{target}: no picture format is known by this name; use one of {known}")
 
 
+def _of_quality(result: Result) -> str:
+    """Return what is known of the compression of a picture, in words; empty if that was not asked."""
+    if "quality" not in result.facts:
+        return result.note
+    origins = {"file": "as the file says", "pixels": "found in the pixels", "option": "as given"}
+    text = f"quality {result.facts['quality']}, {origins[result.facts['quality_from']]}"
+    return f"{text}; {result.note}" if result.note else text
+
+
 def _open(task: str, options: PictureOptions) -> Restoration:
     """Make the work of a run of a picture command."""
-    from deepgsr_cli.pictures.jobs import FileOptions, Restoration
+    from deepgsr_cli.compute.memory import keep_freed_memory
+    from deepgsr_cli.pictures.jobs import Decompression, FileOptions, Restoration
     from deepgsr_cli.pictures.restorer import Restorer, RunOptions
 
+    keep_freed_memory()
     running = RunOptions(
         options.device,
         parse_precision(options.precision),
@@ -154,6 +200,7 @@ def _open(task: str, options: PictureOptions) -> Restoration:
         options.batch,
         options.offline,
         options.ensemble,
+        options.sharing,
     )
     restorer = Restorer(options.weights, running, silent if options.quiet else say, task)
     files = FileOptions(
@@ -164,7 +211,7 @@ def _open(task: str, options: PictureOptions) -> Restoration:
         options.white,
         options.max_pixels,
     )
-    return Restoration(restorer, files)
+    return (Decompression if task == "dejpeg" else Restoration)(restorer, files)
 
 
 def register(app: typer.Typer) -> None:

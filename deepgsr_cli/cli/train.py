@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import sys
 from collections.abc import Callable
 from dataclasses import dataclass, fields
@@ -121,8 +122,8 @@ class Noise:
 
 
 @dataclass(frozen=True, kw_only=True)
-class Denoise(Noise, Pictures):
-    __doc__ = TASKS["denoise"].summary
+class Networks(Pictures):
+    """Options of trainings on clean pictures alone, for gray or colour networks of any kind."""
 
     data: Annotated[list[Path], CLEAN_PICTURES]
     scenes: Scenes = TrainConfig.scenes
@@ -140,6 +141,27 @@ class Denoise(Noise, Pictures):
             " Of groupsc: small, paper. Of nsr: small, sparse, paper-denoise.",
         ),
     ] = TrainConfig.preset
+
+
+@dataclass(frozen=True, kw_only=True)
+class Denoise(Noise, Networks):
+    __doc__ = TASKS["denoise"].summary
+
+
+@dataclass(frozen=True, kw_only=True)
+class Dejpeg(Networks):
+    __doc__ = TASKS["dejpeg"].summary
+
+
+@dataclass(frozen=True, kw_only=True)
+class Photo(Pictures):
+    __doc__ = TASKS["photo"].summary
+
+    data: Annotated[list[Path], CLEAN_PICTURES]
+    scenes: Scenes = TrainConfig.scenes
+    preset: Annotated[str, option(panel=QUALITY, help="Shape of the network: small, wide or paper.")] = (
+        TrainConfig.preset
+    )
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -164,6 +186,41 @@ class Derain(Pictures):
 @dataclass(frozen=True, kw_only=True)
 class Restore(Noise, Derain):
     __doc__ = TASKS["restore"].summary
+
+
+@dataclass(frozen=True, kw_only=True)
+class Demosaick(Noise, Pictures):
+    __doc__ = TASKS["demosaick"].summary
+
+    data: Annotated[list[Path], CLEAN_PICTURES]
+    scenes: Scenes = TrainConfig.scenes
+    sigma_max: Annotated[
+        float,
+        option(panel=QUALITY, help="Highest noise level on the 0-255 scale; half of the mosaics have none."),
+    ] = 20.0
+    model: Annotated[str, option(panel=QUALITY, help="Kind of network: deepgsr, groupsc or nsr.")] = (
+        TrainConfig.model
+    )
+    preset: Annotated[
+        str,
+        option(
+            panel=QUALITY,
+            help="Shape of the network. Of deepgsr: small, wide, paper. Of groupsc: small, paper."
+            " Of nsr: small, sparse.",
+        ),
+    ] = TrainConfig.preset
+
+
+@dataclass(frozen=True, kw_only=True)
+class Upscale(Pictures):
+    __doc__ = TASKS["upscale"].summary
+
+    data: Annotated[list[Path], CLEAN_PICTURES]
+    batch: Annotated[int, option(panel=QUALITY, help="Crops a step, a third of them for each scale.")] = 24
+    patch: Annotated[
+        int, option(panel=QUALITY, help="Side of a crop in pixels, before it is reduced by four at most.")
+    ] = 144
+    preset: Annotated[str, option(panel=QUALITY, help="Shape of the network: upscale.")] = "upscale"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -222,13 +279,15 @@ class Phase(Pictures):
 
 def _train(task: str, options: TrainOptions) -> None:
     """Train with the options of a command, telling how it goes on stderr; print where the weights are."""
+    from deepgsr_cli.compute.memory import keep_freed_memory
     from deepgsr_cli.compute.processes import Processes
     from deepgsr_cli.tasks import train
 
+    keep_freed_memory()
     config = _config(task, options)
     first = Processes().rank == 0
     quiet = options.quiet or not first
-    if isinstance(options, Denoise) and options.channels is None and not quiet:
+    if isinstance(options, Networks) and options.channels is None and not quiet:
         _say_if_in_colour(options.data)
     with progress_bar(1, "train", quiet) as advance:
 
@@ -263,7 +322,7 @@ def _config(task: str, options: TrainOptions) -> TrainConfig:
         if value is not None
     }
     if task in TASKS:
-        values.setdefault("channels", TASKS[task].channels_for(1))
+        values = {"channels": TASKS[task].channels_for(1), "model": TASKS[task].model, **values}
     return TrainConfig(task=task, **{"data": (), **values})
 
 
@@ -281,13 +340,28 @@ def _say_if_in_colour(folders: list[Path]) -> None:
 
 
 def _command(task: str) -> Callable[[TrainOptions], None]:
-    return lambda options: _train(task, options)
+    def run(options: TrainOptions) -> None:
+        from deepgsr_cli.compute.processes import ProcessError
+
+        try:
+            _train(task, options)
+        except ProcessError as error:
+            say(str(error), style="red")
+            sys.stderr.flush()
+            # Threads that still wait for the other process may abort an interpreter that ends in order.
+            os._exit(error.exit_code)
+
+    return run
 
 
 for _name, _kind, _data in (
     ("denoise", Denoise, "photos"),
+    ("photo", Photo, "photos"),
     ("derain", Derain, "photos"),
     ("restore", Restore, "photos"),
+    ("dejpeg", Dejpeg, "photos"),
+    ("demosaick", Demosaick, "photos"),
+    ("upscale", Upscale, "photos"),
     ("ct-recon", CTRecon, "series"),
     ("mar", MAR, "series"),
     ("phase", Phase, "photos"),
@@ -300,3 +374,8 @@ for _name, _kind, _data in (
         about=ABOUT,
         examples=[f"deepgsr train {_name} --data {_data} -o runs/mine --max-minutes 60"],
     )
+
+
+def register(parent: typer.Typer) -> None:
+    """Add the commands to an app, as a group."""
+    parent.add_typer(app, name="train")

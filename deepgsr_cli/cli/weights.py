@@ -69,3 +69,8 @@ def weights_verify(
         typer.echo(f"{status.entry.name}: {status.status}")
     if any(status.status == "wrong checksum" or (names and status.status != "ok") for status in statuses):
         raise typer.Exit(1)
+
+
+def register(parent: typer.Typer) -> None:
+    """Add the commands to an app, as a group."""
+    parent.add_typer(app, name="weights")

@@ -14,6 +14,8 @@ if TYPE_CHECKING:
     import torch
 
 _GUESS = 4 << 30
+# What a process takes for torch, a network and the tiles it works on.
+_PROCESS_BYTES = 1 << 30
 
 
 @dataclass(frozen=True)
@@ -62,6 +64,26 @@ def free_memory(device: torch.device) -> int:
     if device.type == "mps" and hasattr(torch.mps, "recommended_max_memory"):  # from torch 2.5
         return max(0, torch.mps.recommended_max_memory() - torch.mps.driver_allocated_memory())
     return _free_ram()[0]
+
+
+def gpu_names() -> list[str]:
+    """Names of the CUDA devices of this machine for `--device`."""
+    return [name for name in _device_names() if name.startswith("cuda")]
+
+
+def count_cores(root: Path = Path("/")) -> int:
+    """Processor cores that this process may use; `root` is where sys is mounted."""
+    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    # What a container is given of them: so much time in each period.
+    quota, _, period = _text(root / "sys/fs/cgroup/cpu.max").strip().partition(" ")
+    if quota.isdecimal() and period.isdecimal():
+        cores = min(cores, max(1, round(int(quota) / int(period))))
+    return cores
+
+
+def count_processes() -> int:
+    """Processes on the CPU, of one thread each, that this machine has the cores and the free memory for."""
+    return max(1, min(count_cores(), _free_ram()[0] // _PROCESS_BYTES))
 
 
 def describe_devices() -> list[DeviceInfo]:

@@ -18,9 +18,11 @@ from deepgsr_cli.errors import OptionError, UserError
 _OUT_OF_MEMORY = ("_ALLOC_FAILED", "out of memory", "can't allocate memory", "not enough memory")
 
 _RAMP_PX = 32
-# Tiles of 1024 take the least processor time (2048 x 2048 px, small preset, one thread: 7.8 s; 512 takes
-# 8.9, whole 12.2), but 10,000 x 10,000 px in colour then take 2.5 GiB with a collaborative filter.
-_CPU_TILE_PX = 512
+# What a row of tiles may take on the CPU, where large tiles have no merit but their few overlaps. 2048 x 2048
+# px then have tiles of 768, and 1.27 times the pixels are computed: 512 has 1.56, and 256 MiB more have 1.13.
+_CPU_BYTES = 3 * 2**27
+# Tiles on the CPU are tried in steps of this.
+_SIDE_STEP_PX = 32
 
 
 @dataclass(frozen=True)
@@ -111,10 +113,7 @@ def blend_spans(length: int, tile: int, overlap: int, halo: int, grid: int) -> l
             f"is too small beside an overlap of {overlap} px on a grid of {grid} px; "
             f"give --tile {2 * overlap + grid} or more, or --tile 0 for the whole image",
         )
-    step = tile // grid * grid - overlap
-    count = math.ceil((length - overlap) / step)
-    step = _ceil(math.ceil((length - overlap) / count), grid)
-
+    step = _even_step(length, tile, overlap, grid)
     # Within the step, a rise ends before the same tile's fall starts: at most two tiles share a pixel.
     ramp = min(overlap - 2 * halo, step)
     lead = (overlap - ramp) // 2
@@ -132,6 +131,13 @@ def blend_spans(length: int, tile: int, overlap: int, halo: int, grid: int) -> l
     return spans
 
 
+def _even_step(length: int, tile: int, overlap: int, grid: int) -> int:
+    """Distance of the evened out spans of an axis that is longer than a tile."""
+    step = tile // grid * grid - overlap
+    count = math.ceil((length - overlap) / step)
+    return _ceil(math.ceil((length - overlap) / count), grid)
+
+
 @torch.no_grad()
 def apply_tiled(
     function: Callable[[Tensor], Tensor],
@@ -139,28 +145,32 @@ def apply_tiled(
     tiles: Tiles,
     *,
     device: torch.device | str,
+    prepare: Callable[[Tensor], Tensor] | None = None,
     precision: Precision = "fp32",
     out: Tensor | None = None,
     progress: Callable[[int, int], None] | None = None,
     notify: Callable[[str], None] | None = None,
 ) -> Tensor:
-    """Image restored tile by tile, (C', H, W) float32 on the CPU.
+    """Image restored tile by tile, (C', s H, s W) float32 on the CPU, where s is the function's scale.
 
     Only a batch of tiles is on the device. Tile rows are worked from top to bottom, and beside `image` and
     `out` only one of them is in memory. When memory runs out, the batch and then the tile is halved, and
     work goes on below the rows already done.
 
     Args:
-        function: Maps tiles (B, C, h, w), float32 on `device`, to (B, C', h, w), each tile by itself.
+        function: Maps tiles (B, C, h, w), float32 on `device`, to (B, C', s h, s w), each tile by itself; s
+            is a whole number, 1 for all that does not enlarge.
         image: (C, H, W), float32 on the CPU; may be memory-mapped.
         tiles: How the image is cut.
         device: Device that `function` runs on.
+        prepare: Maps a row of tiles before it is cut, (1, C, h, W) on the CPU, to what `function` then gets
+            tiles of, (1, C", h, W): work whose margins are dear where tiles overlap.
         precision: Arithmetic that `function` computes in. In half precision, a batch with a non-finite
             result is done again in float32.
-        out: Array that takes the result, (C', H, W), float32 on the CPU; may be `image` itself, which saves
-            its memory, and is then partly overwritten if an error is raised.
-        progress: Called with the finished and the total number of pixels; the finished ones are fewer again
-            when memory ran out within a row of tiles.
+        out: Array that takes the result, (C', s H, s W), float32 on the CPU; may be `image` itself, which
+            saves its memory, and is then partly overwritten if an error is raised.
+        progress: Called with the finished and the total number of pixels of the image; the finished ones are
+            fewer again when memory ran out within a row of tiles.
         notify: Called with a sentence when, for the first time, memory ran out or half precision overflowed.
 
     Raises:
@@ -191,7 +201,9 @@ def apply_tiled(
 
         band = None
         try:
-            band = _restore_row(evaluate, image[:, start:stop], columns, batch, advance)
+            tile_row = image[:, start:stop]
+            tile_row = tile_row if prepare is None else prepare(tile_row[None])[0]
+            band = _restore_row(evaluate, tile_row, columns, batch, advance)
         except (RuntimeError, MemoryError) as error:
             if not _is_out_of_memory(error):
                 raise
@@ -206,16 +218,17 @@ def apply_tiled(
             )
             notify = None
 
+        scale = band.shape[-1] // width
         share = rows[0].weights * room[start:stop]
         room[start:stop] -= share
-        band *= share[:, None]
+        band *= share.repeat_interleave(scale)[:, None]
         if start > 0:
             band[:, : above.shape[1]] += above
         if out is None:
-            out = torch.empty(len(band), height, width)
+            out = torch.empty(len(band), scale * height, scale * width)
         # No tile row to come starts above `following`, so `out` may be the image.
-        out[:, start:following] = band[:, : following - start]
-        above = band[:, following - start :].clone()
+        out[:, scale * start : scale * following] = band[:, : scale * (following - start)]
+        above = band[:, scale * (following - start) :].clone()
         start = following
     assert out is not None
     return out
@@ -233,6 +246,9 @@ def choose_tile(
 ) -> tuple[int, int]:
     """Tile (0: the whole image) and batch for `apply_tiled` that use up to a third of the free memory.
 
+    On the CPU, tiles are not batched; the tile is the one with the fewest pixels on overlaps of those that
+    take no more than 384 MiB, or the smallest that is worth while.
+
     Args:
         height: Rows of the image.
         width: Columns of the image.
@@ -240,17 +256,39 @@ def choose_tile(
         free_bytes: Memory that is free on the device.
         bytes_per_pixel: What the model takes at its peak for each pixel of a tile, beside input and output.
         needs: What the model needs of tiles.
-        device_type: "cpu" or another; on the CPU, tiles have a cap and are not batched.
+        device_type: "cpu" or another.
     """
-    pixels = int(free_bytes / 3 / (bytes_per_pixel + 2 * channels * 4))
-    longest = _ceil(max(height, width), needs.grid)
-    cap = _CPU_TILE_PX if device_type == "cpu" else longest
-    if longest <= cap and _ceil(height, needs.grid) * _ceil(width, needs.grid) <= pixels:
+    pixel_bytes = bytes_per_pixel + 2 * channels * 4
+    longest, overlap = _ceil(max(height, width), needs.grid), default_overlap(needs)
+    smallest = _smallest_tile(overlap, needs)
+    if device_type == "cpu":
+        most = min(free_bytes // 3, _CPU_BYTES)
+
+        def fits(side: int) -> bool:
+            # A row of tiles is held with what is prepared and what comes out, in all five times the image.
+            tile_bytes = pixel_bytes * min(side, height) * min(side, width)
+            return tile_bytes + 5 * 4 * channels * min(side, height) * width <= most
+
+        def work(side: int) -> int:
+            return math.prod(_computed(length, side, overlap, needs.grid) for length in (height, width))
+
+        if fits(longest):
+            return 0, 1
+        step = _ceil(_SIDE_STEP_PX, needs.grid)
+        sides = filter(fits, range(_ceil(smallest, needs.grid), longest, step))
+        return min(sides, key=work, default=smallest), 1
+    pixels = int(free_bytes / 3 / pixel_bytes)
+    if _ceil(height, needs.grid) * _ceil(width, needs.grid) <= pixels:
         return 0, 1
-    tile = min(math.isqrt(pixels), cap, longest) // needs.grid * needs.grid
-    tile = max(tile, _smallest_tile(default_overlap(needs), needs))
-    batch = 1 if device_type == "cpu" else max(1, pixels // (min(tile, height) * min(tile, width)))
-    return tile, batch
+    tile = max(min(math.isqrt(pixels), longest) // needs.grid * needs.grid, smallest)
+    return tile, max(1, pixels // (min(tile, height) * min(tile, width)))
+
+
+def _computed(length: int, tile: int, overlap: int, grid: int) -> int:
+    """Pixels that all spans of an axis have together."""
+    if length <= tile:
+        return length
+    return length + overlap * (math.ceil((length - overlap) / _even_step(length, tile, overlap, grid)) - 1)
 
 
 @dataclass
@@ -263,7 +301,7 @@ class _Evaluation:
     notify: Callable[[str], None] | None
 
     def __call__(self, tiles: Tensor) -> Tensor:
-        """Results (B, C', h, w) of tiles (B, C, h, w), both float32 on the CPU."""
+        """Results (B, C', s h, s w) of tiles (B, C, h, w), both float32 on the CPU."""
         tiles = tiles.to(self.device)
         restored = self._run(tiles, self.precision)
         if restored.isfinite().all() or not tiles.isfinite().all():
@@ -291,18 +329,21 @@ class _Evaluation:
 def _restore_row(
     evaluate: _Evaluation, rows: Tensor, columns: list[Span], batch: int, advance: Callable[[int], None]
 ) -> Tensor:
-    """One row of tiles, (C', h, W), of image rows (C, h, W), blended along the columns."""
+    """One row of tiles, (C', s h, s W), of image rows (C, h, W), blended along the columns."""
+    height, width = rows.shape[-2:]
     band: Tensor | None = None
     done = 0
     for spans in _batches(columns, batch):
         restored = evaluate(torch.stack([rows[..., span.start : span.stop] for span in spans]))
-        assert restored.shape[-2:] == (rows.shape[-2], spans[0].stop - spans[0].start)
+        scale = restored.shape[-2] // height
+        assert restored.shape[-2:] == (scale * height, scale * (spans[0].stop - spans[0].start))
         if band is None:
-            band = torch.zeros(restored.shape[1], *rows.shape[-2:])
+            band = torch.zeros(restored.shape[1], scale * height, scale * width)
         for span, pixels in zip(spans, restored, strict=True):
-            band[..., span.start : span.stop].addcmul_(pixels, span.weights)
+            place = slice(scale * span.start, scale * span.stop)
+            band[..., place].addcmul_(pixels, span.weights.repeat_interleave(scale))
         done += len(spans)
-        advance(columns[done].start if done < len(columns) else rows.shape[-1])
+        advance(columns[done].start if done < len(columns) else width)
     assert band is not None
     return band
 

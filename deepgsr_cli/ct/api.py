@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import warnings
 import zlib
 from collections.abc import Sequence
 from dataclasses import replace
@@ -11,9 +12,10 @@ import numpy as np
 
 from deepgsr_cli.compute.device import select_device
 from deepgsr_cli.ct.arrays import as_geometry, as_pixel_mm, as_sinogram, as_slice
-from deepgsr_cli.ct.methods import Method, load_network, reconstruct
+from deepgsr_cli.ct.methods import Method, load_network, reconstructed
+from deepgsr_cli.ct.plausibility import doubt_result
 from deepgsr_cli.ct.simulation import SimulatedScan, check_seed, check_views, estimated_photons
-from deepgsr_cli.errors import UsageError
+from deepgsr_cli.errors import ResultWarning, UsageError
 from deepgsr_cli.tomography.attenuation import to_attenuation, to_hu
 from deepgsr_cli.tomography.geometry import Geometry, sparse_view
 from deepgsr_cli.tomography.radon import Radon
@@ -33,7 +35,8 @@ def reconstruct_ct(
     """Reconstruct a slice from few views; return its CT numbers in HU, (H, W), float32.
 
     With a geometry, `data` is what a scanner measured. Without one, it is a slice, of which a fan-beam scan
-    is simulated first, as `deepgsr ct-recon` does for DICOM slices.
+    is simulated first, as `deepgsr ct-recon` does for DICOM slices. A measurement that the slice does not
+    explain, or CT numbers that no body has, come with a `ResultWarning`.
 
     Args:
         data: Sinogram, (views, bins), of line integrals of attenuation; or slice in HU, (H, W).
@@ -77,4 +80,7 @@ def reconstruct_ct(
         whole = np.rint(hu).astype(np.int32)
         y = scan(to_attenuation(hu, where), (seed, zlib.crc32(whole.tobytes())))
     model = load_network(weights, device, offline=False).model if method.name == "deepgsr" else None
-    return to_hu(reconstruct(A, y, method, model=model))
+    result = reconstructed(A, y, method, model=model)
+    for doubt in [] if geometry is None else doubt_result(result, y, A.geometry, method):
+        warnings.warn(doubt, ResultWarning, stacklevel=2)
+    return to_hu(result.x)

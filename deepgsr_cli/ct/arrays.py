@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 
 from deepgsr_cli.errors import ShapeError, UsageError
-from deepgsr_cli.formats.sinograms import MOST_INTEGRAL
+from deepgsr_cli.formats.sinograms import MOST_INTEGRAL, doubt_integrals
 from deepgsr_cli.tomography.geometry import Geometry, several
 from deepgsr_cli.tomography.geometry_files import read_geometry
 
@@ -68,6 +68,8 @@ def as_sinogram(sinogram: np.ndarray, geometry: Geometry, device: torch.device) 
             f"the sinogram has values up to {largest:g}, but a line integral is {MOST_INTEGRAL:g} at most;"
             " give -ln(counts / counts without the object)"
         )
+    if doubt := doubt_integrals(y):
+        raise ShapeError(f"the sinogram {doubt}; give -ln of it")
     return torch.from_numpy(y).to(device)[None, None]
 
 

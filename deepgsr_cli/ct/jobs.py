@@ -2,15 +2,18 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterable
 from dataclasses import dataclass, replace
 from pathlib import Path
 
+import numpy as np
+
 from deepgsr_cli.ct.projections import FanBeams, find_projections
-from deepgsr_cli.errors import InputError, UsageError, UserError
+from deepgsr_cli.errors import InputError, OptionError, UsageError, UserError
 from deepgsr_cli.formats.dicom.projections import holds_projections
 from deepgsr_cli.formats.dicom.series import Series, find_series
-from deepgsr_cli.formats.sinograms import SUFFIXES, Sinograms
+from deepgsr_cli.formats.sinograms import SUFFIXES, VALUES, Sinograms
 from deepgsr_cli.jobs.plan import Job, Plan, refuse_collisions
 from deepgsr_cli.tomography.geometry import Geometry
 
@@ -80,6 +83,7 @@ def plan_scans(
     geometry: Geometry | None = None,
     pixel_mm: float | None = None,
     simulation: bool = False,
+    values: str | None = None,
 ) -> ScanPlan:
     """Plan jobs for DICOM files and folders, or for sinograms.
 
@@ -95,10 +99,12 @@ def plan_scans(
         pixel_mm: Distance of rows and columns for DICOM files that do not state it.
         simulation: Whether a scan of DICOM slices is simulated, which a geometry may be for; inputs that are
             projections have then gone to `plan_projections`.
+        values: What the numbers of sinograms are, of `sinograms.VALUES`; None to tell by the file.
 
     Raises:
         UsageError: Both kinds, a geometry for DICOM that is not for a simulation, none for sinograms,
-            projections, two results for one path, or a result in place of an input.
+            `values` for DICOM or unknown, projections, two results for one path, or a result in place of an
+            input.
         InputError: Nothing that can be used.
     """
     paths = [Path(text) for text in inputs]
@@ -110,6 +116,9 @@ def plan_scans(
         raise UsageError(f"{paths[0]}: a measured sinogram needs --geometry FILE, which says how it was made")
     if geometry is not None and not measured and not simulation:
         raise UsageError("--geometry is for measured sinograms; leave it out for DICOM slices")
+    if values is not None and (not measured or values not in VALUES):
+        advice = f"known are {', '.join(VALUES)}" if measured else "is for measured sinograms; leave it out"
+        raise OptionError("values", values, advice)
     suffix = _output_suffix(output, format)
     folder = Path(output)
     # Before a simulation, `plan_projections` has looked.
@@ -122,7 +131,8 @@ def plan_scans(
         try:
             if measured:
                 assert geometry is not None
-                sinograms = Sinograms(path, geometry.num_views, geometry.num_bins)
+                sinograms = Sinograms(path, geometry.num_views, geometry.num_bins, values)
+                _check_angles(sinograms, geometry)
                 found += [(path, sinograms, i, name) for i, name in enumerate(_stack_names(sinograms))]
             else:
                 found += _slices(path, folder, pixel_mm, plan)
@@ -244,6 +254,28 @@ def _slices(
             frame = "" if file.frame is None else f"_{file.frame + 1:04}"
             slices.append((file.path, series, i, name.with_name(name.name + frame)))
     return slices
+
+
+def _check_angles(sinograms: Sinograms, geometry: Geometry) -> None:
+    """Refuse a sinogram that states angles which its geometry does not have, up to the first and the sense.
+
+    Raises:
+        InputError: The angles run otherwise.
+    """
+    if sinograms.theta is None:
+        return
+    since = np.abs(np.array(geometry.angles_rad) - geometry.angles_rad[0])
+    theta = np.abs(sinograms.theta - sinograms.theta[:1]).astype(float)
+    if theta.shape == since.shape:
+        # Files do not always say whether they mean degrees.
+        step = since.max() / max(len(since) - 1, 1)
+        if any(np.abs(turned - since).max() <= step / 2 for turned in (np.radians(theta), theta)):
+            return
+    raise InputError(
+        f"{sinograms.path}: its theta is of {len(theta)} views over {theta.max(initial=0):g} degrees, the"
+        f" geometry of {len(since)} over {math.degrees(since.max()):g}; correct num_views, range_deg or"
+        " angles_deg"
+    )
 
 
 def _stack_names(sinograms: Sinograms) -> list[Path]:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
 import torch
@@ -13,6 +13,7 @@ from torch import Tensor
 
 from deepgsr_cli.compute.precision import autocast
 from deepgsr_cli.ct.simulation import FEWEST_PHOTONS, MOST_PHOTONS, noise_variance
+from deepgsr_cli.ct.truncation import whole_scan
 from deepgsr_cli.errors import MissingWeightsError, OptionError, ShapeError
 from deepgsr_cli.tomography.fbp import FILTERS
 from deepgsr_cli.tomography.radon import Radon
@@ -116,6 +117,21 @@ def no_weights(task: str, methods: tuple[str, ...]) -> MissingWeightsError:
     )
 
 
+@dataclass(frozen=True)
+class Reconstructed:
+    """What came of a sinogram.
+
+    Attributes:
+        x: Attenuation in 1/mm, (B, 1, H, W).
+        note: What there is to know, in words; empty if nothing.
+        misfit: Computes A x - y, (B, 1, V, N), of all of the object, not of the slice alone.
+    """
+
+    x: Tensor
+    note: str
+    misfit: Callable[[], Tensor]
+
+
 def reconstruct(
     A: Radon,
     y: Tensor,
@@ -124,7 +140,19 @@ def reconstruct(
     model: torch.nn.Module | None = None,
     progress: Callable[[int, int], None] | None = None,
 ) -> Tensor:
-    """Reconstruct attenuation in 1/mm, (B, 1, H, W), from a sinogram, (B, 1, V, N).
+    """Reconstruct attenuation in 1/mm, (B, 1, H, W): what `reconstructed` has as x; its arguments."""
+    return reconstructed(A, y, method, model=model, progress=progress).x
+
+
+def reconstructed(
+    A: Radon,
+    y: Tensor,
+    method: Method,
+    *,
+    model: torch.nn.Module | None = None,
+    progress: Callable[[int, int], None] | None = None,
+) -> Reconstructed:
+    """Reconstruct a sinogram, (B, 1, V, N); an object that is wider than the detector, too.
 
     Args:
         A: The operator y was measured with.
@@ -134,8 +162,40 @@ def reconstruct(
         progress: Called with finished and all iterations by the iterative methods.
 
     Raises:
-        ShapeError: As `Radon.fbp`.
+        ShapeError: As `Radon.fbp`; or a short scan of a fan cuts off the object.
     """
+    wide = whole_scan(y, A.geometry)
+    if not wide.share:
+        x = _reconstruct(A, y, method, model, None, progress)
+        return Reconstructed(x, "", lambda: A(x) - y)
+    A_whole, y_whole = A.of(wide.geometry), wide.y
+    start = _start(A_whole, y_whole) if method.name == "tv" else None
+    if method.name == "tv":  # what was not measured is left to the prior
+        A_whole, y_whole = A_whole.of(replace(A.geometry, shape=wide.geometry.shape)), y
+    try:
+        whole = _reconstruct(A_whole, y_whole, method, model, start, progress)
+    except ShapeError as error:
+        A.fbp(torch.zeros_like(y))  # which says what the views lack, if that is all
+        raise ShapeError(
+            f"{wide.note}; what a short scan cuts off cannot be continued, use an iterative method, as tv,"
+            " sirt or cgls"
+        ) from error
+
+    def misfit() -> Tensor:
+        projected = A_whole(whole)
+        return (projected if y_whole is y else wide.measured(projected, y.shape[-1])) - y
+
+    return Reconstructed(wide.cropped(whole), wide.note, misfit)
+
+
+def _reconstruct(
+    A: Radon,
+    y: Tensor,
+    method: Method,
+    model: torch.nn.Module | None,
+    start: Tensor | None,
+    progress: Callable[[int, int], None] | None,
+) -> Tensor:
     name, photons = method.name, method.photons
     if name == "deepgsr":
         assert model is not None
@@ -145,7 +205,7 @@ def reconstruct(
     iterations = method.iterations or ITERATIONS[name]
     if name == "tv":
         weight = method.strength * TV_WEIGHT
-        return total_variation(A, y, weight, photons, iterations=iterations, progress=progress)
+        return total_variation(A, y, weight, photons, start=start, iterations=iterations, progress=progress)
     solve = sirt if name == "sirt" else cgls
     noise = None if photons is None else noise_variance(y, photons).sum((1, 2, 3)).sqrt()
     return solve(A, y, iterations=iterations, noise=noise, progress=progress)
@@ -157,6 +217,7 @@ def total_variation(
     weight: float,
     photons: float | None = None,
     *,
+    start: Tensor | None = None,
     iterations: int = ITERATIONS["tv"],
     progress: Callable[[int, int], None] | None = None,
 ) -> Tensor:
@@ -164,7 +225,8 @@ def total_variation(
 
     w = s² / (s² + v) is the precision, relative to a noise-free one, of a line integral whose noise has the
     variance v and whose model, made of pixels and bins, errs by s = `MODEL_ERROR`. So one weight serves all
-    doses: it is that of a prior exp(-weight / s² · TV(x)).
+    doses: it is that of a prior exp(-weight / s² · TV(x)). The iteration begins with `start`, or with smooth
+    filtered backprojection.
 
     Source:
         Sidky, Jørgensen, Pan, Convex optimization problem prototyping for image reconstruction in computed
@@ -179,7 +241,7 @@ def total_variation(
         y,
         TotalVariation(weight),
         weights=precision,
-        start=_start(A, y),
+        start=_start(A, y) if start is None else start,
         iterations=iterations,
         balance=weight / _EDGE_ATTENUATION,
         progress=progress,

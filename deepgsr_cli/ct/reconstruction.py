@@ -16,9 +16,10 @@ from deepgsr_cli.ct import NOTICE
 from deepgsr_cli.ct.display import ERROR_WINDOW_HU, slice_images, window_text, windowed
 from deepgsr_cli.ct.figures import compare, residual
 from deepgsr_cli.ct.jobs import ProjectionJob, SinogramJob, SliceJob
-from deepgsr_cli.ct.methods import NAMES, TASK, Method, reconstruct
+from deepgsr_cli.ct.methods import NAMES, TASK, Method, Reconstructed, reconstruct, reconstructed
+from deepgsr_cli.ct.plausibility import doubt_result, doubt_slice
 from deepgsr_cli.ct.projections import SIZE, FanBeams
-from deepgsr_cli.ct.results import ResultWriter, derivation_of, read_result
+from deepgsr_cli.ct.results import ResultWriter, derivation_of, read_result, remark
 from deepgsr_cli.ct.simulation import SimulatedScan, estimated_photons
 from deepgsr_cli.errors import InputError, UserError
 from deepgsr_cli.formats.dicom.slices import AIR_HU, Slice, read_slice
@@ -182,26 +183,28 @@ class Reconstruction:
         reference = to_attenuation(slice.hu, self.device)
         # By the slice and not by its number: it does not matter which others are done with it.
         y = self._scan(reference, (self.scan.seed, zlib.crc32(slice.stored.tobytes())))
-        x, hu, seconds = self._reconstruct(A, y, self.method, progress)
-        figures = compare(x, reference, slice.pixel_mm)
-        self._write(job, hu, slice.pixel_mm, slice)
+        result, hu, seconds = self._reconstruct(A, y, self.method, progress)
+        x, figures = result.x, compare(result.x, reference, slice.pixel_mm)
+        # Against the slice that is known, CT numbers need no check; its own may be of no slice.
+        warnings = doubt_slice(slice.hu)
+        self._write(job, hu, slice.pixel_mm, slice, remark(result.note, warnings))
         facts: dict[str, Any] = {
             "scan": "simulated",
             "views": self.scan.num_views,
             "photons": self.method.photons,
         }
-        facts |= {"method": self.method.name, **asdict(figures), "residual": residual(A, x, y)}
+        facts |= {"method": self.method.name, **asdict(figures), "residual": residual(result.misfit(), y)}
         facts["seconds"] = seconds  # without the pictures
-        result = Result(facts)
+        done = Result(facts, result.note, warnings)
         if for_report:
             shown = self._for_report(A, y, x, self.method)
             others = {name: image for name, image in shown.items() if image is not x}
             for name, image in others.items():
                 facts[f"psnr_{name.lower()}"] = compare(image, reference, slice.pixel_mm).psnr
             reconstructions = {name: to_hu(image) for name, image in shown.items()}
-            result.images = slice_images(to_hu(reference), reconstructions, self.window_hu)
-            result.caption = self._caption()
-        return result
+            done.images = slice_images(to_hu(reference), reconstructions, self.window_hu)
+            done.caption = self._caption()
+        return done
 
     def _simulated_geometry(self, job: SliceJob, slice: Slice) -> Geometry:
         """Of the scan of a slice.
@@ -246,34 +249,34 @@ class Reconstruction:
         A = self._operator(geometry)
         y = torch.from_numpy(sinogram).to(self.device)[None, None]
         method = replace(self.method, photons=estimated_photons(y)) if self.scan.estimating else self.method
-        x, hu, seconds = self._reconstruct(A, y, method, progress)
+        result, hu, seconds = self._reconstruct(A, y, method, progress)
+        warnings = doubt_result(result, y, geometry, method)
         if outside is not None:
             hu[outside] = AIR_HU
-        self._write(job, hu, geometry.pixel_mm)
+        self._write(job, hu, geometry.pixel_mm, remark=remark(result.note, warnings))
         facts: dict[str, Any] = {
             "scan": "measured",
             "views": geometry.num_views,
             "photons": method.photons,
         }
-        facts |= {"method": self.method.name, "residual": residual(A, x, y), "seconds": seconds}
-        result = Result(facts)
+        facts |= {"method": self.method.name, "residual": residual(result.misfit(), y), "seconds": seconds}
+        done = Result(facts, result.note, warnings)
         if for_report:
-            result.images = [
+            done.images = [
                 ReportImage(name, windowed(to_hu(image), self.window_hu))
-                for name, image in self._for_report(A, y, x, method).items()
+                for name, image in self._for_report(A, y, result.x, method).items()
             ]
-            result.caption = self._window_text()
-        return result
+            done.caption = self._window_text()
+        return done
 
     def _reconstruct(
         self, A: Radon, y: Tensor, method: Method, progress: Progress | None
-    ) -> tuple[Tensor, np.ndarray, float]:
-        """Attenuation in 1/mm, (1, 1, H, W), the same in HU, (H, W), and the seconds it took."""
+    ) -> tuple[Reconstructed, np.ndarray, float]:
+        """What came of a sinogram, the same in HU, (H, W), and the seconds it took."""
         started = time.perf_counter()
-        x = reconstruct(
-            A, y, method, model=None if self.network is None else self.network.model, progress=progress
-        )
-        return x, to_hu(x), round(time.perf_counter() - started, 3)
+        model = None if self.network is None else self.network.model
+        result = reconstructed(A, y, method, model=model, progress=progress)
+        return result, to_hu(result.x), round(time.perf_counter() - started, 3)
 
     def _caption(self) -> str:
         return f"{self._window_text()}; errors: gray 0, white +{ERROR_WINDOW_HU:g} HU"

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -31,6 +31,11 @@ def derivation_of(task: str, protocol: Mapping[str, str]) -> str:
     return "; ".join(parts)
 
 
+def remark(note: str, warnings: Sequence[str]) -> str:
+    """Return what a file says of its slice: warnings first, then what else there is to know."""
+    return "; ".join(filter(None, (*(f"warning: {warning}" for warning in warnings), note)))
+
+
 @dataclass
 class ResultWriter:
     """Writes the results of jobs in HU, as DICOM, TIFF or NPY by the suffix of their targets.
@@ -47,9 +52,21 @@ class ResultWriter:
     _measurement: tuple[Path, str] | None = field(default=None, init=False)
 
     def __call__(
-        self, job: Job, hu: np.ndarray, pixel_mm: tuple[float, float], slice: Slice | None = None
+        self,
+        job: Job,
+        hu: np.ndarray,
+        pixel_mm: tuple[float, float],
+        slice: Slice | None = None,
+        remark: str = "",
     ) -> None:
         """Write the result, (H, W), of a `SliceJob`, from `slice`, a `SinogramJob` or a `ProjectionJob`.
+
+        Args:
+            job: Where to.
+            hu: The result.
+            pixel_mm: Distance of rows and of columns.
+            slice: What a `SliceJob` was read as.
+            remark: What there is to know of this slice; DICOM files say it.
 
         Raises:
             OutputError: It cannot be written.
@@ -64,10 +81,12 @@ class ResultWriter:
             _write_tiff(hu, pixel_mm, target)
         elif isinstance(job, SliceJob):
             assert slice is not None
-            DerivedSeries(job.series, self.description, self.derivation).write(slice, hu, target)
+            DerivedSeries(job.series, self.description, self.derivation).write(
+                slice, hu, target, remark=remark
+            )
         elif isinstance(job, ProjectionJob):
             new, series = _reconstructed_slice(job.projections, job.index, hu.shape, pixel_mm)
-            DerivedSeries(series, self.description, self.derivation).write(new, hu, target)
+            DerivedSeries(series, self.description, self.derivation).write(new, hu, target, remark=remark)
         else:
             assert isinstance(job, SinogramJob)
             assert self.geometry is not None
@@ -80,8 +99,8 @@ class ResultWriter:
                 measurement=self._checksum(job.sinograms),
                 description=self.description,
                 derivation=self.derivation,
-                number=job.index + 1,
-                z_mm=job.index * apart_mm,
+                remark=remark,
+                place=(job.index + 1, job.index * apart_mm),
             )
 
     def _checksum(self, sinograms: Sinograms) -> str:

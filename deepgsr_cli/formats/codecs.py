@@ -39,6 +39,23 @@ class Resolution(NamedTuple):
 
 
 @dataclass(frozen=True, slots=True)
+class JpegCoding:
+    """How a JPEG file was quantised.
+
+    Attributes:
+        luma: Steps of the first component, 64, 1 or more; the horizontal frequency changes first.
+        chroma: Those of the second, or of the first where there is only one.
+        subsampled: Share of the two axes along which chroma has half the resolution or less: 1 for 4:2:0.
+        corner: Row and column, 0 to 7, of the first whole block in the upright picture.
+    """
+
+    luma: tuple[int, ...]
+    chroma: tuple[int, ...]
+    subsampled: float
+    corner: tuple[int, int] = (0, 0)
+
+
+@dataclass(frozen=True, slots=True)
 class Metadata:
     """What a file says beside its pixels, and how its pixels were stored.
 
@@ -56,6 +73,7 @@ class Metadata:
         tiff_tags: Further tags of a TIFF, in the byte order of `tiff_order`, copied to a TIFF only.
         tiff_order: Byte order of a TIFF, "<" or ">".
         extra_sample: TIFF ExtraSamples code of alpha: 0 unspecified, 1 premultiplied, 2 straight.
+        jpeg: Quantisation, where it was a JPEG.
         png_chunks: Colour, text and private chunks of a PNG, whole, copied to a PNG only.
         jpeg_segments: Further application segments of a JPEG, whole, copied to a JPEG only.
         duration_ms: How long a frame of an animation is shown.
@@ -74,6 +92,7 @@ class Metadata:
     tiff_tags: tuple[Tag, ...] = ()
     tiff_order: str = "<"
     extra_sample: int = 2
+    jpeg: JpegCoding | None = None
     png_chunks: tuple[bytes, ...] = ()
     jpeg_segments: tuple[bytes, ...] = ()
     duration_ms: float | None = None

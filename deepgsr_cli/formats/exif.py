@@ -1,4 +1,4 @@
-"""EXIF and XMP of pictures, and directories of TIFF tags, which EXIF is made of: kept, and made true."""
+"""EXIF and XMP of pictures, and directories of TIFF tags: kept, made true, or true of another size."""
 
 from __future__ import annotations
 
@@ -6,6 +6,7 @@ import re
 import struct
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
+from fractions import Fraction
 from typing import NamedTuple
 
 import numpy as np
@@ -18,6 +19,9 @@ EXIF_IFD, GPS_IFD, INTEROPERABILITY_IFD = 34665, 34853, 40965
 # host computer, rating, copyright, and Windows' title to subject.
 MAIN_TAGS = frozenset((DESCRIPTION, 271, 272, 305, 306, 315, 316, 18246, 18249, 33432, *range(40091, 40096)))
 
+TEXT_TAGS = (DESCRIPTION, 271, 272, 305, 306, 315, 33432)
+
+_DENSITIES = (X_RESOLUTION, Y_RESOLUTION, 41486, 41487)  # of paper and of the sensor
 _POINTERS = (EXIF_IFD, GPS_IFD, INTEROPERABILITY_IFD)
 _WIDTH_TAGS, _HEIGHT_TAGS = (0x0100, 0xA002), (0x0101, 0xA003)
 _THUMBNAIL, _THUMBNAIL_BYTES = 0x0201, 0x0202
@@ -146,6 +150,11 @@ def pack_exif(directory: Directory, order: str) -> bytes | None:
     return mark + struct.pack(order + "HI", 42, 8) + pack_directory(directory, 8, order)
 
 
+def exif_of(texts: dict[int, bytes]) -> bytes | None:
+    """EXIF of nothing but text tags; None without any."""
+    return pack_exif(Directory([Tag(code, 2, text + b"\0") for code, text in texts.items()]), "<")
+
+
 def order_of(exif: bytes) -> str:
     """Byte order of EXIF, "<" or ">"; empty if it has none."""
     return {b"II": "<", b"MM": ">"}.get(exif[:2], "")
@@ -219,6 +228,39 @@ def upright_xmp(xmp: bytes | None, orientation: int, size: tuple[int, int]) -> b
     ):
         xmp = re.sub(rb"((?:" + names + rb")(?:>|=[\"']))\d+", rb"\g<1>%d" % value, xmp)
     return xmp
+
+
+def enlarged_exif(exif: bytes, size: tuple[int, int], scale: int) -> bytes:
+    """EXIF of a picture enlarged to a size, (width, height): with that size and its densities times the
+    scale, every other byte as it was."""
+    order, data = order_of(exif), bytearray(exif)
+    main = read_exif(exif)
+    for directory in (main, main.below.get(EXIF_IFD, Directory())):
+        for tag in directory.tags:
+            length = size[0] if tag.code in _WIDTH_TAGS else size[1] if tag.code in _HEIGHT_TAGS else None
+            if length is not None and tag.kind in _INTEGERS and tag.num_values == 1:
+                # A size beyond 65535 needs the longer type, for which there is room.
+                struct.pack_into(order + "H", data, tag.at - 6, 4)
+                struct.pack_into(order + "I", data, tag.at, length)
+            if tag.code in _DENSITIES and tag.kind == 5:
+                above, below = struct.unpack_from(order + "II", tag.value)
+                density = Fraction(above * scale, below or 1)
+                if below and density.numerator < 2**32:
+                    struct.pack_into(order + "II", data, tag.at, density.numerator, density.denominator)
+    return bytes(data)
+
+
+def enlarged_xmp(xmp: bytes, size: tuple[int, int], scale: int) -> bytes:
+    """XMP of a picture enlarged to a size, as `enlarged_exif`."""
+    for names, length in zip(
+        (rb"tiff:ImageWidth|exif:PixelXDimension", rb"tiff:ImageLength|exif:PixelYDimension"), size
+    ):
+        xmp = re.sub(rb"((?:%b)(?:>|=[\"']))\d+" % names, rb"\g<1>%d" % length, xmp)
+    return re.sub(
+        rb"((?:tiff:[XY]Resolution|exif:FocalPlane[XY]Resolution)(?:>|=[\"']))(\d+)",
+        lambda found: found[1] + b"%d" % (int(found[2]) * scale),
+        xmp,
+    )
 
 
 def _remove_thumbnail(block: bytearray, read: Callable[[int, int], bytes], start: int, order: str) -> None:

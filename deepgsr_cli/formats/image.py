@@ -174,12 +174,29 @@ def read_image(source: Path | BinaryIO, *, max_pixels: int = MAX_PIXELS, white: 
         InputError: Missing, unreadable, damaged, too large, animated, of several pages, with pixels that are
             NaN or infinite, or of a kind that is not read: CMYK, signed, 32-bit integer or complex samples.
     """
-    name = str(source if isinstance(source, Path) else getattr(source, "name", "standard input"))
+    decoded, format = decode_picture(source, max_pixels=max_pixels)
+    return make_image(_name_of(source), decoded, format, white)
+
+
+def decode_picture(source: Path | BinaryIO, *, max_pixels: int = MAX_PIXELS) -> tuple[Decoded, str]:
+    """Decode the picture in a file or stream: samples as stored, their orientation, and its format.
+
+    Args:
+        source: As of `read_image`.
+        max_pixels: As of `read_image`.
+
+    Raises:
+        InputError: As `read_image`.
+    """
+    name = _name_of(source)
     with opened(source) as stream:
         format = sniff(name, stream)
         with damage(name, format):
-            decoded = FORMATS[format].decode(name, stream, max_pixels)
-    return make_image(name, decoded, format, white)
+            return FORMATS[format].decode(name, stream, max_pixels), format
+
+
+def _name_of(source: Path | BinaryIO) -> str:
+    return str(source if isinstance(source, Path) else getattr(source, "name", "standard input"))
 
 
 @contextmanager

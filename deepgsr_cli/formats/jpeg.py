@@ -4,14 +4,18 @@ from __future__ import annotations
 
 import re
 import struct
-from dataclasses import dataclass, field
-from typing import IO
+from dataclasses import dataclass, field, replace
+from io import BytesIO
+from typing import IO, TYPE_CHECKING
 
 import numpy as np
 
 from deepgsr_cli.errors import InputError
-from deepgsr_cli.formats.codecs import Decoded, Metadata, Resolution, bands, check_size
-from deepgsr_cli.formats.exif import made_true, order_of, read_exif, resolution_of
+from deepgsr_cli.formats.codecs import Decoded, JpegCoding, Metadata, Resolution, bands, check_size
+from deepgsr_cli.formats.exif import made_true, order_of, read_exif, resolution_of, upright
+
+if TYPE_CHECKING:
+    from PIL.JpegImagePlugin import JpegImageFile
 
 _COMMENT, _START_OF_SCAN, _END = 0xFE, 0xDA, 0xD9
 _FRAMES = {*range(0xC0, 0xD0)} - {0xC4, 0xC8, 0xCC}
@@ -78,10 +82,12 @@ def decode_jpeg(name: str, stream: IO[bytes], max_pixels: int) -> Decoded:
         for top, bottom in bands(height, samples[0].size):
             band = picture.crop((0, top, width, bottom))
             samples[top:bottom] = np.asarray(band).reshape(-1, width, len(mode))
-        info = picture.info
+        info, coding = picture.info, _coding(picture)
     exif = b"".join(parts.bodies(0xE1, _EXIF)) or None
     resolution = _resolution(info, exif)
     orientation, exif, xmp = made_true(exif, next(iter(parts.bodies(0xE1, _XMP)), None), (width, height))
+    if coding is not None:
+        coding = replace(coding, corner=_corner(height, width, orientation))
     metadata = Metadata(
         icc=info.get("icc_profile"),
         exif=exif,
@@ -90,6 +96,7 @@ def decode_jpeg(name: str, stream: IO[bytes], max_pixels: int) -> Decoded:
         iptc=without_thumbnail(b"".join(parts.bodies(0xED, _IPTC))) or None,
         comments=tuple(parts.bodies(_COMMENT, b"")),
         resolution=resolution,
+        jpeg=coding,
         jpeg_segments=tuple(_segment(kind, body) for kind, body in parts.segments if _is_kept(kind, body)),
     )
     return Decoded(samples, orientation, metadata, notes=tuple(_notes(data, parts)))
@@ -118,6 +125,23 @@ def encode_jpeg(stream: IO[bytes], samples: np.ndarray, metadata: Metadata) -> N
         stream.seek(_DENSITY_AT)
         stream.write(struct.pack(">BHH", {"none": 0, "inch": 1, "cm": 2}[unit], *whole))
         stream.seek(0, 2)
+
+
+def jpeg_file(levels: np.ndarray, quality: int, *, subsampled: bool = True) -> BytesIO:
+    """Return a JPEG file as libjpeg makes it by default, to be read from its beginning.
+
+    Args:
+        levels: Picture, (H, W) or (H, W, 3), uint8.
+        quality: 1 to 100.
+        subsampled: Whether chroma has half the resolution, 4:2:0, or all of it.
+    """
+    from PIL import Image as Pillow
+
+    file = BytesIO()
+    subsampling = "4:2:0" if subsampled else "4:4:4"
+    Pillow.fromarray(levels).save(file, "JPEG", quality=quality, subsampling=subsampling)
+    file.seek(0)
+    return file
 
 
 def without_thumbnail(resources: bytes) -> bytes:
@@ -197,6 +221,26 @@ def _notes(data: bytes, parts: _Parts) -> list[str]:
     if parts.bodies(0xEB, b"JP"):
         notes.append("its content credentials are about the old pixels and left out")
     return notes
+
+
+def _coding(picture: JpegImageFile) -> JpegCoding | None:
+    """How a file was quantised; None where its tables come too late in it to be known."""
+    first, *others = picture.layer  # identifier, samples across and down, table of each component
+    second = others[0] if others else first
+    tables = picture.quantization
+    if first[3] not in tables or second[3] not in tables:
+        return None
+    luma, chroma = (tuple(tables[component[3]]) for component in (first, second))
+    return JpegCoding(luma, chroma, sum(first[axis] > second[axis] for axis in (1, 2)) / 2)
+
+
+def _corner(height: int, width: int, orientation: int) -> tuple[int, int]:
+    """Row and column of the first whole block of a picture that has been brought upright."""
+    places = upright(np.indices((2, 2)).transpose(1, 2, 0), orientation)  # rows and columns as stored
+    steps = (places[1, 0] - places[0, 0], places[0, 1] - places[0, 0])
+    # Where the stored picture is shown backwards, the part of a block at its end comes first.
+    row, column = (int(-(step @ (height, width)) % 8) if step.sum() < 0 else 0 for step in steps)
+    return row, column
 
 
 def _damage(data: bytes) -> str:

@@ -11,8 +11,11 @@ import numpy as np
 
 from deepgsr_cli.errors import InputError, ShapeError, UsageError, UserError
 from deepgsr_cli.files import atomic_write
+from deepgsr_cli.formats.matlab import read_matlab
 
-SUFFIXES = (".npz", ".npy", ".h5", ".hdf5", ".tif", ".tiff")
+SUFFIXES = (".npz", ".npy", ".h5", ".hdf5", ".cxi", ".mat", ".tif", ".tiff")
+# Where CXI files have the intensities, the first that is there.
+_CXI = ("entry_1/data_1/data", "entry_1/instrument_1/detector_1/data")
 MODELS = ("fourier", "cdp")
 
 Array = np.ndarray
@@ -48,8 +51,8 @@ class Measurement:
 def read_measurement(path: Path, **given: Any) -> Measurement:
     """Read a measurement, with what `given` says (and is not None) in place of what the file says.
 
-    .npz and .h5 hold arrays named as the fields of `Measurement`; .npy and .tif hold the intensities alone,
-    (M, N) or (J, M, N).
+    .npz, .h5 and .mat hold arrays named as the fields of `Measurement`; .npy and .tif hold the intensities
+    alone, (M, N) or (J, M, N), and so do the data of a CXI file. MATLAB files have patterns last, (M, N, J).
 
     Raises:
         InputError: The file cannot be read, or holds no intensities.
@@ -150,7 +153,26 @@ def _read_hdf5(path: Path) -> Mapping[str, Any]:
     import h5py
 
     with h5py.File(path, "r") as file:
-        return {name: item[()] for name, item in file.items() if isinstance(item, h5py.Dataset)}
+        fields = {name: item[()] for name, item in file.items() if isinstance(item, h5py.Dataset)}
+        if "intensity" not in fields and (names := [name for name in _CXI if name in file]):
+            fields["intensity"] = np.squeeze(file[names[0]][()])
+        return fields
+
+
+def _read_matlab(path: Path) -> Mapping[str, Any]:
+    fields = read_matlab(path)
+    return {name: _patterns_first(value) if name in _STACKS else value for name, value in fields.items()}
+
+
+# The fields that are a picture for each pattern.
+_STACKS = ("intensity", "masks")
+
+
+def _patterns_first(values: Any) -> Any:
+    """A stack of patterns, (J, M, N), of one that has the fewer of them, patterns, first or last."""
+    values = np.asarray(values)
+    last = values.ndim == 3 and values.shape[-1] < values.shape[0]
+    return np.ascontiguousarray(np.moveaxis(values, -1, 0)) if last else values
 
 
 def _number(path: Path, name: str, value: Any) -> float:
@@ -175,6 +197,11 @@ def _array(path: Path, name: str, value: Any) -> Array:
     return array
 
 
+def _masks(path: Path, name: str, value: Any) -> Array:
+    array = _array(path, name, value)
+    return array[None] if array.ndim == 2 else array
+
+
 _READERS: dict[str, Callable[[Path], Mapping[str, Any]]] = {
     ".npz": _read_npz,
     ".npy": _read_npy,
@@ -182,10 +209,12 @@ _READERS: dict[str, Callable[[Path], Mapping[str, Any]]] = {
     ".tiff": _read_tiff,
     ".h5": _read_hdf5,
     ".hdf5": _read_hdf5,
+    ".cxi": _read_hdf5,
+    ".mat": _read_matlab,
 }
 _FIELDS: dict[str, Callable[[Path, str, Any], Any]] = {
     "model": _text,
-    "masks": _array,
+    "masks": _masks,
     "oversampling": _number,
     "support": _array,
     "scaling": _text,

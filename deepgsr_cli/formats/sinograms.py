@@ -7,6 +7,7 @@ import zipfile
 import zlib
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -16,28 +17,38 @@ from deepgsr_cli.errors import InputError
 from deepgsr_cli.files import sha256
 
 SUFFIXES = (".npy", ".npz", ".h5", ".hdf5", ".tif", ".tiff")
-_DATA_EXCHANGE = "/exchange/data"
+_DATA_EXCHANGE, _THETA = "/exchange/data", "/exchange/theta"
+# What the numbers of a file may be: line integrals, photons, or the share of them that comes through.
+VALUES = ("integrals", "counts", "transmission")
 # One photon in exp(100) comes through, which no detector sees. Counts, given by mistake, are larger.
 MOST_INTEGRAL = 100.0
+# The smallest share that counts, that of a float16: rays that nothing comes through, and dead bins.
+_LEAST_SHARE = math.ldexp(1, -24)
+# More than this share of the light without the object comes through nothing; bins that flicker are few.
+_MOST_SHARE, _FLICKERING = 1.3, 0.05
 
 
 class Sinograms:
     """The sinograms of a file, (V, N) each: line integrals of attenuation.
 
     NPY and NPZ hold (V, N) or (slices, V, N), TIFF one slice a page. HDF5 is the Scientific Data Exchange:
-    `/exchange/data`, (V, slices, N), becomes -ln((data - dark) / (white - dark)) where `data_white` is there,
-    and else holds line integrals. Only NPZ is read as a whole.
+    `/exchange/data`, (V, slices, N). Counts become -ln((data - dark) / (white - dark)): of HDF5 where
+    `data_white` is there, of NPZ where an array `white` is, (N,) or (slices, N). Only NPZ is read as a whole.
 
     Args:
         path: The file.
         num_views: Views of the scan, V, which must be the file's.
         num_bins: Bins of a view, N, which must be the file's.
+        values: What the numbers are, of `VALUES`; None for counts where there is white, and for line
+            integrals elsewhere, unless they look like something else.
 
     Attributes:
         num_slices: Number of slices.
+        theta: Angles of the views as the file has them, (V,), in degrees or in radians; None if it has none.
 
     Raises:
-        InputError: The file cannot be read, or does not match the scan.
+        InputError: The file cannot be read, does not match the scan or itself, or its numbers are not what
+            they should be.
         UsageError: A package to read it is not installed.
 
     Source:
@@ -45,25 +56,31 @@ class Sinograms:
         Journal of Synchrotron Radiation 21, 2014.
     """
 
-    def __init__(self, path: Path, num_views: int, num_bins: int) -> None:
+    def __init__(self, path: Path, num_views: int, num_bins: int, values: str | None = None) -> None:
         self.path = path
         self._shape = num_views, num_bins
         read = {".npy": _open_npy, ".npz": _open_npz, ".tif": _open_tiff, ".tiff": _open_tiff}
         with _explained(path):
-            self.num_slices, self._read = read.get(path.suffix.lower(), _open_hdf5)(path)
+            self._stack = read.get(path.suffix.lower(), _open_hdf5)(path)
+        self.num_slices, self.theta = self._stack.num_slices, self._stack.theta
+        self._values = values or ("counts" if self._stack.white else None)
         if self.num_slices < 1:
             raise InputError(f"{path}: holds no sinogram; export it again")
         self.read(0)
+
+    def __reduce__(self) -> tuple[type[Sinograms], tuple[Path, int, int, str | None]]:
+        """Go to another process as the path, which that one opens itself."""
+        return Sinograms, (self.path, *self._shape, self._values)
 
     def read(self, i: int) -> np.ndarray:
         """Read the sinogram of slice i, (V, N), float32.
 
         Raises:
             InputError: It is not real numbers, has another shape than the scan's, NaN, or values that no
-                line integral has.
+                line integral, or no share of photons, has.
         """
         with _explained(self.path):
-            y = self._read(i)
+            y = self._stack.read(i)
         if y.dtype.kind not in "fiu":
             raise InputError(f"{self.path}: holds {y.dtype}; give line integrals as real numbers")
         if y.shape != self._shape:
@@ -73,23 +90,106 @@ class Sinograms:
                 f"{self.path}: a sinogram of {shape}, but --geometry has {views} views x {bins} bins;"
                 f" {swapped}"
             )
-        y = y.astype(np.float32)
-        wrong = y.size - np.count_nonzero(np.isfinite(y))
-        if wrong:
+        if self._values is None and y.dtype.kind in "iu":
             raise InputError(
-                f"{self.path}: slice {i + 1} has NaN or infinity in {wrong} of its {y.size} values;"
-                " replace them first, as by interpolation along the detector"
+                f"{self.path}: holds whole numbers, {y.dtype}, and nothing of what they are without the"
+                " object, as counts are; give -ln(counts / counts without the object), or --values integrals"
+                " if it is that"
             )
+        where = f"{self.path}: slice {i + 1}"
+        y = _finite(where, y)
+        if self._values in ("counts", "transmission"):
+            y = _integrals(where, self._share(where, y, i) if self._values == "counts" else y)
+        elif self._values is None and (doubt := doubt_integrals(y)):
+            raise InputError(f"{where} {doubt}; give --values transmission, or integrals if they are")
         if (largest := float(np.abs(y).max())) > MOST_INTEGRAL:
             raise InputError(
-                f"{self.path}: slice {i + 1} has values up to {largest:g}, but a line integral is"
-                f" {MOST_INTEGRAL:g} at most; give -ln(counts / counts without the object)"
+                f"{where} has values up to {largest:g}, but a line integral is {MOST_INTEGRAL:g} at most;"
+                " give -ln(counts / counts without the object)"
             )
         return y
+
+    def _share(self, where: str, counts: np.ndarray, i: int) -> np.ndarray:
+        """Share of the light, (V, N), that comes through the object."""
+        if self._stack.white is None:
+            raise InputError(
+                f"{where} is counts, and the file has none without the object; add them, as"
+                " /exchange/data_white in .h5 or as the array white in .npz"
+            )
+        with _explained(self.path):
+            white = self._stack.white(i)
+            dark = self._stack.dark(i) if self._stack.dark else np.zeros_like(white)
+        light = _finite(f"{where} without the object", white - dark)
+        if np.median(light) <= 0:
+            raise InputError(
+                f"{where} has counts of {np.median(white):g} without the object, and of {np.median(dark):g}"
+                " without light; are white and dark mistaken for each other?"
+            )
+        if np.mean(counts < dark) > 0.5:
+            raise InputError(
+                f"{where} is darker, in most places, than the {np.median(dark):g} counts without light; give"
+                " the dark of this scan"
+            )
+        return np.divide(counts - dark, light, out=np.zeros(counts.shape), where=light > 0)
 
     def checksum(self) -> str:
         """SHA-256 of the file, in hexadecimal digits."""
         return sha256(self.path)
+
+
+def doubt_integrals(y: np.ndarray) -> str:
+    """Say why numbers, (V, N), are no line integrals but shares of photons; empty if they may be.
+
+    Shares, I / I0, are 1 in air, at the detector's ends, and less behind the object; integrals are more.
+    """
+    ends = np.concatenate((y[:, :2], y[:, -2:]), axis=1)
+    air, third = float(np.median(ends)), y.shape[1] // 3
+    middle = float(np.median(y[:, third : y.shape[1] - third]))
+    if y.min() < 0 or not 0.8 <= air <= _MOST_SHARE or middle >= air or np.quantile(y, 0.99) > 1.1 * air:
+        return ""
+    return f"is highest, {air:.2g}, at the ends of the detector and lower in the middle, as I / I0 is"
+
+
+def _integrals(where: str, share: np.ndarray) -> np.ndarray:
+    """Line integrals, (V, N), float32, of shares of photons."""
+    bright = float(np.mean(share > _MOST_SHARE))
+    if bright > _FLICKERING:
+        raise InputError(
+            f"{where} is brighter in {bright:.0%} of its values than without the object; a share of photons,"
+            " I / I0, is 1 at most"
+        )
+    return -np.log(share.clip(min=_LEAST_SHARE)).astype(np.float32)
+
+
+def _finite(where: str, values: np.ndarray) -> np.ndarray:
+    """Values as float32, none of them NaN or infinite."""
+    values = values.astype(np.float32)
+    wrong = values.size - np.count_nonzero(np.isfinite(values))
+    if wrong:
+        raise InputError(
+            f"{where} has NaN or infinity in {wrong} of its {values.size} values;"
+            " replace them first, as by interpolation along the detector"
+        )
+    return values
+
+
+@dataclass(frozen=True)
+class _Stack:
+    """What an opened file has.
+
+    Attributes:
+        num_slices: Number of slices.
+        read: Reads the numbers of a slice, (V, N).
+        white: Reads the mean counts of a slice's bins without the object, (N,); None if there are none.
+        dark: The same without light.
+        theta: Angles of the views, (V,), in the file's unit.
+    """
+
+    num_slices: int
+    read: Callable[[int], np.ndarray]
+    white: Callable[[int], np.ndarray] | None = None
+    dark: Callable[[int], np.ndarray] | None = None
+    theta: np.ndarray | None = None
 
 
 @contextmanager
@@ -104,15 +204,11 @@ def _explained(path: Path) -> Iterator[None]:
         raise InputError(f"{path}: cannot be read ({reason}); export it again") from error
 
 
-# What opens a file returns the number of slices and a function that reads one.
-_Opened = tuple[int, Callable[[int], np.ndarray]]
-
-
-def _open_npy(path: Path) -> _Opened:
+def _open_npy(path: Path) -> _Stack:
     return _of_stack(path, np.load(path, mmap_mode="r", allow_pickle=False))
 
 
-def _open_npz(path: Path) -> _Opened:
+def _open_npz(path: Path) -> _Stack:
     with np.load(path, allow_pickle=False) as arrays:
         names = arrays.files
         name = "sinogram" if "sinogram" in names else names[0] if len(names) == 1 else None
@@ -120,19 +216,35 @@ def _open_npz(path: Path) -> _Opened:
             raise InputError(
                 f"{path}: has arrays {', '.join(sorted(names)) or 'none'}; call the one to use sinogram"
             )
-        return _of_stack(path, arrays[name])
+        stack = _of_stack(path, arrays[name])
+        white, dark = (
+            _rows(path, key, arrays[key], stack) if key in names else None for key in ("white", "dark")
+        )
+        return replace(stack, white=white, dark=dark, theta=arrays["theta"] if "theta" in names else None)
 
 
-def _of_stack(path: Path, array: np.ndarray) -> _Opened:
+def _rows(path: Path, name: str, array: np.ndarray, stack: _Stack) -> Callable[[int], np.ndarray]:
+    """What reads the counts of a slice's bins from an array of (N,) or (slices, N)."""
+    bins = stack.read(0).shape[-1]
+    if array.shape not in ((bins,), (stack.num_slices, bins)):
+        shape = " x ".join(map(str, array.shape))
+        raise InputError(
+            f"{path}: {name} is {shape}, but the views have {bins} bins; give one number a bin, or"
+            f" the rows of {stack.num_slices} slices"
+        )
+    return lambda i: np.asarray(array if array.ndim == 1 else array[i], np.float64)
+
+
+def _of_stack(path: Path, array: np.ndarray) -> _Stack:
     if array.ndim not in (2, 3):
         raise InputError(
             f"{path}: an array of {array.ndim} axes; give (views, bins) or (slices, views, bins)"
         )
     stack = array if array.ndim == 3 else array[None]
-    return len(stack), lambda i: np.asarray(stack[i])
+    return _Stack(len(stack), lambda i: np.asarray(stack[i]))
 
 
-def _open_tiff(path: Path) -> _Opened:
+def _open_tiff(path: Path) -> _Stack:
     import tifffile
 
     def page(i: int) -> np.ndarray:
@@ -141,33 +253,49 @@ def _open_tiff(path: Path) -> _Opened:
 
     try:
         with tifffile.TiffFile(path) as tiff:
-            return len(tiff.pages), page
+            return _Stack(len(tiff.pages), page)
     except tifffile.TiffFileError as error:
         raise ValueError(str(error)) from error
 
 
-def _open_hdf5(path: Path) -> _Opened:
+def _open_hdf5(path: Path) -> _Stack:
     import h5py
 
-    def row(file: Any, name: str, i: int) -> np.ndarray:
-        """Mean over the frames of what is at row i, (N,)."""
-        return file[name][:, i].astype(np.float64).mean(0)
+    def rows(name: str) -> Callable[[int], np.ndarray]:
+        """What reads the mean over the frames of what is at row i, (N,)."""
+
+        def row(i: int) -> np.ndarray:
+            with h5py.File(path, "r") as file:
+                return np.atleast_2d(file[name][..., i, :]).astype(np.float64).mean(0)
+
+        return row
 
     def sinogram(i: int) -> np.ndarray:
         with h5py.File(path, "r") as file:
-            data = file[_DATA_EXCHANGE][:, i]
-            if f"{_DATA_EXCHANGE}_white" not in file:
-                return data
-            dark_name = f"{_DATA_EXCHANGE}_dark"
-            dark = row(file, dark_name, i) if dark_name in file else 0.0
-            white = row(file, f"{_DATA_EXCHANGE}_white", i) - dark
-            # A ray that nothing comes through, or a dead bin, counts as the smallest share a float16 has.
-            share = np.divide(data - dark, white, out=np.zeros(data.shape), where=white > 0)
-            return -np.log(share.clip(min=math.ldexp(1, -24)))
+            return file[_DATA_EXCHANGE][:, i]
 
     with h5py.File(path, "r") as file:
         if _DATA_EXCHANGE not in file or file[_DATA_EXCHANGE].ndim != 3:
             raise InputError(
                 f"{path}: no {_DATA_EXCHANGE} of (views, slices, bins) in it; give such a file, or .npy"
             )
-        return file[_DATA_EXCHANGE].shape[1], sinogram
+        shape = file[_DATA_EXCHANGE].shape
+        counts = {}
+        for key in ("white", "dark"):
+            name = f"{_DATA_EXCHANGE}_{key}"
+            if name in file:
+                _check_frames(path, name, file[name], shape)
+                counts[key] = rows(name)
+        theta = np.asarray(file[_THETA][()]).ravel() if _THETA in file else None
+        return _Stack(shape[1], sinogram, **counts, theta=theta)
+
+
+def _check_frames(path: Path, name: str, frames: Any, shape: tuple[int, ...]) -> None:
+    """Refuse frames without the object, or without light, that are not of the detector of the data."""
+    if frames.ndim not in (2, 3) or frames.shape[-2:] != shape[1:] or frames.dtype.kind not in "fiu":
+        raise InputError(
+            f"{path}: {name} is {' x '.join(map(str, frames.shape))} of {frames.dtype}, but {_DATA_EXCHANGE}"
+            f" has {shape[1]} rows of {shape[2]} bins; give frames of that size"
+        )
+    if 0 in frames.shape:
+        raise InputError(f"{path}: {name} is empty; take it out of the file, or fill it")

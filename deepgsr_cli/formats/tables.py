@@ -20,7 +20,7 @@ def read_table(path: Path) -> dict[str, Any]:
     """
     suffix = path.suffix.lower()
     try:
-        text = path.read_text(encoding="utf-8")
+        text = path.read_text(encoding="utf-8-sig")
         table = json.loads(text) if suffix == ".json" else _parse_toml(text)
     except OSError as error:
         raise InputError(f"{path}: cannot be read, {error.strerror}; give another file") from error

@@ -5,7 +5,7 @@ from __future__ import annotations
 import glob
 import os
 import re
-from collections.abc import Collection, Iterable
+from collections.abc import Collection, Iterable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -61,7 +61,7 @@ def plan(
     suffixes: Collection[str],
     *,
     kind: str = "pictures",
-    target_suffix: str | None = None,
+    target_suffix: str | Mapping[str, str] | None = None,
     foreign: Collection[str] = (),
 ) -> Plan:
     """Plan jobs for files, folders and globs.
@@ -77,7 +77,8 @@ def plan(
         task: Name of the command.
         suffixes: Of files to take from folders, lower case with the dot.
         kind: What the files are, in the plural.
-        target_suffix: Of results without a name of their own; None for that of the input.
+        target_suffix: Of results without a name of their own; None for that of the input. A mapping has, by
+            the suffix of the input in lower case, those that differ from it.
         foreign: Suffixes of files of that kind that cannot be read; those found are named.
 
     Raises:
@@ -110,7 +111,9 @@ def plan(
 
     jobs = []
     for file, name in found.values():
-        suffix = file.suffix if target_suffix is None else target_suffix
+        suffix = target_suffix if isinstance(target_suffix, str) else file.suffix
+        if isinstance(target_suffix, Mapping):
+            suffix = target_suffix.get(suffix.lower(), suffix)
         if output is None:
             target: Path | None = file.with_name(f"{file.stem}_{task}{suffix}")
         elif output == STREAM:

@@ -1,16 +1,21 @@
-"""Jobs done one after another, going on after a bad one."""
+"""What a run is, how one of its jobs is done, and doing all of them in this process.
+
+The same runs are done by several processes in `jobs.pool`, and by those of a cluster in `jobs.cluster`.
+"""
 
 from __future__ import annotations
 
+import contextlib
+import io
 import time
 import traceback
-from collections.abc import Callable, Iterable, Iterator
-from dataclasses import dataclass
+from collections.abc import Callable, Generator, Iterable, Iterator, Sequence
+from dataclasses import dataclass, replace
 from typing import Literal
 
 from deepgsr_cli.errors import DeviceError, OutputError, UsageError, UserError, WeightsError, first_line
 from deepgsr_cli.jobs.plan import Job
-from deepgsr_cli.jobs.work import Result
+from deepgsr_cli.jobs.work import Heading, Progress, Result, Work
 
 
 @dataclass(frozen=True)
@@ -18,76 +23,205 @@ class Outcome:
     """What became of a job.
 
     Attributes:
-        job: The job.
+        number: Of the job in its run, from 0.
         status: "done", "skipped" or "failed".
         seconds: Wall-clock time it took; what the result says, if it says so.
-        result: What the work returned, if it is done.
+        result: What the work returned, if it is done; what an earlier run has made, if it is skipped and
+            pictures of it were asked for.
         error: The sentence that says why it failed.
+        said: What the work has said meanwhile on the standard error of another process.
+        heading: What a report says of all jobs, as far as the process that did this one knows.
     """
 
-    job: Job
+    number: int
     status: Literal["done", "skipped", "failed"]
     seconds: float = 0.0
     result: Result | None = None
     error: str | None = None
+    said: str = ""
+    heading: Heading | None = None
 
 
-def run(
-    jobs: Iterable[Job], work: Callable[[Job], Result], *, skip_existing: bool, overwrite: bool
-) -> Iterator[Outcome]:
-    """Do the jobs in order, and yield what became of each; a failed one does not stop the others.
+@dataclass(frozen=True)
+class Place:
+    """Where a process works.
 
-    Args:
-        jobs: What to do.
-        work: Does one job, and raises a UserError if it cannot be done.
+    Attributes:
+        device: Its device; None for what the options of the run say.
+        sharing: Number of processes that share the memory of that device.
+    """
+
+    device: str | None = None
+    sharing: int = 1
+
+
+@dataclass(frozen=True)
+class Run:
+    """All jobs of a command; it can be pickled, which lets what jobs have in common travel once.
+
+    Attributes:
+        jobs: What to do, in the order of the inputs.
+        open: Makes the work of a process.
         skip_existing: Pass over jobs whose target exists.
         overwrite: Replace targets that exist; without either, such a job fails.
+        pictures: Number of jobs, from the first, that make pictures for a report.
+        reviewing: Whether jobs that are skipped are looked at, for a report.
+        tracing: Whether the traceback of an unexpected error is said.
+    """
+
+    jobs: Sequence[Job]
+    open: Callable[[Place], Work]
+    skip_existing: bool = False
+    overwrite: bool = False
+    pictures: int = 0
+    reviewing: bool = False
+    tracing: bool = False
+
+    def exists(self, number: int) -> bool:
+        """Whether the target of a job is there."""
+        target = self.jobs[number].target
+        return target is not None and target.exists()
+
+
+def run_here(
+    run: Run,
+    *,
+    say: Callable[[str], None] | None = None,
+    progress: Callable[[int, float], None] | None = None,
+) -> Generator[Outcome]:
+    """Do the jobs in order in this process; a failed one does not stop the others.
+
+    Args:
+        run: What to do.
+        say: Called with the traceback of an unexpected error.
+        progress: Called with the number of the job in work and the share of it that is done.
 
     Raises:
         UsageError: From the work, whatever the file, as the next would raise it as well.
         WeightsError: Likewise.
         DeviceError: Likewise.
     """
-    for job in jobs:
-        started = time.perf_counter()
-        target = job.target
-        try:
-            if target is not None and target.exists():
-                if skip_existing:
-                    yield Outcome(job, "skipped")
-                    continue
-                if not overwrite:
-                    raise OutputError(f"{target}: exists; give --overwrite, --skip-existing or another -o")
-            result = work(job)
-        except (UsageError, WeightsError, DeviceError):
-            raise
-        except UserError as error:
-            yield Outcome(job, "failed", time.perf_counter() - started, error=str(error))
-        except MemoryError:
-            sentence = f"{job.label}: memory does not suffice; free some, or cut the picture into parts"
-            yield Outcome(job, "failed", time.perf_counter() - started, error=sentence)
-        else:
-            seconds = result.facts.get("seconds", time.perf_counter() - started)
-            yield Outcome(job, "done", seconds, result)
+    if not run.jobs:
+        return
+    work = run.open(Place())
+    for number in range(len(run.jobs)):
+        yield attempt(run, work, number, say=say, progress=progress)
 
 
-def guarded(work: Callable[[Job], Result], trace: Callable[[str], None] | None) -> Callable[[Job], Result]:
-    """Return the work with its unexpected errors, our own mistakes, failing one job and not the batch.
+def attempt(
+    run: Run,
+    work: Work,
+    number: int,
+    *,
+    existed: bool = True,
+    say: Callable[[str], None] | None = None,
+    progress: Callable[[int, float], None] | None = None,
+) -> Outcome:
+    """Do one job, unless its target exists.
 
     Args:
-        work: Does one job.
-        trace: Called with the traceback of such an error.
+        run: The run.
+        work: What is done.
+        number: Of the job.
+        existed: Whether a target that exists now was there before this run came to the job. If not, an
+            earlier try has written it, in a process that was lost before it told; the job is done again.
+        say: Called with the traceback of an unexpected error.
+        progress: Called with the number of the job and the share of it that is done.
+
+    Raises:
+        UsageError: As `run_here`.
+        WeightsError: Likewise.
+        DeviceError: Likewise.
+    """
+    started = time.perf_counter()
+    job, pictures = run.jobs[number], number < run.pictures
+
+    def advance(done: int, parts: int) -> None:
+        if progress is not None:
+            progress(number, done / parts)
+
+    advance(0, 1)
+    try:
+        if existed and run.exists(number):
+            if run.skip_existing:
+                result = _reviewed(work, job, pictures=pictures) if run.reviewing else None
+                return Outcome(number, "skipped", result=result, heading=Heading.of(work))
+            if not run.overwrite:
+                raise OutputError(f"{job.target}: exists; give --overwrite, --skip-existing or another -o")
+        result = _guarded(work, job, pictures, advance, say if run.tracing else None)
+    except (UsageError, WeightsError, DeviceError):
+        raise
+    except UserError as error:
+        sentence = str(error)
+    except MemoryError:
+        sentence = f"{job.label}: memory does not suffice; free some, or cut the picture into parts"
+    else:
+        seconds = result.facts.get("seconds", time.perf_counter() - started)
+        return Outcome(number, "done", seconds, result, heading=Heading.of(work))
+    seconds = time.perf_counter() - started
+    return Outcome(number, "failed", seconds, error=sentence, heading=Heading.of(work))
+
+
+class Worker:
+    """The work of a run in another process than the command's, made at the first job.
+
+    Args:
+        load: Returns the run.
+        place: Where this process works.
     """
 
-    def guarded(job: Job) -> Result:
-        try:
-            return work(job)
-        except (UserError, MemoryError):
-            raise
-        except Exception as error:
-            if trace is not None:
-                trace(traceback.format_exc())
-            sentence = f"{job.label}: unexpected {type(error).__name__}: {first_line(error)}"
-            raise UserError(f"{sentence}; please report it, with the output of -v") from error
+    def __init__(self, load: Callable[[], Run], place: Place) -> None:
+        self._load, self._place = load, place
+        self._opened: tuple[Run, Work] | None = None
 
-    return guarded
+    def do(self, number: int, existed: bool, progress: Callable[[int, float], None] | None = None) -> Outcome:
+        """Do one job as `attempt`; the outcome has what was said on standard error meanwhile.
+
+        Raises:
+            UserError: As `attempt`; or the work cannot be made.
+        """
+        said = io.StringIO()
+        with contextlib.redirect_stderr(said):
+            if self._opened is None:
+                run = self._load()
+                self._opened = run, run.open(self._place)
+            run, work = self._opened
+            outcome = attempt(
+                run, work, number, existed=existed, say=lambda text: print(text, file=said), progress=progress
+            )
+        return replace(outcome, said=said.getvalue())
+
+
+def in_order(outcomes: Iterable[Outcome]) -> Iterator[Outcome]:
+    """Yield outcomes by their number, as soon as those before them are there."""
+    waiting: dict[int, Outcome] = {}
+    following = 0
+    for outcome in outcomes:
+        waiting[outcome.number] = outcome
+        while following in waiting:
+            yield waiting.pop(following)
+            following += 1
+
+
+def _reviewed(work: Work, job: Job, *, pictures: bool) -> Result:
+    """What an earlier run has made of a job; a note why, if it cannot be compared."""
+    try:
+        result = work.review(job)
+    except UserError as error:
+        return Result({}, str(error))
+    return result if pictures else replace(result, images=[], plots=[])
+
+
+def _guarded(
+    work: Work, job: Job, pictures: bool, progress: Progress, trace: Callable[[str], None] | None
+) -> Result:
+    """The result of a job, where an unexpected error, our own mistake, fails one job and not the run."""
+    try:
+        return work(job, for_report=pictures, progress=progress)
+    except (UserError, MemoryError):
+        raise
+    except Exception as error:
+        if trace is not None:
+            trace(traceback.format_exc())
+        sentence = f"{job.label}: unexpected {type(error).__name__}: {first_line(error)}"
+        raise UserError(f"{sentence}; please report it, with the output of -v") from error

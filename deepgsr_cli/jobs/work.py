@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any, Protocol
 
 from deepgsr_cli.jobs.plan import Job
@@ -42,6 +42,7 @@ class Result:
         facts: Size, settings, figures; of JSON's types. "seconds", if it is there, leaves out what is done
             once a run, or for a report alone.
         note: What the user should know.
+        warnings: What may be wrong with the result, a sentence each with the likely cause.
         caption: What a report says of the images.
         images: Pictures for a report, of one size.
         plots: Further items of a report, as a curve.
@@ -49,6 +50,7 @@ class Result:
 
     facts: Facts
     note: str = ""
+    warnings: list[str] = field(default_factory=list)
     caption: str = ""
     images: list[ReportImage] = field(default_factory=list)
     plots: list[ReportItem] = field(default_factory=list)
@@ -87,3 +89,37 @@ class Work(Protocol):
         Raises:
             UserError: The input, its reference or the result cannot be read.
         """
+
+
+@dataclass(frozen=True)
+class Heading:
+    """What a report says of all jobs, as `Work` has it.
+
+    Attributes:
+        title: Heading of the report.
+        columns: Columns of its table.
+        protocol: All it takes to repeat the run.
+    """
+
+    title: str = ""
+    columns: tuple[Column, ...] = ()
+    protocol: Mapping[str, str] = field(default_factory=dict)
+
+    @classmethod
+    def of(cls, work: Work) -> Heading:
+        """Return that of a work as it is now."""
+        return cls(work.title, tuple(work.columns), dict(work.protocol))
+
+    def joined(self, other: Heading | None) -> Heading:
+        """Return it with what the process of a later job knows beside.
+
+        Entries of a protocol that differ are lists of what was met, as of kinds of measurement.
+        """
+        if other is None:
+            return self
+        protocol = dict(self.protocol)
+        for name, text in other.protocol.items():
+            known = protocol.setdefault(name, text)
+            if text != known:
+                protocol[name] = "; ".join(dict.fromkeys([*known.split("; "), *text.split("; ")]))
+        return replace(other, protocol=protocol)

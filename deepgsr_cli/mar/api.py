@@ -11,10 +11,11 @@ from torch import Tensor
 
 from deepgsr_cli.compute.device import select_device
 from deepgsr_cli.ct.arrays import as_geometry, as_pixel_mm, as_sinogram, as_slice
+from deepgsr_cli.ct.truncation import whole_scan
 from deepgsr_cli.errors import ShapeError, UsageError
 from deepgsr_cli.mar.masks import MOST_METAL
 from deepgsr_cli.mar.methods import MetalMethod, load_network
-from deepgsr_cli.mar.nmar import ImageOnly
+from deepgsr_cli.mar.nmar import ImageOnly, at_least_air
 from deepgsr_cli.mar.trace import METAL_HU, metal_mask
 from deepgsr_cli.tomography.attenuation import WATER_ATTENUATION, to_attenuation, to_hu
 from deepgsr_cli.tomography.geometry import Geometry
@@ -70,17 +71,19 @@ def reduce_metal(
         image_only = ImageOnly((hu.shape[0], hu.shape[1]), spacing_mm)
         corrected = image_only(x, mask, settings.reduction(model, virtual=True), keep_metal=keep_metal)
         # Added to the values given, so that what does not change keeps them exactly.
-        return hu + ((corrected - x) / WATER_ATTENUATION * 1000)[0, 0].cpu().numpy()
+        return at_least_air(hu + ((corrected - x) / WATER_ATTENUATION * 1000)[0, 0].cpu().numpy(), hu)
     if pixel_mm is not None:
         raise UsageError("geometry has the spacing of the pixels; leave pixel_mm out")
-    A = Radon(as_geometry(geometry))
-    y = as_sinogram(data, A.geometry, where)
-    x = A.fbp(y)
-    mask = _mask(metal, x)
+    scan = as_geometry(geometry)
+    whole = whole_scan(as_sinogram(data, scan, where), scan)
+    A = Radon(whole.geometry)
+    x = A.fbp(whole.y)
+    mask = _mask(metal, whole.cropped(x))
     if not mask.any():
-        return to_hu(x)
-    corrected = settings.reduction(model)(A, y, mask)
-    return to_hu(torch.where(mask, x, corrected) if keep_metal else corrected)
+        return to_hu(whole.cropped(x))
+    corrected = whole.cropped(settings.reduction(model)(A, whole.y, whole.padded(mask)))
+    x = whole.cropped(x)
+    return at_least_air(to_hu(torch.where(mask, x, corrected) if keep_metal else corrected), to_hu(x))
 
 
 def _mask(metal: np.ndarray | float, x: Tensor) -> Tensor:

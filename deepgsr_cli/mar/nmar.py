@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable
 
+import numpy as np
 import torch
 import torch.nn.functional as F
 from torch import Tensor
@@ -20,6 +21,10 @@ _FLOOR = 0.2
 # Attenuation, over that of water, of what the prior takes for soft tissue.
 _SOFT_TISSUE = 0.8, 1.2
 _SMOOTHING_PX = 1.0
+# Attenuation, in 1/mm, of 3071 HU, where the usual scale ends; scans of extended scale have more in metal.
+_METAL_ATTENUATION = 4.071 * WATER_ATTENUATION
+# The end of the usual scale, just below air.
+_LEAST_HU = -1024.0
 # Changes of the image below this are noise of the method; larger ones count in full only well above it.
 _LEAST_CHANGE_HU = 15.0
 
@@ -122,6 +127,14 @@ def virtual_scan(shape: tuple[int, int], pixel_mm: tuple[float, float]) -> Geome
     )
 
 
+def at_least_air(corrected: np.ndarray, original: np.ndarray) -> np.ndarray:
+    """Corrected HU, (H, W), of which none is thinner than air; what the original has below keeps its value.
+
+    Next to metal, interpolation leaves values that nothing has, the lower the more the metal attenuates.
+    """
+    return np.maximum(corrected, np.minimum(original, _LEAST_HU))
+
+
 class ImageOnly:
     """Reduction of metal artifacts where only the image is left: a correction is added to it.
 
@@ -162,8 +175,10 @@ class ImageOnly:
                 sinogram, from an operator, a sinogram and the metal.
             keep_metal: Whether metal keeps its values, or is filled in by the method.
         """
-        y = self.operator(x)
+        # The values of metal do not matter, as its trace is replaced, but large ones ring around it.
+        usual = torch.where(metal, x.clamp(max=_METAL_ATTENUATION), x)
+        y = self.operator(usual)
         change = method(self.operator, y, metal) - self.operator.fbp(y)
         least = _LEAST_CHANGE_HU / 1000 * WATER_ATTENUATION
         kept = (metal & keep_metal) | (change.abs() < least)
-        return torch.where(kept, x, x + change - least**2 / change)
+        return torch.where(kept, x, usual + change - least**2 / change)

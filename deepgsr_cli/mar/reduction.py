@@ -16,14 +16,16 @@ from deepgsr_cli.ct import NOTICE
 from deepgsr_cli.ct.display import ERROR_WINDOW_HU, window_text, windowed
 from deepgsr_cli.ct.figures import body
 from deepgsr_cli.ct.jobs import ScanPlan, SinogramJob, SliceJob
-from deepgsr_cli.ct.results import ResultWriter, read_result
+from deepgsr_cli.ct.plausibility import doubt_numbers, doubt_slice
+from deepgsr_cli.ct.results import ResultWriter, read_result, remark
+from deepgsr_cli.ct.truncation import whole_scan
 from deepgsr_cli.errors import InputError
 from deepgsr_cli.formats.dicom.slices import Slice, read_slice
 from deepgsr_cli.jobs.plan import Job
 from deepgsr_cli.jobs.work import Column, Progress, Result
 from deepgsr_cli.mar.masks import MOST_METAL, MetalMasks
 from deepgsr_cli.mar.methods import NAMES, TASK, MetalMethod
-from deepgsr_cli.mar.nmar import VIRTUAL_VIEWS, ImageOnly, virtual_scan
+from deepgsr_cli.mar.nmar import VIRTUAL_VIEWS, ImageOnly, at_least_air, virtual_scan
 from deepgsr_cli.mar.trace import metal_mask, metal_trace
 from deepgsr_cli.reports.report import ReportImage
 from deepgsr_cli.tomography.attenuation import WATER_ATTENUATION, to_attenuation, to_hu
@@ -98,7 +100,7 @@ class MetalCorrection:
         protocol = {
             "scan": self.plan.scan,
             "method": self.method.describe(),
-            "metal": self.metal if masks is None else f"{self.metal}, sha256 {masks.sha256}",
+            "metal": self.metal if masks is None else f"{self.metal}, {masks.origin}",
             "metal pixels": "kept" if self.method.keep_metal else "filled in",
         }
         if self.network is not None:
@@ -109,7 +111,7 @@ class MetalCorrection:
         masks, protocol = self.plan.masks, self.protocol
         parts = [f"{TASK}: {protocol['scan']}", f"method {protocol['method']}"]
         parts.append(f"metal pixels {protocol['metal pixels']}")
-        parts.append(f"metal {self.metal if masks is None else f'by a mask of sha256 {masks.sha256}'}")
+        parts.append(f"metal {self.metal if masks is None else f'by a mask of {masks.origin}'}")
         if self.network is not None:
             parts.append(f"weights sha256 {self.network.weights.sha256}")
         return "; ".join(parts)
@@ -130,7 +132,7 @@ class MetalCorrection:
         started = time.perf_counter()
         case = self._of_slice(job) if isinstance(job, SliceJob) else self._of_sinogram(job)
         hu = case.correct(self.method) if case.metal.any() else case.hu
-        self._write(job, hu, case.pixel_mm, case.slice)
+        self._write(job, hu, case.pixel_mm, case.slice, remark(case.note, case.doubts))
         in_body = body(case.x, case.pixel_mm) & ~case.metal[0, 0].cpu().numpy()
         mean_square = np.square((hu - case.hu)[in_body], dtype=np.float64).sum() / max(in_body.sum(), 1)
         facts: dict[str, Any] = {
@@ -140,8 +142,9 @@ class MetalCorrection:
             "change_hu": float(np.sqrt(mean_square)),
             "seconds": round(time.perf_counter() - started, 3),  # without the pictures
         }
-        note = "" if case.metal.any() else "no metal, unchanged"
-        return Result(facts, caption=note, images=self._images(case, hu) if for_report else [])
+        caption = "" if case.metal.any() else "no metal, unchanged"
+        images = self._images(case, hu) if for_report else []
+        return Result(facts, case.note, case.doubts, caption, images)
 
     def review(self, job: Job) -> Result:
         """Return the pictures of a slice, if it has been measured as one, and of its corrected one.
@@ -178,23 +181,29 @@ class MetalCorrection:
             )
             # Added to the values of the file, so that what does not change keeps them exactly.
             change_hu = ((found - x) / WATER_ATTENUATION * 1000)[0, 0].cpu().numpy()
-            return slice.hu + np.where(slice.padding, 0, change_hu)
+            return at_least_air(slice.hu + np.where(slice.padding, 0, change_hu), slice.hu)
 
         A = image_only.operator
-        return _Case(x, slice.hu, metal, slice.pixel_mm, slice, A, lambda: A(x), correct)
+        doubts = doubt_slice(slice.hu)
+        return _Case(x, slice.hu, metal, slice.pixel_mm, slice, A, lambda: A(x), correct, doubts=doubts)
 
     def _of_sinogram(self, job: SinogramJob) -> _Case:
         assert self.plan.geometry is not None
-        A = self._A = self._A or Radon(self.plan.geometry)
         y = torch.from_numpy(job.sinograms.read(job.index)).to(self.device)[None, None]
-        x = A.fbp(y)
+        whole = whole_scan(y, self.plan.geometry)
+        seen = self._A = self._A or Radon(self.plan.geometry)
+        A = seen.of(whole.geometry) if whole.share else seen
+        x = whole.cropped(A.fbp(whole.y))
         metal = self._metal(job, x)
+        hu = to_hu(x)
 
         def correct(method: MetalMethod) -> np.ndarray:
-            found = method.reduction(self._model)(A, y, metal)
-            return to_hu(torch.where(metal, x, found) if method.keep_metal else found)
+            found = whole.cropped(method.reduction(self._model)(A, whole.y, whole.padded(metal)))
+            return at_least_air(to_hu(torch.where(metal, x, found) if method.keep_metal else found), hu)
 
-        return _Case(x, to_hu(x), metal, self.plan.geometry.pixel_mm, None, A, lambda: y, correct)
+        doubts = doubt_numbers(x, y, self.plan.geometry)
+        pixel_mm = self.plan.geometry.pixel_mm
+        return _Case(x, hu, metal, pixel_mm, None, seen, lambda: y, correct, whole.note, doubts)
 
     def _metal(self, job: Job, x: Tensor) -> Tensor:
         """Where metal is, bool, (1, 1, H, W), in the slice of a job."""
@@ -245,6 +254,8 @@ class _Case:
         A: The operator of the scan, or of the virtual one.
         sinogram: Makes the sinogram, (1, 1, V, N).
         correct: Makes HU, (H, W), by a method.
+        note: What there is to know of the scan.
+        doubts: What cannot be right in the slice.
     """
 
     x: Tensor
@@ -255,6 +266,8 @@ class _Case:
     A: Radon
     sinogram: Callable[[], Tensor]
     correct: Callable[[MetalMethod], np.ndarray]
+    note: str = ""
+    doubts: list[str] = field(default_factory=list)
 
 
 def _resized(values: Tensor, shape: tuple[int, ...]) -> Tensor:

@@ -33,6 +33,11 @@ THRESHOLD = 2.7
 # Side, in references, of the blocks that the compiled loops work on: what these hold then fits into a core's
 # cache. Fixed, so that sums do not depend on the number of threads.
 _BLOCK = 24
+# Columns that are filtered at once, which bounds the memory for rows of tiles; a multiple of the stride, so
+# that references are where they are in the whole.
+_MOST_COLUMNS = 2048
+# Blocks whose sums are held before they are added up: enough for all threads of a large machine.
+_BLOCKS_HELD = 256
 # References whose groups, and distances, that the tensor engine holds at once.
 _MAX_GROUPS = 2**14
 _MAX_DISTANCES = 2**27
@@ -55,9 +60,17 @@ def collaborative_filter(x: Tensor, sigma: Tensor, radius: int) -> tuple[Tensor,
         Estimates of the clean images, (B, C, H, W), and for the mean and the differences the share of the
         noise's variance that is left, (B, C, H, W), roughly: the share of coefficients that were kept.
     """
+    # An estimate depends on nothing that is farther away than twice a match.
+    margin, width = STRIDE * math.ceil(2 * (radius + PATCH) / STRIDE), x.shape[-1]
+    estimates: list[Tensor] = []
+    shares: list[Tensor] = []
     with torch.no_grad(), torch.autocast(x.device.type, enabled=False):
-        estimates, shares = _filtered(x.float(), THRESHOLD * sigma.float(), radius)
-    return estimates.to(x.dtype), shares.to(x.dtype)
+        for start in range(0, width, _MOST_COLUMNS):
+            stop, first = min(start + _MOST_COLUMNS, width), max(0, start - margin)
+            strip = x[..., first : stop + margin].float()
+            for parts, part in zip((estimates, shares), _filtered(strip, THRESHOLD * sigma.float(), radius)):
+                parts.append(part[..., start - first : stop - first])
+    return torch.cat(estimates, dim=-1).to(x.dtype), torch.cat(shares, dim=-1).to(x.dtype)
 
 
 def _filtered(x: Tensor, thresholds: Tensor, radius: int) -> tuple[Tensor, Tensor]:
@@ -73,7 +86,7 @@ def _filtered(x: Tensor, thresholds: Tensor, radius: int) -> tuple[Tensor, Tenso
         pairs = zip(maps, thresholds.tolist())
         sums = torch.stack([_compiled_engine(image, radius, threshold) for image, threshold in pairs])
     else:
-        # As many images at once as the distances of a row of displacements have room for.
+        # As many images at once as the differences of a row of displacements have room for.
         most = max(1, _MAX_DISTANCES // ((2 * radius + 1) * maps.shape[-2] * maps.shape[-1]))
         parts = zip(maps.split(most), thresholds.split(most))
         sums = torch.cat([_tensor_engine(images, radius, levels) for images, levels in parts])
@@ -81,8 +94,9 @@ def _filtered(x: Tensor, thresholds: Tensor, radius: int) -> tuple[Tensor, Tenso
     spread = sums[:, channels:]
     for dim in (-2, -1):
         corners, spread = spread, torch.zeros_like(spread)
+        size = corners.shape[dim]
         for i, weight in enumerate(_window().tolist()):
-            spread.add_(corners.roll(i, dim), alpha=weight)
+            spread.narrow(dim, i, size - i).add_(corners.narrow(dim, 0, size - i), alpha=weight)
     inner = (..., slice(radius, radius + height), slice(radius, radius + width))
     weights, count = spread[:, :channels][inner], spread[:, channels:][inner]
     estimates = torch.einsum("cd,bchw->bdhw", mixing, sums[:, :channels][inner] / weights)
@@ -155,24 +169,45 @@ def _haar_matrix() -> Array:
 
 def _matches(maps: Tensor, radius: int) -> Tensor:
     """Place of the upper left pixel of each group's members in the flattened map, (B, rows, columns, 16)."""
-    width = maps.shape[2]
+    width, side = maps.shape[2], 2 * radius + 1
     inner = maps[:, radius:-radius, radius:-radius]
-    offsets = torch.arange(2 * radius + 1, device=maps.device)
     rows, columns = ((size - PATCH) // STRIDE + 1 for size in inner.shape[1:])
-    best = maps.new_full((len(maps), rows, columns, MEMBERS), math.inf)
-    places = torch.zeros_like(best, dtype=torch.long)
-    for dy in range(2 * radius + 1):
-        moved = maps[:, dy : dy + inner.shape[1]].unfold(2, inner.shape[2], 1).transpose(1, 2)
-        differences = (inner[:, None] - moved).square()  # (B, offsets, h, w)
-        distances = F.avg_pool2d(differences, PATCH, STRIDE).permute(0, 2, 3, 1)
-        if dy == radius:
-            distances[..., radius] = -1  # the reference itself comes first
-        candidates = torch.cat((best, distances), dim=-1)
-        index = torch.cat((places, (dy * width + offsets).expand_as(distances)), dim=-1)
+    offsets = torch.arange(side, device=maps.device)
+    best = maps.new_empty(len(maps), rows, columns, 0)
+    places = best.long()
+    together = max(1, _MAX_DISTANCES // (side * best.shape[:3].numel()))
+    for first in range(0, side, together):
+        rows_down = range(first, min(first + together, side))
+        distances = torch.cat([_distances(inner, maps[:, dy:]) for dy in rows_down], dim=1)
+        if radius in rows_down:
+            distances[:, (radius - first) * side + radius] = -1  # the reference itself comes first
+        moves = (offsets[first : rows_down.stop, None] * width + offsets).flatten()
+        kept = best.shape[-1]
+        candidates = torch.cat((best, distances.permute(0, 2, 3, 1)), dim=-1)
         best, chosen = candidates.topk(MEMBERS, largest=False)
-        places = index.gather(-1, chosen)
+        found = moves[(chosen - kept).clamp(min=0)]
+        if kept:
+            found = torch.where(chosen < kept, places.gather(-1, chosen.clamp(max=kept - 1)), found)
+        places = found
     own = torch.arange(rows, device=maps.device)[:, None] * width + torch.arange(columns, device=maps.device)
     return places + STRIDE * own[..., None]
+
+
+def _distances(inner: Tensor, below: Tensor) -> Tensor:
+    """Mean squared differences of all references from the patches of one row of displacements.
+
+    Args:
+        inner: Maps without the margin of the search, (B, H, W).
+        below: Maps from the row's displacement on, (B, H + more, W + 2 * radius).
+
+    Returns:
+        (B, 2 * radius + 1, rows, columns).
+    """
+    height, width = inner.shape[1:]
+    moved = below[:, :height].unfold(2, width, 1).transpose(1, 2)
+    cells = F.avg_pool2d((inner[:, None] - moved).square_(), STRIDE)  # patches are 2 x 2 of them
+    halves = cells[..., :-1, :] + cells[..., 1:, :]
+    return halves[..., :-1] + halves[..., 1:]
 
 
 def _compiled_engine(maps: Tensor, radius: int, threshold: float) -> Tensor:
@@ -186,24 +221,29 @@ def _compiled_engine(maps: Tensor, radius: int, threshold: float) -> Tensor:
         ends = [(stop - 1) * STRIDE + PATCH + 2 * radius for stop in stops]
         ranges.append([slice(STRIDE * _BLOCK * i, end) for i, end in enumerate(ends)])
     blocks = list(itertools.product(*ranges))
-    parts: list[Array] = [np.empty(0)] * len(blocks)
     # From near to far: good matches are near, and once they are found few others have to be put in order.
     displacements = np.indices((2 * radius + 1, 2 * radius + 1)).reshape(2, -1).T - radius
     displacements = displacements[np.argsort((displacements**2).sum(1), kind="stable")]
     dct = _dct(PATCH)
     forward, backward = dct.astype(np.float32), (_window()[:, None] * dct.T).astype(np.float32)
-
-    def work(first: int, last: int) -> None:
-        for i in range(first, last):
-            rows, columns = blocks[i]
-            part = pixels[:, rows, columns].copy()
-            parts[i] = np.zeros((2 * channels + 1, *part.shape[1:]), np.float32)
-            _filter(part, displacements, np.float32(threshold), forward, backward, parts[i])
-
-    in_threads(work, len(blocks))
     sums = np.zeros((2 * channels + 1, height, width), np.float32)
-    for (rows, columns), part in zip(blocks, parts):
-        sums[:, rows, columns] += part
+    # Blocks overlap, so they are added one after another, in the same order for any number of threads.
+    for start in range(0, len(blocks), _BLOCKS_HELD):
+        held = blocks[start : start + _BLOCKS_HELD]
+        parts: list[Array] = [np.empty(0)] * len(held)
+
+        def work(
+            first: int, last: int, held: list[tuple[slice, ...]] = held, parts: list[Array] = parts
+        ) -> None:
+            for i in range(first, last):
+                rows, columns = held[i]
+                part = pixels[:, rows, columns].copy()
+                parts[i] = np.zeros((2 * channels + 1, *part.shape[1:]), np.float32)
+                _filter(part, displacements, np.float32(threshold), forward, backward, parts[i])
+
+        in_threads(work, len(held))
+        for (rows, columns), part in zip(held, parts):
+            sums[:, rows, columns] += part
     return torch.from_numpy(sums)
 
 

@@ -17,6 +17,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from deepgsr_cli.compute.tiling import TileNeeds
+from deepgsr_cli.models.mosaics import MALVAR_REACH, bayer_mask, malvar
 from deepgsr_cli.models.patches import aggregate, extract, from_windows, reflect_to, to_windows
 from deepgsr_cli.models.wavelets import dwt2, idwt2
 
@@ -52,6 +53,8 @@ class DeepGSRConfig:
         prompts: Entries of the low-rank prompt, more than one.
         search: Radius in pixels of the collaborative filter (`models.collaborative`) whose estimate the
             network is shown beside the image, 0 for none.
+        mosaic: Whether a Bayer mosaic goes in, one channel whose first row is R G R G ...; of its three
+            channels the others are interpolated first.
     """
 
     channels: int = 1
@@ -74,6 +77,7 @@ class DeepGSRConfig:
     prompts: int = 16
     outputs: int = 0
     search: int = 0
+    mosaic: bool = False
 
     @classmethod
     def from_dict(cls, fields: dict[str, Any]) -> DeepGSRConfig:
@@ -100,6 +104,8 @@ class DeepGSRConfig:
             raise ValueError(f"prompts is {self.prompts}; a softmax over fewer than 2 passes no gradient")
         if self.convolutions < 2 or not 1 <= self.stride <= self.patch:
             raise ValueError("a feed-forward has 2 convolutions or more, and 1 <= stride <= patch")
+        if self.mosaic and (self.channels != 3 or self.outputs or self.search):
+            raise ValueError("a mosaic has 3 channels that go in and come out, and no search")
         if self.search and (not 2 <= self.search <= 100 or not self.conditions or self.outputs):
             raise ValueError(
                 "a search has a radius of 2 to 100 pixels, and needs the noise level as a condition"
@@ -109,10 +115,10 @@ class DeepGSRConfig:
 # `paper`: sized as the published network (its feed-forward has 5 convolutions, windows of 14 x 14 patches,
 # 100 matches). `small`: for a laptop's CPU. `collaborative`: small, with a filter that finds groups to the
 # pixel, where those in feature maps lie on a grid of 16 pixels and miss fine patterns. `base`: collaborative
-# with five times the convolutions, for training on a GPU, or on a CPU with bfloat16 units. `wide`: base
-# without the filter, for what is not white noise.
+# with five times the convolutions, for training on a GPU, or on a CPU with bfloat16 units. `wide`: between
+# them and without a filter, for what is not white noise.
 _WIDE = DeepGSRConfig(
-    widths=(64, 128, 192),
+    widths=(48, 96, 144),
     encoder=(3, 3, 2),
     decoder=(2, 3),
     encoder_groups=(0, 0, 0),
@@ -120,7 +126,7 @@ _WIDE = DeepGSRConfig(
 )
 PRESETS = {
     "small": DeepGSRConfig(),
-    "base": dataclasses.replace(_WIDE, search=16),
+    "base": dataclasses.replace(_WIDE, widths=(64, 128, 192), search=16),
     "wide": _WIDE,
     "collaborative": DeepGSRConfig(encoder_groups=(0, 0, 0), search=16),
     "paper": DeepGSRConfig(
@@ -397,7 +403,8 @@ class DeepGSR(nn.Module):
     """Restoration network of group blocks.
 
     With a condition, the first entry is the noise standard deviation on the scale of the image, and the
-    output is x - s / (s + 1/255) * network(x): a picture said to be free of noise comes back exactly.
+    output is x - s / (s + 1/255) * network(x): a picture said to be free of noise comes back exactly. Of a
+    mosaic, that holds for what was measured; what is interpolated is corrected at any s.
     """
 
     def __init__(self, config: DeepGSRConfig) -> None:
@@ -479,7 +486,10 @@ class DeepGSR(nn.Module):
         window = 2 * config.stride * config.window * 2**config.stem
         # A tile that starts half a window further would swap the roles of shifted and plain blocks.
         grid = window * 2 ** max(grouped) if grouped else self.multiple
-        return TileNeeds(grid=max(grid, self.multiple), halo=32)
+        grid = max(grid, self.multiple)
+        if config.mosaic:  # whose pattern has a period of 2
+            return TileNeeds(grid=math.lcm(grid, 2), halo=32 + MALVAR_REACH)
+        return TileNeeds(grid=grid, halo=32)
 
     @property
     def bytes_per_pixel(self) -> float:
@@ -488,15 +498,19 @@ class DeepGSR(nn.Module):
         return 12 * 4 * (first + self.config.channels)
 
     def forward(self, x: Tensor, condition: Tensor | None = None, filtered: Tensor | None = None) -> Tensor:
-        """Restored images of the shape of x.
+        """Restored images of the shape of x; of mosaics, (B, 3, H, W).
 
         Args:
-            x: Images, (B, C, H, W), in [0, 1] where clean; any H and W.
+            x: Images, (B, C, H, W), or mosaics, (B, 1, H, W), in [0, 1] where clean; any H and W.
             condition: (B, conditions) or (1, conditions) for all; None for a model without. The first entry
                 is the noise standard deviation on the scale of x.
             filtered: What `filter_of` makes of x, if that is known; a model with a search calls
                 it otherwise.
         """
+        measured = None
+        if self.config.mosaic:
+            measured = bayer_mask(x)
+            x = malvar(x)
         # Centred, as the Haar transform doubles a constant at each level.
         if condition is None:
             return x - self.residual(x - 0.5)
@@ -504,7 +518,10 @@ class DeepGSR(nn.Module):
         if self.config.search and filtered is None:
             filtered = filter_of(x, condition[:, 0], self.config.search)
         y = self.residual(x - 0.5, condition, filtered)
-        return x - sigma / (sigma + 1 / 255) * y
+        share = sigma / (sigma + 1 / 255)
+        if measured is not None:
+            share = torch.where(measured > 0, share, 1.0)
+        return x - share * y
 
     def residual(self, x: Tensor, condition: Tensor | None = None, filtered: Tensor | None = None) -> Tensor:
         """What the network alone makes of x, (B, outputs, H, W): zero while its last layer is.

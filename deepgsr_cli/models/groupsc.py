@@ -20,6 +20,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from deepgsr_cli.compute.tiling import TileNeeds
+from deepgsr_cli.models.mosaics import bayer_mask, bilinear
 from deepgsr_cli.models.patches import reflect_to
 
 # Thresholds before training, of a noise level on the 0-255 scale: 0.06 at 25, near what training ends with.
@@ -169,7 +170,7 @@ class GroupSC(nn.Module):
         observed = None
         if self.config.mosaic:
             observed = self._patches(_framed(bayer_mask(x), edge, size))  # (1, h, w, m)
-            x = interpolate_mosaic(x)
+            x = bilinear(x)
         patches = self._patches(_framed(x, edge, size))
         mean = patches.mean(-1, keepdim=True)
         code = self._code(patches - mean, mean, self._thresholds(condition), observed, size)
@@ -205,16 +206,20 @@ class GroupSC(nn.Module):
         return code
 
     def _thresholds(self, condition: Tensor | None) -> Tensor:
-        """Thresholds of all steps, (B or 1, K, p), none below zero: linear in the noise level between the
-        configuration's, constant beyond."""
+        """Thresholds of all steps, (B or 1, K, p): linear in the noise level between the configuration's,
+        constant beyond.
+
+        Of their parameters the magnitude counts: one that training has taken below zero would otherwise get
+        no gradient that leads back.
+        """
         if not self.config.conditions:
-            return self.thresholds.clamp(min=0)
+            return self.thresholds.abs()
         assert condition is not None
         level = (255 * condition[:, 0]).to(self.levels).clamp(self.levels[0], self.levels[-1])
         upper = torch.searchsorted(self.levels, level).clamp(min=1)
         low, high = self.levels[upper - 1], self.levels[upper]
         part = ((level - low) / (high - low))[:, None, None]
-        return torch.lerp(self.thresholds[upper - 1], self.thresholds[upper], part).clamp(min=0)
+        return torch.lerp(self.thresholds[upper - 1], self.thresholds[upper], part).abs()
 
     def _shrink(self, code: Tensor, thresholds: Tensor, similarity: Tensor | None) -> Tensor:
         """Codes, (B, h, w, p), nearer to zero by thresholds (B, 1, 1, p): softly, or in groups."""
@@ -271,23 +276,6 @@ class GroupSC(nn.Module):
         ones = columns.new_ones(1, self.patch**2, columns.shape[-1])
         total, count = (F.fold(z, size, self.patch, stride=self.config.stride) for z in (columns, ones))
         return total / count
-
-
-def bayer_mask(like: Tensor) -> Tensor:
-    """1 where a pixel of a mosaic, (B, 1, H, W), shows a colour, else 0, (1, 3, H, W); the first shows R."""
-    row, column = (torch.arange(side, device=like.device) % 2 for side in like.shape[-2:])
-    colour = torch.arange(3, device=like.device)[:, None, None]
-    return (row[:, None] + column == colour)[None].to(like.dtype)
-
-
-def interpolate_mosaic(x: Tensor) -> Tensor:
-    """Colours, (B, 3, H, W), of mosaics, (B, 1, H, W): measured ones as they are, others bilinear."""
-    mask = bayer_mask(x)
-    tent = (2 - torch.arange(-1, 2, device=x.device).abs()).to(x.dtype)
-    kernel = (tent[:, None] * tent).expand(3, 1, 3, 3)
-    total, weight = (F.conv2d(z, kernel, padding=1, groups=3) for z in (x * mask, mask))
-    # A colour that a single row or column lacks altogether is zero.
-    return torch.where(mask > 0, x, total / weight.clamp(min=1))
 
 
 def overcomplete_dct(patch: int, channels: int, atoms: int) -> Tensor:

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+import warnings
 from dataclasses import replace
 
 import numpy as np
 
 from deepgsr_cli.compute.device import select_device
-from deepgsr_cli.errors import ShapeError, UsageError
+from deepgsr_cli.errors import ResultWarning, ShapeError, UsageError
 from deepgsr_cli.formats.patterns import Measurement
 from deepgsr_cli.phase.jobs import checked_operator, load_prior, retrieve_picture
 from deepgsr_cli.phase.methods import Settings
@@ -45,6 +46,8 @@ def retrieve_phase(
         device: "auto", "cpu", "cuda", "cuda:N" or "mps".
         seed: Of the random starts.
 
+    A picture that does not explain the measurement is returned with a `ResultWarning`.
+
     Raises:
         ShapeError: The arrays do not fit each other, or are no intensities.
         UsageError: A value is missing or out of range, or the weights do not fit.
@@ -72,6 +75,8 @@ def retrieve_phase(
     A = checked_operator(measured).to(select_device(device))
     prior = load_prior(settings, Restorer(weights, RunOptions(device)))
     retrieval = retrieve_picture(A, measured, settings, prior, seed=seed)
+    for doubt in retrieval.doubts:
+        warnings.warn(doubt, ResultWarning, stacklevel=2)
     return retrieval.picture[0, 0].cpu().numpy() / np.float32(PEAK)
 
 

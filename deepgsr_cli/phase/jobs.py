@@ -28,8 +28,9 @@ from deepgsr_cli.phase.message_passing import Denoiser
 from deepgsr_cli.phase.methods import Settings, align, retrieve
 from deepgsr_cli.phase.network import UnrolledPhase
 from deepgsr_cli.phase.noise import Noise, check_alpha, check_snr
+from deepgsr_cli.phase.plausibility import doubt_picture, has_centred_zero, with_zero_first
 from deepgsr_cli.phase.priors import load_unrolled, weighted_denoiser
-from deepgsr_cli.phase.projections import PEAK, Retrieval
+from deepgsr_cli.phase.projections import PEAK, Constraints, Retrieval
 from deepgsr_cli.phase.simulation import Simulation, operator_of
 from deepgsr_cli.pictures.jobs import reference_of
 from deepgsr_cli.pictures.restorer import Restorer
@@ -214,10 +215,12 @@ class PhaseRetrieval:
         }
         for name, text in _described(measurement).items():
             self._measured.setdefault(name, []).append(text)
-        result = Result(facts, images=_images(pixels, truth))
+        notes = [retrieval.note]
         if shifts:
             resolved = "" if truth is None else ", and were resolved against the truth"
-            result.note = f"shift and half-turn are not in the measurement{resolved}"
+            notes.append(f"shift and half-turn are not in the measurement{resolved}")
+        note = "; ".join(filter(None, notes))
+        result = Result(facts, note, retrieval.doubts, images=_images(pixels, truth))
         if for_report:
             curve = ReportImage("Residual", curve_picture(retrieval))
             result.plots = [ReportItem("residual by iteration", [curve])]
@@ -278,7 +281,7 @@ def retrieve_picture(
     seed: int = 0,
     progress: Progress | None = None,
 ) -> Retrieval:
-    """Return the picture of a measurement, in [0, 255].
+    """Return the picture of a measurement, in [0, 255], whose zero frequency may be in the middle.
 
     Args:
         A: The measurement's operator, on the device to work on.
@@ -292,20 +295,56 @@ def retrieve_picture(
     Raises:
         UsageError: There is no noise level, or one out of range.
     """
+    centred = has_centred_zero(A, measurement.intensity)
+    if centred:
+        measurement = replace(measurement, intensity=with_zero_first(measurement.intensity))
+    retrieval = _retrieved(A, measurement, settings, prior, precision, seed, progress)
+    doubts = _doubts(A, measurement, retrieval)
+    if A.mixes and doubts and settings.method != "unrolled":
+        # Coded patterns have no largest value at the zero frequency: what explains them tells.
+        shifted = replace(measurement, intensity=with_zero_first(measurement.intensity))
+        other = _retrieved(A, shifted, settings, prior, precision, seed, progress)
+        if other.residual < retrieval.residual / 2:
+            centred, retrieval, doubts = True, other, _doubts(A, shifted, other)
+    retrieval.doubts = doubts
+    if centred:
+        retrieval.note = "the zero frequency is in the middle of the patterns, and was moved to [0, 0]"
+    return retrieval
+
+
+def _retrieved(
+    A: Diffraction,
+    measurement: Measurement,
+    settings: Settings,
+    prior: Prior,
+    precision: Precision,
+    seed: int,
+    progress: Progress | None,
+) -> Retrieval:
+    """The picture of a measurement as it is."""
     device = A.masks.device
-    to_255 = PEAK / measurement.peak
-    scaled = measurement.intensity * to_255**2
     with torch.inference_mode(), autocast(device, precision):
         return retrieve(
             A,
-            torch.from_numpy(scaled.astype(np.float32)).to(device),
+            torch.from_numpy(_scaled(measurement).astype(np.float32)).to(device),
             settings,
             torch.Generator().manual_seed(seed),
-            noise=_noise(measurement, to_255, scaled),
+            noise=_noise(measurement),
             denoiser=prior.denoiser,
             network=prior.network,
             progress=progress,
         )
+
+
+def _doubts(A: Diffraction, measurement: Measurement, retrieval: Retrieval) -> list[str]:
+    magnitudes = torch.from_numpy(np.sqrt(_scaled(measurement)).astype(np.float32)).to(A.masks.device)
+    with torch.inference_mode():
+        return doubt_picture(Constraints(A, magnitudes), retrieval, _noise(measurement))
+
+
+def _scaled(measurement: Measurement) -> np.ndarray:
+    """Intensities, (J, M, N), of the picture in [0, 255]."""
+    return measurement.intensity * (PEAK / measurement.peak) ** 2
 
 
 def write_picture(path: Path, picture: np.ndarray) -> None:
@@ -334,15 +373,18 @@ def curve_picture(retrieval: Retrieval) -> np.ndarray:
     return np.asarray(PIL.Image.open(buffer).convert("RGB"))
 
 
-def _noise(measurement: Measurement, to_255: float, scaled: np.ndarray) -> Noise | None:
+def _noise(measurement: Measurement) -> Noise | None:
+    """Noise of the `_scaled` intensities."""
     if measurement.snr_db is not None:
         check_snr(measurement.snr_db)
         # Power of signal and noise together, of which the noise is one part in 1 + the ratio.
-        return Noise(sigma=math.sqrt(np.mean(scaled**2) / (1 + 10 ** (measurement.snr_db / 10))))
+        power = np.mean(_scaled(measurement) ** 2)
+        return Noise(sigma=math.sqrt(power / (1 + 10 ** (measurement.snr_db / 10))))
     if measurement.alpha is None:
         return None
-    check_alpha(measurement.alpha * to_255)
-    return Noise(alpha=measurement.alpha * to_255)
+    alpha = measurement.alpha * PEAK / measurement.peak
+    check_alpha(alpha)
+    return Noise(alpha=alpha)
 
 
 def checked_operator(measurement: Measurement, truth: np.ndarray | None = None) -> Diffraction:

@@ -103,11 +103,15 @@ class Retrieval:
         picture: (1, 1, H, W), in [0, peak].
         curve: Iteration and residual ‖|A x| − y‖ / ‖y‖ of the feasible picture, for the run that was kept.
         restarts: Residual of each restart after its trial.
+        note: What was found out about the measurement, in words; empty if nothing.
+        doubts: What cannot be right, a sentence each with the likely cause.
     """
 
     picture: Tensor
     curve: list[tuple[int, float]] = field(default_factory=list)
     restarts: list[float] = field(default_factory=list)
+    note: str = ""
+    doubts: list[str] = field(default_factory=list)
 
     @property
     def residual(self) -> float:

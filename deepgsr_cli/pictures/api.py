@@ -137,6 +137,55 @@ def restore(
     return restorer(picture, strength=strength, white=white)
 
 
+@overload
+def dejpeg(
+    picture: Tensor,
+    quality: float | None = None,
+    *,
+    strength: float = 1.0,
+    ensemble: bool = False,
+    white: float | None = None,
+    weights: str | None = None,
+    device: str = "auto",
+) -> Tensor: ...
+@overload
+def dejpeg(
+    picture: NumpyPicture,
+    quality: float | None = None,
+    *,
+    strength: float = 1.0,
+    ensemble: bool = False,
+    white: float | None = None,
+    weights: str | None = None,
+    device: str = "auto",
+) -> np.ndarray: ...
+def dejpeg(
+    picture: Tensor | NumpyPicture,
+    quality: float | None = None,
+    *,
+    strength: float = 1.0,
+    ensemble: bool = False,
+    white: float | None = None,
+    weights: str | None = None,
+    device: str = "auto",
+) -> Tensor | np.ndarray:
+    """Remove what JPEG has done to a picture, or to each of a batch; other arguments and errors as for
+    `denoise`.
+
+    Args:
+        picture: As for `denoise`. How strongly it was compressed is read from a JPEG file, and found in the
+            pixels of all others; a picture without a trace of JPEG comes back as it is.
+        quality: Quality on libjpeg's scale, 1 to 100, in place of what the file or the pixels say.
+        strength: Share of the correction that is applied, 0 to 1.
+        ensemble: Average over eight orientations, at eight times the time.
+        white: Value that stands for white; None for 255, 65535 or 1, by the dtype.
+        weights: NAME, FILE or hf:// address; None for the shipped ones.
+        device: "auto", "cpu", "cuda", "cuda:N" or "mps".
+    """
+    restorer = Restorer(weights, RunOptions(device, ensemble=ensemble), task="dejpeg")
+    return restorer.decompress(picture, quality, strength=strength, white=white)
+
+
 def estimate_noise(picture: Tensor | NumpyPicture, *, white: float | None = None) -> float:
     """Standard deviation of the white noise in a picture, on the 0-255 scale whatever the dtype; 0 if clean.
 

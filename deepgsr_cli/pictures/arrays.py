@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 
 from deepgsr_cli.errors import OptionError, ShapeError
-from deepgsr_cli.formats.image import HIGHEST, LOWEST, MOST_BEYOND, read_image
+from deepgsr_cli.formats.image import HIGHEST, LOWEST, MOST_BEYOND, Image, read_image
 
 # What a restored array comes of.
 NumpyPicture: TypeAlias = np.ndarray | str | Path
@@ -28,7 +28,7 @@ def as_array(picture: NumpyPicture | Tensor) -> np.ndarray:
         InputError: The file cannot be read.
     """
     if isinstance(picture, str | Path):
-        array = _read(Path(picture))
+        array = samples_of(read_image(Path(picture)))
     elif isinstance(picture, Tensor):
         there = picture.detach().cpu()
         array = (there.float() if there.dtype == torch.bfloat16 else there).numpy()
@@ -43,9 +43,8 @@ def as_array(picture: NumpyPicture | Tensor) -> np.ndarray:
     return array
 
 
-def _read(path: Path) -> np.ndarray:
-    """Samples as a file has them, upright."""
-    image = read_image(path)
+def samples_of(image: Image) -> np.ndarray:
+    """Samples of a picture as its file has them, (H, W) or (H, W, S), upright."""
     white = np.float32(_WHITE.get(image.depth, 1.0))
     colour = image.pixels.transpose(1, 2, 0) * white
     colour = (np.rint(colour) if image.depth in _WHITE else colour).astype(image.depth)

@@ -1,4 +1,4 @@
-"""Evaluation of denoising and deraining, the classical methods beside ours in the same run."""
+"""Evaluation of denoising, deraining and dejpeg, the classical methods beside ours in the same run."""
 
 from __future__ import annotations
 
@@ -11,11 +11,13 @@ from typing import ClassVar
 import numpy as np
 
 from deepgsr_cli.errors import ShapeError, UsageError
-from deepgsr_cli.evaluation.metrics import luma_y, psnr, rounded8, ssim
+from deepgsr_cli.evaluation.metrics import luma_y, psnr, psnr_b, rounded8, ssim
 from deepgsr_cli.evaluation.records import Case, Column, Evaluation, Labels, Mean, Score
 from deepgsr_cli.files import fingerprint
 from deepgsr_cli.formats.image import check_range, picture_paths, read_channels, read_image, to_uint8
+from deepgsr_cli.formats.jpeg import jpeg_file
 from deepgsr_cli.pictures.baselines import BASELINES, baseline
+from deepgsr_cli.pictures.compression import Compression, of_coding
 from deepgsr_cli.pictures.dataset import pair_paths
 from deepgsr_cli.pictures.noise import protocol_noise
 from deepgsr_cli.pictures.restorer import Restorer, RunOptions
@@ -47,7 +49,7 @@ class Speed(Column):
     """Millions of pixels a second; empty for the degraded pictures themselves."""
 
     def text(self, mean: Mean) -> str:
-        given = mean.method in (Denoising.given, Deraining.given)
+        given = mean.method in (Denoising.given, Deraining.given, Dejpeg.given)
         return "" if given else f"{mean.figures[self.name] / 1e6:.3f}"
 
 
@@ -203,6 +205,108 @@ class Denoising(PictureEvaluation):
 
     def summary(self, means: Sequence[Mean]) -> dict[str, float]:
         return {f"mean PSNR {m.method} at sigma {m.labels['sigma']:g} (dB)": m.figures["psnr"] for m in means}
+
+
+@dataclass(frozen=True)
+class Decoded(Degraded):
+    """A picture as a JPEG file holds it, (C, H, W), and how that was quantised."""
+
+    compression: Compression
+
+
+@dataclass(frozen=True, kw_only=True)
+class Dejpeg(PictureEvaluation):
+    """Pictures compressed as JPEG and restored, told what the file says.
+
+    Attributes:
+        qualities: Qualities on libjpeg's scale, 1 to 100.
+        gray: Compress the luma of colour pictures: Y of MATLAB's rgb2ycbcr, rounded.
+        full_chroma: Keep the resolution of chroma, 4:4:4, which is 4:2:0 else.
+    """
+
+    qualities: tuple[int, ...]
+    gray: bool = False
+    full_chroma: bool = False
+
+    title, task, given = "Evaluation of JPEG restoration", "dejpeg", "jpeg"
+    known_methods = ("deepgsr",)
+    written = (*PictureEvaluation.written, "psnr_b")
+    columns = (
+        Column("quality", "quality", "g"),
+        *PictureEvaluation.columns[:3],
+        Column("psnr_b", "PSNR-B (dB)", ".2f"),
+        *PictureEvaluation.columns[3:],
+    )
+    reported: ClassVar = {**PictureEvaluation.reported, "psnr_b": "PSNR-B {} (dB)"}
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        for quality in self.qualities:
+            if not 1 <= quality <= 100:
+                raise UsageError(f"--quality {quality}: give 1 to 100")
+
+    @cached_property
+    def paths(self) -> list[Path]:
+        """The clean pictures."""
+        return picture_paths(self.data)[: self.limit]
+
+    def __len__(self) -> int:
+        return len(self.paths) * len(self.qualities)
+
+    def _method(self, name: str) -> Callable[[Degraded], np.ndarray]:
+        restorer = self.restorers[name]
+
+        def restore(m: Degraded) -> np.ndarray:
+            assert isinstance(m, Decoded)
+            return restorer.restore_compressed(m.pixels, m.compression)
+
+        return restore
+
+    def cases(self) -> Iterator[Case[Degraded, np.ndarray]]:
+        for path in self.paths:
+            clean = self._clean(path)
+            for quality in self.qualities:
+                labels: Labels = {"picture": str(path.relative_to(self.data)), "quality": quality}
+                yield Case(labels, self._decoded(clean, quality), clean)
+
+    def _clean(self, path: Path) -> np.ndarray:
+        """Pixels of a picture: gray where its channels are equal, as in WebP, or where gray is asked for."""
+        pixels = read_image(path).pixels
+        if len(pixels) == 3 and np.array_equal(pixels[0], pixels[1]) and np.array_equal(pixels[0], pixels[2]):
+            return pixels[:1]
+        if len(pixels) == 3 and self.gray:
+            return rounded8(luma_y(pixels)).astype(np.float32)
+        return pixels
+
+    def _decoded(self, clean: np.ndarray, quality: int) -> Decoded:
+        image = read_image(jpeg_file(to_uint8(clean), quality, subsampled=not self.full_chroma))
+        assert image.metadata.jpeg is not None
+        return Decoded(image.pixels, 0.0, of_coding(image.metadata.jpeg, len(clean)))
+
+    def figures(self, case: Case[Degraded, np.ndarray], result: np.ndarray) -> dict[str, float]:
+        return {**super().figures(case, result), "psnr_b": psnr_b(rounded8(result), case.truth)}
+
+    def protocol(self) -> dict[str, str]:
+        colour = "Y of MATLAB's rgb2ycbcr, rounded to 8 bits" if self.gray else "as stored (gray or RGB)"
+        chroma = "4:4:4" if self.full_chroma else "4:2:0"
+        return {
+            "data": f"{self.data.name}: {len(self.paths)} pictures, fingerprint {fingerprint(self.paths)}",
+            "colour": f"{colour}; three equal channels are gray",
+            "jpeg": f"by Pillow, whose libjpeg has the tables of MATLAB's imwrite; colour {chroma}",
+            "figures": "mean of each picture's PSNR (all channels), SSIM (Wang 2004) and PSNR-B (Yim 2011),"
+            " both as means of channels",
+            "output": OUTPUT,
+            **self._labels_of_weights(len(self._clean(self.paths[0]))),
+        }
+
+    def item(self, labels: Labels) -> ReportItem:
+        quality = float(labels["quality"])
+        return ReportItem(f"{labels['picture']}, quality {quality:g}", metrics={"quality": quality})
+
+    def summary(self, means: Sequence[Mean]) -> dict[str, float]:
+        return {
+            f"mean PSNR {m.method} at quality {m.labels['quality']:g} (dB)": m.figures["psnr"] for m in means
+        }
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import glob
 import sys
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from functools import partial
 from io import BytesIO
@@ -32,10 +32,13 @@ from deepgsr_cli.formats.pages import Pages, check_paged, open_pages, write_page
 from deepgsr_cli.jobs.plan import Job
 from deepgsr_cli.jobs.work import Column, Progress, Result
 from deepgsr_cli.pictures.arrays import is_clipped
+from deepgsr_cli.pictures.compression import compression_of
 from deepgsr_cli.pictures.noise import estimate_sigma, picture_sigma
 from deepgsr_cli.pictures.restorer import Restorer
 from deepgsr_cli.reports.report import ReportImage, fit_for_report
 
+# Restores the pixels of a picture; called with what is told of its progress.
+Restore = Callable[[Progress | None], np.ndarray]
 # Least side, in pixels, of a picture whose noise is estimated.
 SMALLEST_SIDE = 16
 GIF_NOTE = "a GIF holds 256 colours a picture"
@@ -46,7 +49,8 @@ class FileOptions:
     """What is done with each file.
 
     Attributes:
-        level: Noise level on the 0-255 scale, None to estimate it; for the task "denoise" alone.
+        level: Noise level on the 0-255 scale for the task "denoise", quality of 1 to 100 for "dejpeg"; None
+            to estimate it.
         strength: Share of the correction that is applied.
         reference: Clean picture, or folder of clean pictures with the names of the inputs.
         format: Format of the output, None for what its suffix says, or the input's on standard output.
@@ -123,7 +127,8 @@ class Restoration:
             result, reason = self._restore(
                 image, job.label, self._reference(job, image), for_report, progress
             )
-            result.note = "; ".join([*image.notes, *self._write(job, source, image, reason)])
+            notes = [*image.notes, *self._write(job, source, image, reason), result.note]
+            result.note = "; ".join(filter(None, notes))
         result.facts["seconds"] = time.perf_counter() - started - result.facts.pop("loading")
         return result
 
@@ -138,14 +143,14 @@ class Restoration:
         reference = next(self._references(job))
         _check_like(self.options.reference, reference, image)
         result = _result(image)
-        _compare(result, "_in", image, reference)
+        compare(result, "_in", image, reference)
         shown = [("Input", to_uint8(image.pixels))]
         assert job.target is not None
         after = self._first(job.target).pixels
         _check_like(job.target, after, image)
         image.pixels = after
-        _compare(result, "", image, reference)
-        _show(result, [*shown, ("Restored", to_uint8(image.pixels))], reference)
+        compare(result, "", image, reference)
+        show(result, [*shown, ("Restored", to_uint8(image.pixels))], reference)
         return result
 
     def _pages(self, source: Path | BytesIO) -> Pages | None:
@@ -171,17 +176,51 @@ class Restoration:
 
         Returns:
             What came of it, whose fact "loading" is the time in seconds of loading the weights; and why
-            nothing was to be done, as `_aim` says.
+            nothing was to be done, empty where the options say so, None where the pixels are restored.
+
+        Raises:
+            InputError: The values of the picture are on another scale than that of its white.
         """
         before = time.perf_counter()
         self.restorer.load(len(image.pixels))
         loading = time.perf_counter() - before
         result = _result(image)
         shown = [("Input", to_uint8(image.pixels))] if for_report else []
-        reason, sigma = self._aim(image, result, name)
-        _compare(result, "_in", image, reference)
-        if reason is None:
-            image.pixels = self.restorer.restore_pixels(
+        if self._asks_for_nothing(result):
+            restore: Restore | str = ""
+        elif all(float(channel.min()) == float(channel.max()) for channel in image.pixels):
+            restore = "one colour throughout"
+        else:
+            check_range(image, name)
+            restore = self._prepare(image, result)
+        compare(result, "_in", image, reference)
+        if not isinstance(restore, str):
+            image.pixels = restore(progress)
+        compare(result, "", image, reference)
+        if for_report:
+            show(result, [*shown, ("Restored", to_uint8(image.pixels))], reference)
+        result.facts["loading"] = loading
+        return result, restore if isinstance(restore, str) else None
+
+    def _asks_for_nothing(self, result: Result) -> bool:
+        """Whether the options leave nothing to be done; a level that is given is noted in the result."""
+        given = self.options.level if self.restorer.takes_sigma else None
+        if given is not None:
+            result.facts["sigma"] = round(given, 2)
+        return self.options.strength == 0 or given == 0
+
+    def _prepare(self, image: Image, result: Result) -> Restore | str:
+        """Note in the result what is known of a picture before; return what restores its pixels, or why
+        nothing is to be done."""
+        sigma = None
+        if self.restorer.takes_sigma:
+            sigma = self._level(image, result)
+            if sigma == 0:
+                too_small = min(image.pixels.shape[1:]) < SMALLEST_SIDE
+                return "too small to estimate its noise, give --sigma" if too_small else "no noise found"
+
+        def restore(progress: Progress | None) -> np.ndarray:
+            return self.restorer.restore_pixels(
                 image.pixels,
                 sigma,
                 clipped=is_clipped(image.pixels, image.depth),
@@ -189,11 +228,22 @@ class Restoration:
                 in_place=True,
                 progress=progress,
             )
-        _compare(result, "", image, reference)
-        if for_report:
-            _show(result, [*shown, ("Restored", to_uint8(image.pixels))], reference)
-        result.facts["loading"] = loading
-        return result, reason
+
+        return restore
+
+    def _level(self, image: Image, result: Result) -> float:
+        """Return the noise level of the picture, given or estimated, and note it in the result."""
+        sigma = self.options.level
+        if sigma is None:
+            estimates = estimate_sigma(image.pixels)
+            sigma = min(picture_sigma(estimates), self.restorer.sigma_limit(len(image.pixels)))
+            result.facts["sigma_estimated"] = [round(level, 2) for level in estimates]
+            result.facts["sigma"] = round(sigma, 2)
+        return sigma
+
+    def _streamed(self, format: str) -> str:
+        """Return the format of a result on standard output, given that of the input."""
+        return format
 
     def _restore_pages(
         self, job: Job, source: Path | BytesIO, pages: Pages, for_report: bool, progress: Progress | None
@@ -219,7 +269,8 @@ class Restoration:
                     lost = losses(image, format)
                     lost += ["durations"] if pages.format != "TIFF" == format else []
                     notes.extend([f"a {format} file holds no {', no '.join(lost)}"] if lost else [])
-                notes.extend(note for note in image.notes if note not in notes)
+                told_of = (*image.notes, result.note)
+                notes.extend(note for note in told_of if note and note not in notes)
                 yield image
 
         write_pages(target, restored(), pages, format)
@@ -237,41 +288,10 @@ class Restoration:
         result.note = "; ".join(notes)
         return result
 
-    def _aim(self, image: Image, result: Result, name: str) -> tuple[str | None, float | None]:
-        """Find whether there is something to be done, and at which level, which is noted in the result.
-
-        Returns:
-            Why nothing is to be done, empty where the options say so, None where the pixels are to be
-            restored; and the level, None where the network is told none.
-
-        Raises:
-            InputError: The values of the picture are on another scale than that of its white.
-        """
-        takes_sigma, level = self.restorer.takes_sigma, self.options.level
-        given = level if takes_sigma else None
-        if given is not None:
-            result.facts["sigma"] = round(given, 2)
-        if self.options.strength == 0 or given == 0:
-            return "", given
-        if all(float(channel.min()) == float(channel.max()) for channel in image.pixels):
-            return "one colour throughout", given
-        check_range(image, name)
-        if given is not None or not takes_sigma:
-            return None, given
-        estimates = estimate_sigma(image.pixels)
-        sigma = min(picture_sigma(estimates), self.restorer.sigma_limit(len(image.pixels)))
-        result.facts["sigma_estimated"] = [round(level, 2) for level in estimates]
-        result.facts["sigma"] = round(sigma, 2)
-        if sigma > 0:
-            return None, sigma
-        if min(image.pixels.shape[1:]) < SMALLEST_SIDE:
-            return "too small to estimate its noise, give --sigma", sigma
-        return "no noise found", sigma
-
     def _target(self, job: Job, format: str) -> tuple[Path | BinaryIO, str]:
         """Return where the result of a job goes, and in which format, given that of its input."""
         if job.target is None:
-            return sys.stdout.buffer, self.options.format or format
+            return sys.stdout.buffer, self.options.format or self._streamed(format)
         make_folder(job.target.parent)
         return job.target, self.options.format or format_of(job.target) or format
 
@@ -282,7 +302,7 @@ class Restoration:
             job: Where to.
             source: The file.
             image: The picture.
-            reason: As `_aim` returns.
+            reason: Why nothing was to be done, as `_restore` returns.
 
         Returns:
             What there is to know about what was written, as sentences without an end.
@@ -330,6 +350,56 @@ class Restoration:
                 f"{path}: has {pages.count} pictures, {job.label} has {count}; give one, or {count}"
             )
         yield from (image.pixels for image in pages.read())
+
+
+class Decompression(Restoration):
+    """Restoration of one picture file that was a JPEG after another; the level is a quality."""
+
+    title: ClassVar[str] = "Pictures after JPEG compression"
+    columns: ClassVar[tuple[Column, ...]] = tuple(
+        Column("quality", "quality", mean=False) if column.name == "sigma" else column
+        for column in Restoration.columns
+    )
+
+    @property
+    def protocol(self) -> dict[str, str]:
+        level = self.options.level
+        return {"quality": "auto" if level is None else f"{level:g}", **super().protocol}
+
+    def _asks_for_nothing(self, result: Result) -> bool:
+        return self.options.strength == 0
+
+    def _prepare(self, image: Image, result: Result) -> Restore | str:
+        given, coding = self.options.level, image.metadata.jpeg
+        compression = compression_of(image.pixels, coding, given)
+        if compression is None:
+            result.note = "give --quality if there is one"
+            return "no trace of JPEG found"
+        source = "pixels" if coding is None or compression.last is not None else "file"
+        result.facts["quality"] = compression.quality
+        result.facts["quality_from"] = source if given is None else "option"
+        if compression.corner != (0, 0):
+            result.facts["first_block"] = list(compression.corner)
+        if compression.last is not None:
+            result.facts["quality_last"] = compression.last
+            result.note = f"compressed twice, the last time at quality {compression.last}"
+        if compression.lossless:
+            return "nothing to remove at this quality"
+
+        def restore(progress: Progress | None) -> np.ndarray:
+            return self.restorer.restore_compressed(
+                image.pixels,
+                compression,
+                strength=self.options.strength,
+                in_place=True,
+                progress=progress,
+            )
+
+        return restore
+
+    def _streamed(self, format: str) -> str:
+        # A JPEG would get back what has just been removed.
+        return "PNG" if format == "JPEG" else format
 
 
 def _check_like(path: Path | None, pixels: np.ndarray | None, image: Image) -> None:
@@ -391,7 +461,7 @@ def _result(image: Image) -> Result:
     return Result({"width": width, "height": height, "channels": channels, "depth": image.depth})
 
 
-def _show(result: Result, shown: list[tuple[str, np.ndarray]], reference: np.ndarray | None) -> None:
+def show(result: Result, shown: list[tuple[str, np.ndarray]], reference: np.ndarray | None) -> None:
     """Add pictures, and their common reference, for a report."""
     if reference is not None:
         shown = [*shown, ("Reference", to_uint8(reference))]
@@ -399,7 +469,7 @@ def _show(result: Result, shown: list[tuple[str, np.ndarray]], reference: np.nda
     result.images = [ReportImage(label, crop) for (label, _), crop in zip(shown, crops)]
 
 
-def _compare(result: Result, suffix: str, image: Image, reference: np.ndarray | None) -> None:
+def compare(result: Result, suffix: str, image: Image, reference: np.ndarray | None) -> None:
     """Add PSNR and SSIM of the pixels as a file of this depth holds them: clipped, and rounded at 8 bits."""
     if reference is None:
         return

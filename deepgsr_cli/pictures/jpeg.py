@@ -1,15 +1,18 @@
-"""JPEG compression of pictures in memory, as a part of what damages them."""
+"""JPEG compression of pictures in memory: what it does to them, and what a network is told of it."""
 
 from __future__ import annotations
 
+import functools
 import math
+from typing import NamedTuple
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-# Red, green and blue to luma and chroma around 0 (JFIF).
+# Red, green and blue to luma and chroma around 0 (JFIF), and back.
 _TO_YCC = [[0.299, 0.587, 0.114], [-0.168736, -0.331264, 0.5], [0.5, -0.418688, -0.081312]]
+_TO_RGB = [[1, 0, 1.402], [1, -0.344136, -0.714136], [1, 1.772, 0]]
 # Quantisation at quality 50 (T.81, tables K.1 and K.2).
 _LUMA = [
     [16, 11, 10, 16, 24, 40, 51, 61],
@@ -28,43 +31,216 @@ _CHROMA = [
     [47, 66, 99, 99, 99, 99, 99, 99],
     *[[99] * 8] * 4,
 ]
+# Frequencies (u, v) with u + v below this hold most of what the eye and PSNR see of a picture.
+_LOW = 4
+
+# How training pictures are compressed. Encoders differ in the shape of their tables, hence the reshaped ones:
+# libjpeg's, flatter or steeper, with the chroma's finer or coarser.
+QUALITIES = (5.0, 98.0)
+HIGH, HIGH_QUALITIES = 0.1, (90.0, 98.0)  # share of the pictures that has these; they are rare else
+RESHAPED = 0.3  # share with tables of another shape
+SUBSAMPLED = 0.7  # share with chroma of half the resolution, 4:2:0; the others have all of it, 4:4:4
+SHIFTED = 0.15  # share whose grid of blocks begins anywhere, as after cropping
+TWICE = 0.15  # share that has been compressed before, half of them on another grid
+TOLD_COARSER = 0.5  # share of those of which the coarser compression is told, and not the last one
 
 
-def jpeg(x: Tensor, quality: Tensor) -> Tensor:
-    """Pictures after JPEG compression with 4:2:0 chroma, as libjpeg does it up to the rounding of its DCT.
+class Steps(NamedTuple):
+    """Quantisation of a batch of pictures.
+
+    Attributes:
+        luma: Steps by frequency, (B, 8, 8), 1 to 255; the first axis is the vertical frequency.
+        chroma: The same of chroma, which gray pictures do without.
+        subsampled: Whether chroma has half the resolution, (B,), 1 or 0.
+    """
+
+    luma: Tensor
+    chroma: Tensor
+    subsampled: Tensor
+
+
+def standard_steps(quality: Tensor, subsampled: bool = True) -> Steps:
+    """Quantisation of libjpeg at qualities of 1 to 100, (B,)."""
+    tables = _constants(quality.device).tables
+    luma, chroma = _scaled(tables, _percent(quality)[:, None])
+    return Steps(luma, chroma, torch.full_like(quality, float(subsampled)))
+
+
+def told(steps: Steps, channels: int) -> Tensor:
+    """What a network is told of a quantisation, (B, TOLD).
+
+    The geometric mean of luma's steps less 1, over 255, so that steps of 1 are told as 0, on the scale of a
+    noise level; the same of its low frequencies; both of chroma; whether chroma is subsampled. What concerns
+    chroma is 0 where there is none. Means of logarithms say the same of a table scaled by a quality, and
+    change little with the shapes of tables, which encoders choose freely.
+
+    Args:
+        steps: The quantisation.
+        channels: Channels of the pictures, 1 or 3.
+    """
+    index = torch.arange(8, device=steps.luma.device)
+    low = (index[:, None] + index < _LOW).flatten()
+    numbers = []
+    for table in (steps.luma, steps.chroma):
+        logarithms = table.flatten(1).log()
+        means = torch.stack((logarithms.mean(1), (logarithms * low).sum(1) / low.sum()), 1)
+        numbers.append((means.exp() - 1) / 255)
+    numbers.append(steps.subsampled[:, None])
+    if channels == 1:
+        numbers[1:] = [torch.zeros_like(x) for x in numbers[1:]]
+    return torch.cat(numbers, 1)
+
+
+# Length of what a network is told.
+TOLD = 5
+
+
+def jpeg(x: Tensor, quality: Tensor, *, subsampled: Tensor | None = None) -> Tensor:
+    """Pictures after JPEG compression; as `compressed`, with libjpeg's tables.
 
     Args:
         x: (B, C, H, W) with 1 or 3 channels, in [0, 1].
         quality: Quality on libjpeg's scale of 1 to 100, (B,).
+        subsampled: Whether chroma is kept at half size, 4:2:0, or else whole, 4:4:4, (B,); None for all.
+    """
+    steps = standard_steps(quality)
+    if subsampled is not None:
+        steps = steps._replace(subsampled=subsampled.to(steps.luma))
+    return compressed(x, steps)
+
+
+def compressed(x: Tensor, steps: Steps, offset: Tensor | None = None) -> Tensor:
+    """Pictures after JPEG compression, as libjpeg does it up to the rounding of its DCT.
+
+    Args:
+        x: (B, C, H, W) with 1 or 3 channels, in [0, 1].
+        steps: Quantisation.
+        offset: Pixels, (B, 2), 0 to 15, that the picture begins below and right of the corner of a block, as
+            where it was cut out of a larger one; None where all begin at one.
 
     Source:
-        ITU-T T.81, annex A and the tables of annex K; JFIF 1.02 for the colours; the quality scale is
-        libjpeg's.
+        ITU-T T.81, annex A and the tables of annex K; JFIF 1.02 for the colours; the quality scale, and the
+        triangle filter that chroma is enlarged with, are libjpeg's.
     """
     height, width = x.shape[-2:]
-    padded = F.pad(x, (0, -width % 16, 0, -height % 16), mode="replicate")
+    if offset is None:
+        padded = F.pad(x, (0, -width % 16, 0, -height % 16), mode="replicate")
+    else:
+        padded = _moved(x, -offset, (_whole(height + 15), _whole(width + 15)))
     samples = (padded * 255).round()
     if x.shape[1] == 1:
-        decoded = _through_dct(samples - 128, _LUMA, quality) + 128
+        decoded = _through_dct(samples - 128, steps.luma) + 128
     else:
-        to_ycc = torch.tensor(_TO_YCC, device=x.device)
-        ycc = torch.einsum("dc,bchw->bdhw", to_ycc, samples)
-        luma = _through_dct(ycc[:, :1].round() - 128, _LUMA, quality) + 128
-        chroma = _through_dct(F.avg_pool2d(ycc[:, 1:].round(), 2).round(), _CHROMA, quality)
-        chroma = F.interpolate(chroma, scale_factor=2, mode="bilinear").round()
-        decoded = torch.einsum("dc,bchw->bdhw", to_ycc.inverse(), torch.cat((luma, chroma), 1))
-    return decoded[..., :height, :width].round().clamp(0, 255) / 255
+        ycc = ycc_of_rgb(samples).round()
+        luma = _through_dct(ycc[:, :1] - 128, steps.luma) + 128
+        whole = _through_dct(ycc[:, 1:], steps.chroma)
+        half = _through_dct(F.avg_pool2d(ycc[:, 1:], 2).round(), steps.chroma)
+        half = F.interpolate(half, scale_factor=2, mode="bilinear").round()
+        chroma = torch.where(steps.subsampled[:, None, None, None] > 0, half, whole)
+        decoded = torch.einsum("dc,bchw->bdhw", _constants(x.device).to_rgb, torch.cat((luma, chroma), 1))
+    decoded = decoded.round().clamp(0, 255) / 255
+    return decoded[..., :height, :width] if offset is None else _moved(decoded, offset, (height, width))
 
 
-def _through_dct(samples: Tensor, table: list[list[int]], quality: Tensor) -> Tensor:
-    """Samples, (B, C, 8h, 8w), around 0, as they come back from quantisation by the table, rounded."""
-    scale = torch.where(quality < 50, 5000 / quality, 200 - 2 * quality)[:, None, None, None, None, None]
-    base = torch.tensor(table, device=samples.device)[:, None, :]
-    steps = ((base * scale + 50) / 100).floor().clamp(1, 255)  # (B, 1, 1, 8, 1, 8)
-    index = torch.arange(8, device=samples.device)
-    basis = 0.5 * ((2 * index + 1) * index[:, None] * (math.pi / 16)).cos()
-    basis[0] *= math.sqrt(0.5)
+def ycc_of_rgb(samples: Tensor) -> Tensor:
+    """Luma and chroma around 0, (B, 3, H, W), of red, green and blue, by JFIF."""
+    return torch.einsum("dc,bchw->bdhw", _constants(samples.device).to_ycc, samples)
+
+
+def compressed_for_training(clean: Tensor, generator: torch.Generator) -> tuple[Tensor, Tensor]:
+    """Compress pictures in many ways; return them, (B, C, H, W), and what a network is told, (B, TOLD).
+
+    Args:
+        clean: (B, C, H, W) with 1 or 3 channels, in [0, 1].
+        generator: Random generator, on the pictures' device.
+    """
+    batch, channels = clean.shape[:2]
+
+    def happens(share: float) -> Tensor:
+        return torch.rand(batch, device=clean.device, generator=generator) < share
+
+    def offset(there: Tensor) -> Tensor:
+        return there[:, None] * torch.randint(16, (batch, 2), device=clean.device, generator=generator)
+
+    first, last = draw_steps(batch, generator), draw_steps(batch, generator)
+    twice = happens(TWICE)
+    before = compressed(clean, first, offset(happens(0.5)))
+    before = torch.where(twice[:, None, None, None], before, clean)
+    picture = compressed(before, last, offset(happens(SHIFTED)))
+    told_first, told_last = told(first, channels), told(last, channels)
+    coarser = twice & happens(TOLD_COARSER) & (told_first[:, 0] > told_last[:, 0])
+    return picture, torch.where(coarser[:, None], told_first, told_last)
+
+
+def draw_steps(batch: int, generator: torch.Generator) -> Steps:
+    """Quantisation of a batch of pictures, low qualities more often than high ones."""
+
+    def draw(low: float = 0, high: float = 1, power: float = 1) -> Tensor:
+        draws = torch.rand(batch, device=generator.device, generator=generator)
+        return low + (high - low) * draws**power
+
+    quality = torch.where(draw() < HIGH, draw(*HIGH_QUALITIES), draw(*QUALITIES, power=1.5)).round()
+    reshaped = (draw() < RESHAPED)[:, None]
+    steepness = torch.where(reshaped, torch.stack((draw(0, 1.2), draw(0, 1.2)), 1), 1.0)  # of luma and chroma
+    finer = torch.where(reshaped, torch.stack((0 * draw(), draw(-0.7, 0.7)), 1), 0.0).exp()
+    logarithms = _constants(generator.device).tables.log()  # (2, 8, 8)
+    means = logarithms.mean((1, 2), keepdim=True)
+    tables = (means + steepness[..., None, None] * (logarithms - means)).exp()
+    luma, chroma = _scaled(tables, finer * _percent(quality)[:, None])
+    return Steps(luma, chroma, (draw() < SUBSAMPLED).to(luma))
+
+
+class _Constants(NamedTuple):
+    tables: Tensor  # (2, 8, 8)
+    to_ycc: Tensor
+    to_rgb: Tensor
+    dct: Tensor  # (8, 8), frequencies by pixels
+
+
+@functools.cache
+def _constants(device: torch.device) -> _Constants:
+    """Constants on a device; to copy them there at every call would make the host wait for the device."""
+    index = torch.arange(8)
+    dct = 0.5 * ((2 * index + 1) * index[:, None] * (math.pi / 16)).cos()
+    dct[0] *= math.sqrt(0.5)
+    values = (torch.tensor([_LUMA, _CHROMA]).float(), torch.tensor(_TO_YCC), torch.tensor(_TO_RGB), dct)
+    return _Constants(*(value.to(device) for value in values))
+
+
+def _percent(quality: Tensor) -> Tensor:
+    """What libjpeg scales its tables by at a quality, in percent."""
+    return torch.where(quality < 50, 5000 / quality, 200 - 2 * quality).floor()
+
+
+def _scaled(tables: Tensor, percent: Tensor) -> tuple[Tensor, Tensor]:
+    """Steps of luma and chroma, (B, 8, 8) each, of their tables, (2 or B, 2, 8, 8), scaled by (B, 1 or 2)."""
+    steps = ((tables * percent[..., None, None] + 50) / 100).floor().clamp(1, 255)
+    luma, chroma = steps.unbind(1)
+    return luma, chroma
+
+
+def _whole(size: int) -> int:
+    """The next multiple of the 16 pixels that 4:2:0 takes at a time."""
+    return -(-size // 16) * 16
+
+
+def _moved(x: Tensor, corner: Tensor, size: tuple[int, int]) -> Tensor:
+    """Pictures, (B, C, *size), that begin at corners, (B, 2), of x, (B, C, H, W); edges are repeated."""
+    height, width = x.shape[-2:]
+    rows, columns = (
+        (corner[:, axis, None] + torch.arange(size[axis], device=x.device)).clamp(0, bound - 1)
+        for axis, bound in enumerate((height, width))
+    )
+    places = (rows[:, :, None] * width + columns[:, None]).flatten(1)[:, None]  # (B, 1, pixels)
+    return x.flatten(2).gather(2, places.expand(-1, x.shape[1], -1)).unflatten(2, size)
+
+
+def _through_dct(samples: Tensor, steps: Tensor) -> Tensor:
+    """Samples, (B, C, 8h, 8w), around 0, as they come back from quantisation by (B, 8, 8) steps, rounded."""
+    dct = _constants(samples.device).dct
+    steps = steps[:, None, None, :, None, :]  # (B, 1, 1, 8, 1, 8)
     blocks = samples.unflatten(-1, (-1, 8)).unflatten(-3, (-1, 8))  # (B, C, h, 8, w, 8)
-    dct = torch.einsum("ui,vj,bchiwj->bchuwv", basis, basis, blocks)
-    dct = (dct / steps).round() * steps
-    return torch.einsum("ui,vj,bchuwv->bchiwj", basis, basis, dct).round().flatten(-4, -3).flatten(-2)
+    coefficients = torch.einsum("ui,vj,bchiwj->bchuwv", dct, dct, blocks)
+    coefficients = (coefficients / steps).round() * steps
+    samples = torch.einsum("ui,vj,bchuwv->bchiwj", dct, dct, coefficients).round()
+    return samples.flatten(-4, -3).flatten(-2)

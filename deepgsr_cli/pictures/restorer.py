@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import TYPE_CHECKING, overload
 
 import numpy as np
@@ -13,8 +14,26 @@ from torch import Tensor
 from deepgsr_cli.compute.device import free_memory, select_device
 from deepgsr_cli.compute.tiling import Tiles, apply_tiled, choose_tile, default_overlap
 from deepgsr_cli.errors import OptionError, ShapeError, UsageError
-from deepgsr_cli.pictures.arrays import NumpyPicture, as_array, is_clipped, to_pixels, white_of, with_pixels
+from deepgsr_cli.formats.image import read_image
+from deepgsr_cli.pictures.arrays import (
+    NumpyPicture,
+    as_array,
+    is_clipped,
+    samples_of,
+    to_pixels,
+    white_of,
+    with_pixels,
+)
+from deepgsr_cli.pictures.compression import Compression, compression_of
 from deepgsr_cli.pictures.noise import estimate_sigma, picture_sigma
+from deepgsr_cli.pictures.resampling import (
+    Method,
+    enlarged_alpha,
+    interpolated,
+    resized,
+    without_hidden_colours,
+)
+from deepgsr_cli.pictures.tasks import SIGMA, TASKS, UPSCALE, Shown
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -37,6 +56,7 @@ class RunOptions:
         offline: Do not use the network for weights.
         ensemble: Average the results of a tile's eight orientations, at eight times the time (Timofte, Rothe,
             Van Gool, Seven ways to improve example-based single image super resolution, CVPR 2016).
+        sharing: Processes that share the memory of the device.
     """
 
     device: str = "auto"
@@ -46,6 +66,7 @@ class RunOptions:
     batch: int | None = None
     offline: bool = False
     ensemble: bool = False
+    sharing: int = 1
 
     def __post_init__(self) -> None:
         for name, low in (("tile", 0), ("overlap", 0), ("batch", 1)):
@@ -62,8 +83,8 @@ class Restorer:
         weights: NAME, FILE or hf:// address; None for the default of the task and the channel count.
         options: How the model runs.
         notify: Called with sentences a user should read.
-        task: "denoise" (white Gaussian noise of a known level), "derain", or "restore" (noise, rain or both,
-            of which nothing is known).
+        task: "denoise" (white Gaussian noise of a known level), "derain", "restore" (noise, rain or both,
+            of which nothing is known), "dejpeg" or "upscale".
         loaded: What `load` has loaded so far, by channel count.
     """
 
@@ -79,12 +100,8 @@ class Restorer:
         return self.task == "denoise"
 
     def model_channels(self, channels: int) -> int:
-        """Channels of the model for pictures with that many, by the task.
-
-        Rain is gray: there a gray picture is a colour one of three equal channels. Noise is not, as it
-        differs from channel to channel.
-        """
-        return channels if self.task == "denoise" else 3
+        """Channels of the model for pictures with that many, by the task."""
+        return TASKS[self.task].channels_for(channels)
 
     @overload
     def __call__(
@@ -131,17 +148,131 @@ class Restorer:
             WeightsError: As `load`.
         """
         array = as_array(picture)
-        white = white_of(array.dtype, white)
-        batch = array if array.ndim == 4 else array.reshape(1, *array.shape[:2], -1)
-        restored = np.empty_like(batch)
-        for i, samples in enumerate(batch):
-            pixels = to_pixels(samples, white)
+
+        def restore(pixels: np.ndarray) -> np.ndarray:
             level = self.level(pixels) if sigma is None and self.takes_sigma else sigma
             clipped = is_clipped(pixels, array.dtype.name)
-            pixels = self.restore_pixels(pixels, level, clipped=clipped, strength=strength, in_place=True)
-            restored[i] = with_pixels(samples, pixels, white)
-        restored = restored.reshape(array.shape)
+            return self.restore_pixels(pixels, level, clipped=clipped, strength=strength, in_place=True)
+
+        restored = _each(array, white, restore)
         return torch.from_numpy(restored).to(picture) if isinstance(picture, Tensor) else restored
+
+    @overload
+    def decompress(
+        self,
+        picture: Tensor,
+        quality: float | None = None,
+        *,
+        strength: float = 1.0,
+        white: float | None = None,
+    ) -> Tensor: ...
+    @overload
+    def decompress(
+        self,
+        picture: NumpyPicture,
+        quality: float | None = None,
+        *,
+        strength: float = 1.0,
+        white: float | None = None,
+    ) -> np.ndarray: ...
+    def decompress(
+        self,
+        picture: Tensor | NumpyPicture,
+        quality: float | None = None,
+        *,
+        strength: float = 1.0,
+        white: float | None = None,
+    ) -> Tensor | np.ndarray:
+        """Remove what JPEG has done to a picture, or to each of a batch; as `__call__` otherwise.
+
+        Args:
+            picture: As for `__call__`. How it was compressed is read from a JPEG file, and is found in the
+                pixels of all others; where there is no trace, a picture comes back as it is.
+            quality: Quality on libjpeg's scale, 1 to 100, in place of what the file or the pixels say.
+            strength: Share of the correction that is applied, 0 to 1.
+            white: Value that stands for white; None for 255, 65535 or 1, by the dtype.
+
+        Raises:
+            ShapeError: As `__call__`.
+            UsageError: As `__call__`.
+            InputError: As `__call__`.
+            WeightsError: As `load`.
+        """
+        coding = None
+        if isinstance(picture, str | Path):
+            image = read_image(Path(picture))
+            picture, coding = samples_of(image), image.metadata.jpeg
+        array = as_array(picture)
+
+        def restore(pixels: np.ndarray) -> np.ndarray:
+            compression = compression_of(pixels, coding, quality)
+            if compression is None:
+                return pixels
+            return self.restore_compressed(pixels, compression, strength=strength, in_place=True)
+
+        restored = _each(array, white, restore)
+        return torch.from_numpy(restored).to(picture) if isinstance(picture, Tensor) else restored
+
+    @overload
+    def enlarge(
+        self,
+        picture: Tensor,
+        scale: int,
+        *,
+        method: Method = "deepgsr",
+        strength: float = 1.0,
+        white: float | None = None,
+    ) -> Tensor: ...
+    @overload
+    def enlarge(
+        self,
+        picture: NumpyPicture,
+        scale: int,
+        *,
+        method: Method = "deepgsr",
+        strength: float = 1.0,
+        white: float | None = None,
+    ) -> np.ndarray: ...
+    def enlarge(
+        self,
+        picture: Tensor | NumpyPicture,
+        scale: int,
+        *,
+        method: Method = "deepgsr",
+        strength: float = 1.0,
+        white: float | None = None,
+    ) -> Tensor | np.ndarray:
+        """Enlarge a picture, or each of a batch, its alpha bicubically; as `__call__` otherwise.
+
+        Args:
+            picture: As for `__call__`.
+            scale: Sides of the result over those of the picture: 2, 3 or 4.
+            method: "deepgsr" for the network, or "bicubic" or "lanczos", which need no weights.
+            strength: Share of what the network adds to bicubic interpolation, 0 to 1.
+            white: Value that stands for white; None for 255, 65535 or 1, by the dtype.
+
+        Raises:
+            ShapeError: As `__call__`.
+            UsageError: As `__call__`; or there is no such scale or method.
+            InputError: As `__call__`.
+            WeightsError: As `load`.
+        """
+        check_enlargement(scale, method)
+        array = as_array(picture)
+        white = white_of(array.dtype, white)
+        results = []
+        for samples in array if array.ndim == 4 else array.reshape(1, *array.shape[:2], -1):
+            pixels = to_pixels(samples, white)
+            height, width, count = samples.shape
+            result = np.empty((scale * height, scale * width, count), array.dtype)
+            if count > len(pixels):
+                pixels = without_hidden_colours(pixels, samples[..., -1])
+                result[..., -1] = enlarged_alpha(samples[..., -1], scale)
+            pixels = self.enlarge_pixels(pixels, scale, method, strength=strength)
+            results.append(with_pixels(result, pixels, white))
+        found = np.stack(results) if array.ndim == 4 else results[0]
+        found = found[..., 0] if array.ndim == 2 else found
+        return torch.from_numpy(found).to(picture) if isinstance(picture, Tensor) else found
 
     def load(self, channels: int) -> Loaded[Prior]:
         """Load the model for pictures with that many channels, if it has not been loaded yet.
@@ -213,49 +344,168 @@ class Restorer:
             UsageError: sigma or strength out of range, or the weights do not fit.
             ShapeError: Not such an array, or not finite.
         """
-        if pixels.ndim != 3 or len(pixels) not in (1, 3) or pixels.size == 0:
-            raise ShapeError(f"an array of shape {pixels.shape} is no picture; give (1 or 3, H, W)")
-        if not 0 <= strength <= 1:
-            raise OptionError("strength", strength, "give 0 (nothing) to 1 (all)")
+        _check(pixels, strength)
         if (sigma is not None) != self.takes_sigma:
             raise UsageError(f"sigma is {sigma}: denoise needs the noise level, the other tasks take none")
-        model = self.load(len(pixels)).model
         limit = self.sigma_limit(len(pixels))
         if sigma is not None and not 0 <= sigma <= limit:
             raise OptionError("sigma", sigma, f"these weights know 0 to {limit:g}; give a level within")
-        if not np.isfinite(pixels.sum(dtype=np.float64)):
-            raise ShapeError("the picture has NaN or infinite pixels; replace them first")
         if sigma == 0 or strength == 0:
             return pixels if in_place else pixels.copy()
+        told = None if sigma is None else SIGMA.told(sigma, Shown(clipped, len(pixels)))
+        return self._run(pixels, told, strength, in_place=in_place, progress=progress)
 
-        options = self.options
+    def restore_compressed(
+        self,
+        pixels: np.ndarray,
+        compression: Compression,
+        *,
+        strength: float = 1.0,
+        in_place: bool = False,
+        progress: Callable[[int, int], None] | None = None,
+    ) -> np.ndarray:
+        """Remove what JPEG has done to the pixels of a picture; errors as of `restore_pixels`.
+
+        Args:
+            pixels: (C, H, W), float32 on the [0, 1] scale, C 1 or 3.
+            compression: How the picture was compressed; where nothing was lost it comes back as it is.
+            strength: Share of the correction that is applied, 0 to 1.
+            in_place: Overwrite `pixels`.
+            progress: Called with finished and total pixels.
+        """
+        _check(pixels, strength)
+        if compression.lossless or strength == 0:
+            return pixels if in_place else pixels.copy()
+        # Networks have learned where blocks lie in pictures that begin with a whole one.
+        top, left = (-place % 8 for place in compression.corner)
+        if (top, left) == (0, 0):
+            return self._run(pixels, compression.told, strength, in_place=in_place, progress=progress)
+        padded = np.pad(pixels, ((0, 0), (top, 0), (left, 0)), "symmetric")
+        padded = self._run(padded, compression.told, strength, in_place=True, progress=progress)
+        restored = pixels if in_place else np.empty_like(pixels)
+        restored[:] = padded[:, top:, left:]
+        return restored
+
+    def enlarge_pixels(
+        self,
+        pixels: np.ndarray,
+        scale: int,
+        method: Method = "deepgsr",
+        *,
+        strength: float = 1.0,
+        progress: Callable[[int, int], None] | None = None,
+    ) -> np.ndarray:
+        """Enlarge the pixels of a picture, (C, scale * H, scale * W), float32, not clipped; errors as of
+        `enlarge`.
+
+        Args:
+            pixels: (C, H, W), float32 on the [0, 1] scale, C 1 or 3.
+            scale: As of `enlarge`.
+            method: As of `enlarge`.
+            strength: As of `enlarge`.
+            progress: Called with finished and total pixels of what is enlarged.
+        """
+        from deepgsr_cli.models import NSR
+
+        _check(pixels, strength)
+        check_enlargement(scale, method)
+        if method != "deepgsr":
+            return interpolated(pixels, scale, method)
+        model = self.load(len(pixels)).model
+        if not isinstance(model, NSR) or scale not in model.config.scales:
+            raise OptionError(
+                "weights", self.weights, f"they do not enlarge {scale} times; leave --weights out"
+            )
+        tripled = model.config.channels != len(pixels)
+
+        def enlarge(tiles: Tensor) -> Tensor:
+            x = tiles.expand(-1, 3, -1, -1) if tripled else tiles
+            enlarged = self._answer(lambda y: model.enlarge(y, scale), x)
+            enlarged = enlarged.mean(1, keepdim=True) if tripled else enlarged
+            if strength == 1:
+                return enlarged
+            height, width = enlarged.shape[-2:]
+            return torch.lerp(resized(tiles, height, width), enlarged, strength)
+
+        image = torch.from_numpy(np.ascontiguousarray(pixels, dtype=np.float32))
+        return self._in_tiles(enlarge, image, model, progress=progress)
+
+    def _run(
+        self,
+        pixels: np.ndarray,
+        told: Sequence[float] | None,
+        strength: float,
+        *,
+        in_place: bool,
+        progress: Callable[[int, int], None] | None,
+    ) -> np.ndarray:
+        """Run the model on the pixels of a picture, in tiles; it is told numbers of what is wrong with it."""
+        from deepgsr_cli.models.deepgsr import DeepGSR, filter_of
+
+        model = self.load(len(pixels)).model
+        tripled = model.config.channels != len(pixels)
+        condition = None
+        if told is not None:
+            device = select_device(self.options.device)
+            condition = torch.tensor([told[: model.config.conditions]], dtype=torch.float32, device=device)
+
+        # On the CPU the network's filter, if it has one, goes over whole rows of tiles.
+        searching = isinstance(model, DeepGSR) and model.config.search > 0
+        ahead = searching and select_device(self.options.device).type == "cpu" and not self.options.ensemble
+
+        def prepare(rows: Tensor) -> Tensor:
+            assert isinstance(model, DeepGSR)
+            assert condition is not None
+            return torch.cat((rows, filter_of(rows, condition[:, 0], model.config.search)), dim=1)
+
+        def restore(tiles: Tensor) -> Tensor:
+            own = tiles[:, : len(pixels)]
+            x = own.expand(-1, 3, -1, -1) if tripled else own
+            if ahead:
+                restored = model(x, condition, tiles[:, len(pixels) :])
+            else:
+                restored = self._answer(lambda y: model(y, condition), x)
+            restored = restored.mean(1, keepdim=True) if tripled else restored
+            return restored if strength == 1 else torch.lerp(own, restored, strength)
+
+        image = torch.from_numpy(np.ascontiguousarray(pixels, dtype=np.float32))
+        return self._in_tiles(
+            restore,
+            image,
+            model,
+            prepare=prepare if ahead else None,
+            out=image if in_place else None,
+            progress=progress,
+        )
+
+    def _answer(self, function: Callable[[Tensor], Tensor], tiles: Tensor) -> Tensor:
+        """What a function makes of tiles, or its mean over their orientations, as the options say."""
+        return _ensemble(function, tiles) if self.options.ensemble else function(tiles)
+
+    def _in_tiles(
+        self,
+        function: Callable[[Tensor], Tensor],
+        image: Tensor,
+        model: Prior,
+        *,
+        prepare: Callable[[Tensor], Tensor] | None = None,
+        out: Tensor | None = None,
+        progress: Callable[[int, int], None] | None,
+    ) -> np.ndarray:
+        """What a function that calls the model makes of an image, in tiles as the options and memory say."""
+        options, needs = self.options, model.tile_needs
         device = select_device(options.device)
-        needs = model.tile_needs
-        channels, height, width = pixels.shape
-        tripled = model.config.channels != channels
         chosen = choose_tile(
-            height,
-            width,
+            image.shape[-2],
+            image.shape[-1],
             model.config.channels,
-            free_bytes=free_memory(device),
+            free_bytes=free_memory(device) // options.sharing,
             bytes_per_pixel=model.bytes_per_pixel,
             needs=needs,
             device_type=device.type,
         )
-        condition = None
-        if sigma is not None:
-            told = [sigma / 255, float(clipped)][: model.config.conditions]
-            condition = torch.tensor([told], dtype=torch.float32, device=device)
-
-        def restore(tiles: Tensor) -> Tensor:
-            x = tiles.expand(-1, 3, -1, -1) if tripled else tiles
-            restored = _ensemble(model, x, condition) if options.ensemble else model(x, condition)
-            restored = restored.mean(1, keepdim=True) if tripled else restored
-            return restored if strength == 1 else torch.lerp(tiles, restored, strength)
-
-        image = torch.from_numpy(np.ascontiguousarray(pixels, dtype=np.float32))
         restored = apply_tiled(
-            restore,
+            function,
             image,
             Tiles(
                 chosen[0] if options.tile is None else options.tile,
@@ -264,20 +514,50 @@ class Restorer:
                 (chosen[1] if options.tile is None else 1) if options.batch is None else options.batch,
             ),
             device=device,
+            prepare=prepare,
             precision=options.precision,
-            out=image if in_place else None,
+            out=out,
             progress=progress,
             notify=self.notify,
         )
         return restored.numpy()
 
 
-def _ensemble(model: Prior, tiles: Tensor, condition: Tensor | None) -> Tensor:
-    """Mean over the orientations of a square of what the model makes of the tiles, turned back."""
-    total = tiles.new_zeros(tiles.shape)
+def check_enlargement(scale: int, method: str) -> None:
+    """Raise an OptionError unless there is such a scale and such a method to enlarge by."""
+    if scale not in UPSCALE.scales:
+        raise OptionError("scale", scale, "give 2, 3 or 4")
+    if method not in (known := ("deepgsr", *UPSCALE.baselines)):
+        raise OptionError("method", method, f"known are {', '.join(known)}")
+
+
+def _check(pixels: np.ndarray, strength: float) -> None:
+    """Raise a ShapeError unless these are finite pixels of a picture, and an OptionError for the strength."""
+    if pixels.ndim != 3 or len(pixels) not in (1, 3) or pixels.size == 0:
+        raise ShapeError(f"an array of shape {pixels.shape} is no picture; give (1 or 3, H, W)")
+    if not 0 <= strength <= 1:
+        raise OptionError("strength", strength, "give 0 (nothing) to 1 (all)")
+    if not np.isfinite(pixels.sum(dtype=np.float64)):
+        raise ShapeError("the picture has NaN or infinite pixels; replace them first")
+
+
+def _each(array: np.ndarray, white: float | None, restore: Callable[[np.ndarray], np.ndarray]) -> np.ndarray:
+    """Restore the pixels, (C, H, W) on the [0, 1] scale, of a picture or of each of a batch; the result is of
+    the array's kind."""
+    white = white_of(array.dtype, white)
+    batch = array if array.ndim == 4 else array.reshape(1, *array.shape[:2], -1)
+    restored = np.empty_like(batch)
+    for i, samples in enumerate(batch):
+        restored[i] = with_pixels(samples, restore(to_pixels(samples, white)), white)
+    return restored.reshape(array.shape)
+
+
+def _ensemble(function: Callable[[Tensor], Tensor], tiles: Tensor) -> Tensor:
+    """Mean over the orientations of a square of what a function makes of the tiles, turned back."""
+    total = torch.zeros((), device=tiles.device)
     for mirrored in (False, True):
         for quarters in range(4):
             turned = (tiles.flip(-1) if mirrored else tiles).rot90(quarters, (-2, -1))
-            restored = model(turned.contiguous(), condition).rot90(-quarters, (-2, -1))
-            total += restored.flip(-1) if mirrored else restored
+            restored = function(turned.contiguous()).rot90(-quarters, (-2, -1))
+            total = total + (restored.flip(-1) if mirrored else restored)
     return total / 8

@@ -7,9 +7,9 @@ before they are needed: the command line reads names and summaries.
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from enum import Enum
-from typing import TYPE_CHECKING, Protocol
+from typing import TYPE_CHECKING, NamedTuple, Protocol
 
 if TYPE_CHECKING:
     import numpy as np
@@ -39,6 +39,8 @@ class Degradation(Protocol):
     def seed(self) -> int: ...
 
 
+# Of clean pictures, (B, C, H, W): as clean ones, for training.
+Prepare = Callable[["Tensor", "Draw"], "Tensor"]
 # Of clean pictures, (B, C, H, W): degraded ones, and what a network is told of each, (B, conditions).
 Degrade = Callable[["Tensor", Degradation, "Draw"], "tuple[Tensor, Tensor]"]
 # Of degraded pictures, generated or of pairs, and the clean ones: degraded further.
@@ -72,6 +74,18 @@ class Channels(Enum):
     COLOUR = "colour"
 
 
+class Shown(NamedTuple):
+    """What of a picture matters to what a network is told.
+
+    Attributes:
+        clipped: Whether a file has clipped the picture to black and white.
+        channels: Channels of the picture.
+    """
+
+    clipped: bool = False
+    channels: int = 3
+
+
 @dataclass(frozen=True)
 class Level:
     """What a network is told of the degradation.
@@ -81,8 +95,8 @@ class Level:
         low: Least value.
         high: Greatest value.
         estimate: Value for a picture, (C, H, W) in [0, 1].
-        told: What a network is told, of a value and of whether a file has clipped the picture; a network
-            of fewer conditions is told the first of them.
+        told: What a network is told, of a value and a picture; a network of fewer conditions is told the
+            first of them.
         ease: How little error a good network leaves at what it is told, (B, conditions): the inverse of its
             variance, (B,), by which training has all levels count alike.
     """
@@ -91,7 +105,7 @@ class Level:
     low: float
     high: float
     estimate: Callable[[np.ndarray], float]
-    told: Callable[[float, bool], list[float]]
+    told: Callable[[float, Shown], list[float]]
     ease: Callable[[Tensor], Tensor]
 
 
@@ -108,7 +122,13 @@ class PictureTask:
         degrade_for_validation: The pictures to validate on, the same at each call.
         degrade_further: What comes over generated degradation and over that of pairs, if anything does.
         given: The degraded picture, in words.
+        mosaic: Whether the degraded picture is a Bayer mosaic, (B, 1, H, W).
+        as_pictures: Makes pictures of the size of the clean ones of degraded ones that are not, without a
+            network; `given` then names this. None where they are.
+        prepare: Makes other crops of some that training takes, before they are degraded, if anything does.
         scale: Sides of a restored picture over those of the degraded one.
+        scales: Sides of a restored picture over those of the degraded one: those that can be asked for.
+        model: Kind of network, a name in `pictures.training.PRESETS_OF`, unless a training chooses another.
         pairs: What the degraded pictures of pairs are called, as their sub-folder is; None without pairs.
         baselines: Names of methods to evaluate beside the network's: of `pictures.baselines`, or of a task.
         figures: How restored pictures are measured.
@@ -122,7 +142,12 @@ class PictureTask:
     degrade_for_validation: DegradeForValidation
     degrade_further: DegradeFurther | None = None
     given: str = "the degraded input"
+    mosaic: bool = False
+    as_pictures: Callable[[Tensor], Tensor] | None = None
+    prepare: Prepare | None = None
     scale: int = 1
+    scales: tuple[int, ...] = (1,)
+    model: str = "deepgsr"
     pairs: str | None = None
     baselines: tuple[str, ...] = ()
     figures: Figures = psnr_and_ssim
@@ -130,7 +155,7 @@ class PictureTask:
     @property
     def conditions(self) -> int:
         """Length of a network's condition vector."""
-        return 0 if self.level is None else len(self.level.told(self.level.low, False))
+        return 0 if self.level is None else len(self.level.told(self.level.low, Shown()))
 
     def channels_for(self, channels: int) -> int:
         """How many channels a network has that restores pictures with so many."""
@@ -147,6 +172,10 @@ def _ease_of_sigma(told: Tensor) -> Tensor:
     # On natural pictures the error that a good denoiser leaves has a variance proportional to sigma, roughly
     # (PSNR tables of DnCNN, 15 to 50). Levels below 2 would otherwise outweigh all others.
     return 25 / (255 * told[:, 0]).clamp(min=2)
+
+
+def _all_alike(told: Tensor) -> Tensor:
+    return told.new_ones(len(told))
 
 
 def _noisy(clean: Tensor, how: Degradation, draw: Draw) -> tuple[Tensor, Tensor]:
@@ -170,6 +199,50 @@ def _noisy_for_validation(clean: np.ndarray, how: Degradation, number: int) -> l
         if how.clipped > 0:
             found.append((as_8_bits(noisy), torch.tensor([[sigma / 255, 1]])))
     return found
+
+
+def _like_photographs(clean: Tensor, draw: Draw) -> Tensor:
+    from deepgsr_cli.pictures.camera import varied
+
+    return varied(clean, draw.device)
+
+
+# What the network for photographs is told instead of a level and 1, where nobody knows the level. The first
+# entry bounds what the network can change.
+UNKNOWN = [1.0, 0.0]
+# Share of the pictures whose level the network for photographs is told; others it has to judge itself.
+_TOLD = 0.5
+# Standard deviation of the logarithm of the error in what it is told, as an estimate has one.
+_TOLD_ERROR = 0.15
+
+
+def _photographed(clean: Tensor, how: Degradation, draw: Draw) -> tuple[Tensor, Tensor]:
+    import torch
+
+    from deepgsr_cli.pictures.camera import level_of, photographed
+
+    photos = photographed(clean, draw.device).pictures
+    known = torch.rand(len(clean), 1, device=clean.device, generator=draw.device) < _TOLD
+    error = _TOLD_ERROR * torch.randn(len(clean), 1, device=clean.device, generator=draw.device)
+    level = level_of(photos, clean)
+    told = torch.cat((level * error.exp(), torch.ones_like(level)), dim=1)
+    unknown = torch.cat([torch.full_like(level, value) for value in UNKNOWN], dim=1)
+    return photos, torch.where(known, told, unknown)
+
+
+def _photographed_for_validation(
+    clean: np.ndarray, how: Degradation, number: int
+) -> list[tuple[Tensor, Tensor]]:
+    """Two noisy photographs of the picture: one of unknown level, and one whose level is told."""
+    import torch
+
+    from deepgsr_cli.pictures.camera import FOR_DENOISING, level_of, photographed
+
+    generator = torch.Generator().manual_seed(how.seed + number)
+    pictures = torch.from_numpy(clean).expand(2, -1, -1, -1)
+    photos = photographed(pictures, generator, replace(FOR_DENOISING, clean=0)).pictures
+    level = level_of(photos, pictures)[1:]
+    return [(photos[:1], torch.tensor([UNKNOWN])), (photos[1:], torch.cat((level, torch.ones(1, 1)), dim=1))]
 
 
 def _in_rain(clean: Tensor, how: Degradation, draw: Draw) -> tuple[Tensor, Tensor]:
@@ -205,13 +278,112 @@ def _noisy_instead_or_too(
     return torch.where(kind < 2 / 3, noisy, degraded)
 
 
+def _ease_of_steps(told: Tensor) -> Tensor:
+    # Good networks leave an error whose variance falls by 2.8 where the steps fall by 4 (PSNR tables of
+    # DnCNN and SwinIR, qualities 10 to 40); 64 is the mean step at a quality of 35.
+    return (64 / (1 + 255 * told[:, 0])) ** 0.75
+
+
+def _compressed(clean: Tensor, how: Degradation, draw: Draw) -> tuple[Tensor, Tensor]:
+    from deepgsr_cli.pictures.jpeg import compressed_for_training
+
+    return compressed_for_training(clean, draw.device)
+
+
+def _compressed_for_validation(
+    clean: np.ndarray, how: Degradation, number: int
+) -> list[tuple[Tensor, Tensor]]:
+    """Pictures at four qualities, from poor to good, with chroma of half the resolution."""
+    import torch
+
+    from deepgsr_cli.pictures.jpeg import compressed, standard_steps, told
+
+    picture = torch.from_numpy(clean)[None]
+    steps = [standard_steps(torch.tensor([quality])) for quality in (10.0, 20.0, 40.0, 80.0)]
+    return [(compressed(picture, x), told(x, len(clean))) for x in steps]
+
+
+def _told_of_quality(quality: float, shown: Shown) -> list[float]:
+    from deepgsr_cli.pictures.compression import of_quality
+
+    return list(of_quality(quality, shown.channels).told)
+
+
+def _picture_quality(pixels: np.ndarray) -> float:
+    from deepgsr_cli.pictures.compression import found_in
+
+    found = found_in(pixels)
+    return 100 if found is None else found.quality
+    raise NotImplementedError
+
+
+def _as_mosaics(clean: Tensor, how: Degradation, draw: Draw) -> tuple[Tensor, Tensor]:
+    from deepgsr_cli.pictures.mosaics import noisy_mosaics
+
+    return noisy_mosaics(clean, (how.sigma_min, how.sigma_max), draw.device, clipped=how.clipped)
+
+
+def _mosaic_for_validation(clean: np.ndarray, how: Degradation, number: int) -> list[tuple[Tensor, Tensor]]:
+    """The mosaic at the lowest level of noise, zero as a rule, and in the middle of the levels."""
+    import torch
+
+    from deepgsr_cli.models.mosaics import mosaic_of
+    from deepgsr_cli.pictures.noise import protocol_noise
+
+    found = []
+    for sigma in (how.sigma_min, (how.sigma_min + how.sigma_max) / 2):
+        mosaic = mosaic_of(torch.from_numpy(clean)[None])
+        mosaic += torch.from_numpy(protocol_noise((1, *clean.shape[1:]), sigma, how.seed))
+        found.append((mosaic, torch.tensor([[sigma / 255]])))
+    return found
+
+
+def _interpolated(mosaics: Tensor) -> Tensor:
+    from deepgsr_cli.models.mosaics import malvar
+
+    return malvar(mosaics)
+
+
+def _mosaic_sigma(mosaic: np.ndarray) -> float:
+    """Of the four pictures, each of one colour's pixels, that a mosaic, (1, H, W), consists of."""
+    import numpy as np
+
+    rows, columns = (side // 2 * 2 for side in mosaic.shape[1:])
+    planes = mosaic[0, :rows, :columns].reshape(rows // 2, 2, columns // 2, 2).transpose(1, 3, 0, 2)
+    return _picture_sigma(np.ascontiguousarray(planes.reshape(4, rows // 2, columns // 2)))
+
+
+def _reduced(clean: Tensor, how: Degradation, draw: Draw) -> tuple[Tensor, Tensor]:
+    from deepgsr_cli.pictures.resampling import reduced_by_turns
+
+    return reduced_by_turns(clean, UPSCALE.scales), clean.new_zeros(len(clean), 0)
+
+
+def _reduced_for_validation(clean: np.ndarray, how: Degradation, number: int) -> list[tuple[Tensor, Tensor]]:
+    import torch
+
+    from deepgsr_cli.pictures.resampling import reduced
+
+    return [(reduced(torch.from_numpy(clean)[None], scale), torch.zeros(1, 0)) for scale in UPSCALE.scales]
+
+
 SIGMA = Level(
     option="sigma",
     low=0,
     high=255,
     estimate=_picture_sigma,
-    told=lambda sigma, clipped: [sigma / 255, float(clipped)],
+    told=lambda sigma, shown: [sigma / 255, float(shown.clipped)],
     ease=_ease_of_sigma,
+)
+
+# The effective sigma of noise of any kind: the root mean square of what it changes.
+EFFECTIVE_SIGMA = Level(
+    option="sigma",
+    low=0,
+    high=255,
+    estimate=_picture_sigma,
+    told=lambda sigma, clipped: [sigma / 255, 1.0],
+    ease=_all_alike,
 )
 
 DENOISE = PictureTask(
@@ -223,6 +395,19 @@ DENOISE = PictureTask(
     degrade_for_validation=_noisy_for_validation,
     given="the noisy input",
     baselines=("restore", "bm3d", "nlm", "tv"),
+)
+
+PHOTO = PictureTask(
+    name="photo",
+    summary="Train a denoiser of photographs on clean pictures; a camera's noise is made on the fly.",
+    level=EFFECTIVE_SIGMA,
+    # A camera mixes the noise of its channels. A gray picture has equal noise in three equal channels, and is
+    # among the crops.
+    channels=Channels.COLOUR,
+    degrade=_photographed,
+    degrade_for_validation=_photographed_for_validation,
+    given="the noisy input",
+    prepare=_like_photographs,
 )
 
 DERAIN = PictureTask(
@@ -251,5 +436,60 @@ RESTORE = PictureTask(
     pairs="rain",
 )
 
+QUALITY = Level(
+    option="quality",
+    low=1,
+    high=100,
+    estimate=_picture_quality,
+    told=_told_of_quality,
+    ease=_ease_of_steps,
+)
+
+DEJPEG = PictureTask(
+    name="dejpeg",
+    summary="Train a network for JPEG artefacts on clean pictures, which are compressed on the fly.",
+    level=QUALITY,
+    channels=Channels.AS_IS,
+    degrade=_compressed,
+    degrade_for_validation=_compressed_for_validation,
+    given="the JPEG",
+)
+
+SIGMA_OF_MOSAIC = Level(
+    option="sigma",
+    low=0,
+    high=255,
+    estimate=_mosaic_sigma,
+    told=lambda sigma, clipped: [sigma / 255],
+    ease=_ease_of_sigma,
+)
+
+DEMOSAICK = PictureTask(
+    name="demosaick",
+    summary="Train a network that demosaicks, with noise or without, on clean pictures.",
+    level=SIGMA_OF_MOSAIC,
+    channels=Channels.COLOUR,
+    degrade=_as_mosaics,
+    degrade_for_validation=_mosaic_for_validation,
+    given="the interpolation by Malvar, He and Cutler",
+    mosaic=True,
+    as_pictures=_interpolated,
+    baselines=("bilinear", "malvar"),
+)
+
+UPSCALE = PictureTask(
+    name="upscale",
+    summary="Train a network that enlarges, on pictures that are reduced on the fly.",
+    level=None,
+    # A gray picture is a colour one of three equal channels, and stays one in all that is done to it.
+    channels=Channels.COLOUR,
+    degrade=_reduced,
+    degrade_for_validation=_reduced_for_validation,
+    given="bicubic interpolation",
+    scales=(2, 3, 4),
+    model="nsr",
+    baselines=("bicubic", "lanczos"),
+)
+
 # By name.
-TASKS = {task.name: task for task in (DENOISE, DERAIN, RESTORE)}
+TASKS = {task.name: task for task in (DENOISE, DERAIN, RESTORE, DEJPEG, DEMOSAICK, PHOTO, UPSCALE)}

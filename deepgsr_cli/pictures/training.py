@@ -101,6 +101,8 @@ class PictureTraining:
         parts = []
         if self.crops is not None and paired < config.batch:
             clean = self.crops(config.batch - paired, draw.cpu)
+            if task.prepare is not None:
+                clean = task.prepare(clean, draw)
             parts.append((*task.degrade(clean, config, draw), clean))
         if self.pair_crops is not None and paired:
             degraded, clean = self.pair_crops(paired, draw.cpu).chunk(2, dim=1)
@@ -147,7 +149,9 @@ class PictureTraining:
         return _mean_psnr(model(*(x.to(self.device) for x in sample.shown)), sample.clean)
 
     def psnr_given(self, sample: PictureSample) -> float:
-        return _mean_psnr(sample.degraded, sample.clean)
+        as_pictures = self.task.as_pictures
+        pictures = sample.degraded if as_pictures is None else as_pictures(sample.degraded)
+        return _mean_psnr(pictures, sample.clean)
 
 
 # Shapes of the networks that pictures are restored with, by kind and name.
@@ -179,26 +183,36 @@ def _shape(config: TrainConfig) -> DeepGSRConfig | GroupSCConfig | NSRConfig:
             config.preset,
             "its filter has to know the level of the noise, which only denoise is told; give small or paper",
         )
-    if getattr(shape, "scale", 1) != task.scale:
-        fitting = [
-            name for name, x in PRESETS_OF[config.model].items() if getattr(x, "scale", 1) == task.scale
-        ]
+    if _scales(shape) != task.scales:
+        fitting = [name for name, x in PRESETS_OF[config.model].items() if _scales(x) == task.scales]
+        if not fitting:
+            raise OptionError("model", config.model, f"it does not enlarge; give {task.model}")
+        ours, theirs = (" or ".join(map(str, scales)) for scales in (_scales(shape), task.scales))
         raise OptionError(
             "preset",
             config.preset,
-            f"it makes sides {shape.scale} times as long, {task.name} {task.scale} times;"  # type: ignore[union-attr]
-            f" give {' or '.join(fitting)}",
+            f"it makes sides {ours} times as long, {task.name} {theirs} times; give {' or '.join(fitting)}",
         )
     shape = shape.without_groups() if config.without_groups else shape
-    return dataclasses.replace(shape, channels=config.channels, conditions=task.conditions)
+    try:
+        if task.mosaic:
+            shape = dataclasses.replace(shape, channels=3, mosaic=True)
+        return dataclasses.replace(shape, channels=config.channels, conditions=task.conditions)
+    except ValueError as error:
+        raise OptionError("preset", config.preset, f"{task.name} cannot use it: {error}") from error
+
+
+def _scales(shape: DeepGSRConfig | GroupSCConfig | NSRConfig) -> tuple[int, ...]:
+    """Scales that a network of this shape restores at."""
+    return shape.scales if isinstance(shape, NSRConfig) else (1,)
 
 
 def joined(samples: list[PictureSample], most: int) -> list[PictureSample]:
     """Batches of up to `most` samples of pictures of one size, which a device restores faster than one by
     one."""
-    sizes: dict[torch.Size, list[PictureSample]] = {}
+    sizes: dict[tuple[torch.Size, torch.Size], list[PictureSample]] = {}
     for sample in samples:
-        sizes.setdefault(sample.clean.shape, []).append(sample)
+        sizes.setdefault((sample.clean.shape, sample.degraded.shape), []).append(sample)
     parts = [equal[i : i + most] for equal in sizes.values() for i in range(0, len(equal), most)]
     return [
         PictureSample(

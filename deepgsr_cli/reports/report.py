@@ -13,7 +13,6 @@ from importlib import resources
 from pathlib import Path
 from typing import Any
 
-import jinja2
 import numpy as np
 from PIL import Image
 
@@ -185,6 +184,8 @@ class _Column:
 
 def _page(report: Report) -> Iterator[str]:
     """The HTML page, piece by piece."""
+    import jinja2  # which a run without a report need not wait for
+
     folder = resources.files("deepgsr_cli.reports")
     style, script, template = (
         (folder / name).read_text(encoding="utf-8")

@@ -12,6 +12,9 @@ import numpy as np
 from deepgsr_cli.errors import ShapeError
 
 KINDS = ("parallel", "fan-flat", "fan-arc")
+# Bounds that catch typing errors and wrong units; no scanner is near them.
+MOST_VIEWS, _MOST_BINS, _MOST_PIXELS = 65536, 65536, 32768
+_LEAST_MM, _MOST_MM, _FARTHEST_MM = 1e-6, 1e5, 1e9
 
 
 @dataclass(frozen=True)
@@ -61,21 +64,28 @@ class Geometry:
         if self.kind not in KINDS:
             raise ShapeError(f"kind is {self.kind!r}; give one of {', '.join(KINDS)}")
         values: dict[str, Any] = {
-            "shape": tuple(whole_number("shape", n) for n in several("shape", self.shape, 2)),
-            "pixel_mm": tuple(_positive("pixel_mm", d) for d in several("pixel_mm", self.pixel_mm, 2)),
-            "num_bins": whole_number("num_bins", self.num_bins),
-            "bin_mm": _positive("bin_mm", self.bin_mm),
+            "shape": tuple(whole_number("shape", n, _MOST_PIXELS) for n in several("shape", self.shape, 2)),
+            "pixel_mm": tuple(_spacing_mm("pixel_mm", d) for d in several("pixel_mm", self.pixel_mm, 2)),
+            "num_bins": whole_number("num_bins", self.num_bins, _MOST_BINS),
+            "bin_mm": _spacing_mm("bin_mm", self.bin_mm),
             "angles_rad": tuple(
                 finite_number("angles_rad", a) for a in several("angles_rad", self.angles_rad)
             ),
-            "source_mm": finite_number("source_mm", self.source_mm),
-            "detector_mm": finite_number("detector_mm", self.detector_mm),
+            "source_mm": bounded_number("source_mm", self.source_mm, most=_FARTHEST_MM),
+            "detector_mm": bounded_number("detector_mm", self.detector_mm, most=_FARTHEST_MM),
             "offset_bins": finite_number("offset_bins", self.offset_bins),
         }
         for name, value in values.items():
             object.__setattr__(self, name, value)
         if not self.angles_rad:
             raise ShapeError("the list of angles is empty; give one angle per view")
+        if self.num_views > MOST_VIEWS:
+            raise ShapeError(f"there are {self.num_views} views; give {MOST_VIEWS} or less")
+        if abs(self.offset_bins) > self.num_bins:
+            raise ShapeError(
+                f"offset_bins is {self.offset_bins:g}, but the detector has {self.num_bins} bins; give it in"
+                " bins, not in mm"
+            )
         if self.kind == "parallel":
             self._check_parallel()
         else:
@@ -135,6 +145,14 @@ class Geometry:
             num_bins=bins * self.num_bins,
             bin_mm=self.bin_mm / bins,
             offset_bins=bins * self.offset_bins,
+        )
+
+    def padded(self, before: int, after: int) -> Geometry:
+        """The same scan with so many more bins at the beginning and at the end of the detector."""
+        return replace(
+            self,
+            num_bins=before + self.num_bins + after,
+            offset_bins=self.offset_bins + (after - before) / 2,
         )
 
     def bin_positions_mm(self) -> np.ndarray:
@@ -298,13 +316,21 @@ def finite_number(name: str, value: object) -> float:
     return float(value)
 
 
-def _positive(name: str, value: object) -> float:
-    if (number := finite_number(name, value)) <= 0:
-        raise ShapeError(f"{name} is {number:g}; give a number above 0")
+def bounded_number(name: str, value: object, *, least: float = -math.inf, most: float) -> float:
+    number = finite_number(name, value)
+    if not least <= number <= most:
+        bounds = f"{most:g} or less" if math.isinf(least) else f"{least:g} to {most:g}"
+        raise ShapeError(f"{name} is {number:g}; give {bounds}")
     return number
 
 
-def whole_number(name: str, value: object) -> int:
+def _spacing_mm(name: str, value: object) -> float:
+    if (number := finite_number(name, value)) <= 0:
+        raise ShapeError(f"{name} is {number:g}; give a number above 0")
+    return bounded_number(name, number, least=_LEAST_MM, most=_MOST_MM)
+
+
+def whole_number(name: str, value: object, most: float = math.inf) -> int:
     if (number := finite_number(name, value)) < 1 or number != int(number):
         raise ShapeError(f"{name} is {number:g}; give a whole number, 1 or more")
-    return int(number)
+    return int(bounded_number(name, number, most=most))

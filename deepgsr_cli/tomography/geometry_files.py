@@ -10,8 +10,17 @@ from typing import Any
 from deepgsr_cli.errors import InputError, ShapeError
 from deepgsr_cli.files import atomic_write
 from deepgsr_cli.formats.tables import SUFFIXES, format_table, read_table
-from deepgsr_cli.tomography.geometry import Geometry, even_angles, finite_number, several, whole_number
+from deepgsr_cli.tomography.geometry import (
+    MOST_VIEWS,
+    Geometry,
+    bounded_number,
+    even_angles,
+    finite_number,
+    several,
+    whole_number,
+)
 
+_MOST_DEG = 36000.0  # a hundred turns
 _ANGLE_KEYS = ("angles_deg", "start_deg", "range_deg", "num_views")
 
 
@@ -78,6 +87,10 @@ def _read_angles(table: dict[str, Any]) -> tuple[float, ...]:
     if "num_views" not in table:
         raise InputError("there are no angles; give angles_deg, or num_views with start_deg and range_deg")
     start, extent = (
-        finite_number(k, table.get(k, default)) for k, default in (("start_deg", 0), ("range_deg", 360))
+        bounded_number(k, table.get(k, default), least=-_MOST_DEG, most=_MOST_DEG)
+        for k, default in (("start_deg", 0), ("range_deg", 360))
     )
-    return even_angles(start, extent, whole_number("num_views", table["num_views"]))
+    num_views = whole_number("num_views", table["num_views"], MOST_VIEWS)
+    if extent == 0 and num_views > 1:
+        raise InputError("range_deg is 0, so all views are one; give the angle from the first past the last")
+    return even_angles(start, extent, num_views)

@@ -7,10 +7,11 @@ from collections.abc import Callable
 from typing import Any
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor
 
 from deepgsr_cli.errors import DeviceError, OptionError, ShapeError
-from deepgsr_cli.tomography.fbp import FILTERS, fbp_weights, ramp_spectrum
+from deepgsr_cli.tomography.fbp import FILTERS, fbp_geometry, fbp_weights, ramp_spectrum
 from deepgsr_cli.tomography.geometry import Geometry
 from deepgsr_cli.tomography.projectors import (
     Interpolation,
@@ -51,11 +52,13 @@ class Radon:
         self.geometry, self.engine, self.dtype = geometry, engine, dtype
         self.domain_shape = geometry.shape
         self.range_shape = (geometry.num_views, geometry.num_bins)
+        self._fbp_geometry = fbp_geometry(geometry)
         tables = zip(("rows", "columns"), geometry.rays())
         self._rays = {name: rays for name, rays in tables if len(rays.index)}
         self._maps: dict[tuple[str, torch.device], Map] = {}
         self._filters: dict[tuple[str, torch.device], tuple[Tensor, Tensor]] = {}
         self._norm: float | None = None
+        self._other: Radon | None = None
         if engine == "csr":
             check_matrix_bytes([self._samples(name) for name in self._rays], dtype)
 
@@ -84,7 +87,8 @@ class Radon:
 
         The band-limited ramp is sampled in space and padded to at least twice the bins, so the mean is right.
         Each view counts with half the angle to both its neighbours; fans over less than a turn are weighted
-        after Parker. Pixel-driven, linear in the detector; rays that miss the detector count as zero.
+        after Parker, shifted detectors over a turn after Wang. Pixel-driven, linear in the detector; rays
+        that miss the detector count as zero.
 
         Args:
             y: Sinogram, (B, 1, V, N).
@@ -97,7 +101,8 @@ class Radon:
             ShapeError: Another shape or dtype.
             DeviceError: The engine does not run where y is.
             OptionError: An unknown filter.
-            ShapeError: A fan over less than half a turn and the fan's angle.
+            ShapeError: The views do not suffice: parallel rays over less than half a turn, a fan over less
+                than that and the fan's angle, or a shifted detector over less than a full turn.
 
         Source:
             Kak and Slaney, Principles of Computerized Tomographic Imaging, 1988, ch. 3.
@@ -105,9 +110,18 @@ class Radon:
         self._check("sinogram", y, self.range_shape)
         weights, response = self._filter(filter, y.device)
         padded = 2 * (len(response) - 1)
-        spectrum = torch.fft.rfft(y * weights, n=padded) * response
-        filtered = torch.fft.irfft(spectrum, n=padded)[..., : self.range_shape[1]]
+        bins = self._fbp_geometry.num_bins
+        before = round(self._fbp_geometry.centre_bin - self.geometry.centre_bin)
+        weighted = F.pad(y * weights, (before, bins - before - self.range_shape[1]))
+        spectrum = torch.fft.rfft(weighted, n=padded) * response
+        filtered = torch.fft.irfft(spectrum, n=padded)[..., :bins]
         return _LinearMap.apply(filtered, self._smear, self._smear_adjoint)
+
+    def of(self, geometry: Geometry) -> Radon:
+        """The operator of another geometry, of the same engine and dtype; the last one is kept."""
+        if self._other is None or self._other.geometry != geometry:
+            self._other = Radon(geometry, engine=self.engine, dtype=self.dtype)
+        return self._other
 
     def norm(self) -> float:
         """Largest singular value, by the power method; computed on the CPU once and kept.
@@ -180,7 +194,7 @@ class Radon:
     def _samples(self, name: str) -> RaySamples | PixelSamples:
         height, width = self.domain_shape
         if name == "pixels":
-            return PixelSamples(self.geometry)
+            return PixelSamples(self._fbp_geometry)
         return RaySamples(self._rays[name], *((height, width) if name == "rows" else (width, height)))
 
     def _filter(self, name: str, device: torch.device) -> tuple[Tensor, Tensor]:
@@ -188,7 +202,7 @@ class Radon:
         if name not in FILTERS:
             raise OptionError("filter", name, f"give one of {', '.join(FILTERS)}")
         if (name, device) not in self._filters:
-            arrays = fbp_weights(self.geometry), ramp_spectrum(self.geometry, name)
+            arrays = fbp_weights(self.geometry), ramp_spectrum(self._fbp_geometry, name)
             weights, response = (torch.from_numpy(a).to(self.dtype).to(device) for a in arrays)
             self._filters[name, device] = weights, response
         return self._filters[name, device]

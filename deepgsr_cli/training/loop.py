@@ -15,7 +15,7 @@ from typing import Any, Generic
 
 import numpy as np
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from deepgsr_cli.compute.device import select_device
 from deepgsr_cli.compute.processes import Processes
@@ -24,7 +24,7 @@ from deepgsr_cli.files import atomic_write
 from deepgsr_cli.models.deepgsr import told_more
 from deepgsr_cli.training.config import CHANGEABLE, TrainConfig, plain_config, public_config
 from deepgsr_cli.training.optimizers import optimizer
-from deepgsr_cli.training.stepping import Gradients
+from deepgsr_cli.training.stepping import Descent, Gradients
 from deepgsr_cli.training.task import Draw, S, TrainingTask
 from deepgsr_cli.version import __version__
 from deepgsr_cli.weights.checkpoint import read_checkpoint, save_checkpoint
@@ -88,6 +88,7 @@ class _Run(Generic[S]):
             config.optimizer, self.model, config.learning_rate, config.weight_decay, fused
         )
         self.gradients = Gradients(task, self.model)
+        self.descent = Descent(self.model, self.average, self.optimizers, config.clip)
         self.step = 0
         self.seconds = 0.0
         self.best = -math.inf
@@ -123,6 +124,7 @@ class _Run(Generic[S]):
         self.average.load_state_dict(state["average"])
         for part, values in zip(self.optimizers, state["optimizers"], strict=True):
             part.load_state_dict(values)
+        self.descent.settle()
         self.step, self.seconds, self.best = state["step"], state["seconds"], state["best"]
         self.rows = [tuple(row) for row in state["rows"]]
 
@@ -135,19 +137,11 @@ class _Run(Generic[S]):
         config = self.config
         sample = self.sample()
         warm = min(1.0, (self.step + 1) / max(config.warmup, 1))
-        descent = 0.01 + 0.99 * 0.5 * (1 + math.cos(math.pi * min(1.0, self.share())))
-        for part in self.optimizers:
-            for group in part.param_groups:
-                group["lr"] = config.learning_rate * warm * descent
-
+        slope = 0.01 + 0.99 * 0.5 * (1 + math.cos(math.pi * min(1.0, self.share())))
         loss = self.gradients(sample)
-        self.processes.average(self.model.parameters())
-        nn.utils.clip_grad_norm_(self.model.parameters(), config.clip)
-        for part in self.optimizers:
-            part.step()
+        self.processes.average(p for p in self.model.parameters() if p.requires_grad)
         decay = min(config.ema, (1 + self.step) / (10 + self.step))
-        with torch.no_grad():
-            torch._foreach_lerp_(list(self.average.parameters()), list(self.model.parameters()), 1 - decay)
+        self.descent(config.learning_rate * warm * slope, decay)
         self.step += 1
         return loss
 
@@ -248,6 +242,7 @@ def train(
 
     if config.compile:
         run.gradients.prepare(run.sample(), warnings.warn)
+        run.descent.prepare(warnings.warn)
     since = reported = drawn = time.monotonic()
     try:
         while run.share() < 1:

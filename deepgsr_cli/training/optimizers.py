@@ -24,7 +24,7 @@ def optimizer(
         weight_decay: On matrices and kernels.
         fused: One kernel for AdamW, which torch has for the CPU and CUDA; else one for each operation.
     """
-    named = dict(model.named_parameters())
+    named = {n: p for n, p in model.named_parameters() if p.requires_grad}
     hidden = [n for n, p in named.items() if name == "muon" and _is_hidden(n, p)]
     others = [p for n, p in named.items() if n not in set(hidden)]
     adamw = torch.optim.AdamW(
@@ -91,9 +91,10 @@ class Muon(torch.optim.Optimizer):
                 batches.setdefault((p.shape[0], p.numel() // p.shape[0]), []).append(i)
             for (rows, columns), batch in batches.items():
                 matrices = orthogonal(torch.stack([steps[i].reshape(rows, columns) for i in batch]))
-                size = 0.2 * math.sqrt(max(rows, columns)) * group["lr"]
-                for i, matrix in zip(batch, matrices):
-                    parameters[i].sub_(matrix.view(steps[i].shape), alpha=size)
+                changes = (matrices * (0.2 * math.sqrt(max(rows, columns)) * group["lr"])).unbind()
+                torch._foreach_sub_(
+                    [parameters[i] for i in batch], [m.view(steps[i].shape) for i, m in zip(batch, changes)]
+                )
 
 
 def orthogonal(matrices: Tensor, iterations: int = 5) -> Tensor:

@@ -1,4 +1,4 @@
-"""Loss and gradients of a training step: as they come, compiled, or as one CUDA graph."""
+"""A training step, its gradients and its descent: as they come, compiled, or as CUDA graphs."""
 
 from __future__ import annotations
 
@@ -86,6 +86,95 @@ class Gradients(Generic[S]):
         with torch.cuda.graph(graph):
             self.loss = self._compute(self.sample)
         self.graph = graph
+
+
+class Descent:
+    """A step along the gradients that lie in a model's parameters: clipped, then by its optimisers, and into
+    the average of the weights.
+
+    Args:
+        model: On its device.
+        average: Its moving average.
+        optimizers: Of its parameters.
+        clip: Largest norm of the gradient.
+    """
+
+    def __init__(
+        self, model: nn.Module, average: nn.Module, optimizers: list[torch.optim.Optimizer], clip: float
+    ) -> None:
+        self.parameters: list[Tensor] = [*model.parameters()]
+        self.averages: list[Tensor] = [*average.parameters()]
+        self.optimizers, self.clip = optimizers, clip
+        self.device = self.parameters[0].device
+        self.share = torch.zeros((), device=self.device)  # of the weights in their average
+        self.notify: Callable[[str], None] | None = None
+        self.steps_to_recording = 0
+        self.graph: torch.cuda.CUDAGraph | None = None
+
+    def __call__(self, learning_rate: float, decay: float) -> None:
+        """Make a step.
+
+        Args:
+            learning_rate: Of all optimisers.
+            decay: Of the average.
+        """
+        self.share.fill_(1 - decay)
+        for group in self._groups():
+            if isinstance(group["lr"], Tensor):
+                group["lr"].fill_(learning_rate)
+            else:
+                group["lr"] = learning_rate
+        if self.notify is not None:
+            self.steps_to_recording -= 1
+            if self.steps_to_recording == 0:
+                self._record(learning_rate, self.notify)
+        if self.graph is None:
+            self._move()
+        else:
+            self.graph.replay()
+
+    def prepare(self, notify: Callable[[str], None]) -> None:
+        """Record a step on CUDA as a graph, after some that are not: they make the optimisers' states, and
+        libraries choose their kernels in them.
+
+        Args:
+            notify: Called with a sentence if that does not work; all goes on as before then.
+        """
+        if self.device.type == "cuda":
+            self.notify, self.steps_to_recording = notify, 4
+
+    def settle(self) -> None:
+        """Take the settings of optimisers whose state was loaded back to those of a run on any device."""
+        for group in self._groups():
+            group["lr"] = float(group["lr"])
+            if "capturable" in group:
+                group["capturable"] = False
+
+    def _groups(self) -> list[dict[str, Any]]:
+        return [group for part in self.optimizers for group in part.param_groups]
+
+    def _move(self) -> None:
+        nn.utils.clip_grad_norm_(self.parameters, self.clip)
+        for part in self.optimizers:
+            part.step()
+        with torch.no_grad():
+            changes = torch._foreach_sub(self.parameters, self.averages)
+            torch._foreach_mul_(changes, self.share)
+            torch._foreach_add_(self.averages, changes)
+
+    def _record(self, learning_rate: float, notify: Callable[[str], None]) -> None:
+        try:
+            for group in self._groups():
+                group["lr"] = torch.tensor(learning_rate, device=self.device)
+                if "capturable" in group:
+                    group["capturable"] = True
+            graph = torch.cuda.CUDAGraph()
+            with torch.cuda.graph(graph):
+                self._move()
+            self.graph = graph
+        except Exception as error:
+            self.settle()
+            notify(f"training goes on without a CUDA graph of the descent: {_first_line(error)}")
 
 
 def _values(sample: Any) -> list[Any]:

@@ -8,6 +8,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import typer
 from typer.testing import CliRunner
 
 from deepgsr_cli.cli import app
@@ -451,6 +452,18 @@ def test_help_is_broken_where_the_terminal_ends():
         lines = process(*command, "--help", check=True, env=env).stdout.decode().splitlines()
         prose = [line for line in lines if line.strip() and not {"│", "─"} & set(line)]
         assert len(prose) == count  # usage, title, one paragraph, and a note or a heading with examples
+
+
+def test_each_file_registers_the_commands_that_are_listed_for_it():
+    import importlib
+
+    from deepgsr_cli import cli
+
+    for file in set(cli.FILES.values()):
+        part = typer.Typer(callback=lambda: None)
+        importlib.import_module(f"deepgsr_cli.cli.{file}").register(part)
+        listed = {name for name, home in cli.FILES.items() if home == file}
+        assert set(typer.main.get_group(part).commands) == listed
 
 
 def test_version_and_unknown_commands():

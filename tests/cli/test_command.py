@@ -17,10 +17,13 @@ import pytest
 import typer
 from typer.testing import CliRunner
 
-from deepgsr_cli.cli import app, command, ct_recon, mar, output, phase, pictures
+from deepgsr_cli.cli import app, command, ct_recon, demosaick, mar, output, phase, pictures
 from deepgsr_cli.cli.options import MEASUREMENT, SPEED, BatchOptions, flag, option
 from deepgsr_cli.compute.kernels import compiled
 from deepgsr_cli.formats.image import Image, write_image
+from deepgsr_cli.jobs.plan import Plan
+from deepgsr_cli.jobs.run import Place
+from deepgsr_cli.pictures import restorer
 from tests.samples import body_hu, saved_slice, smooth_picture
 
 EXAMPLES = Path(__file__).parent.parent.parent / "examples"
@@ -210,6 +213,61 @@ def test_compiling_is_told_once_on_a_terminal(monkeypatch, capsys, tmp_path):
                 assert compiled(lambda a: a + 1)(value) == 2
         assert capsys.readouterr().err.count("compiling for this processor, once") == int(terminal)
     assert logging.getLogger("deepgsr_cli.compute.kernels").handlers == []
+
+
+def test_two_processes_print_and_write_what_one_does(run, folder):
+    Path("in/c.png").write_text("no picture")
+    options = ("denoise", "in", "--sigma", 25, "--json", "--reference", "clean")
+    alone = run(*options, "-o", "one", "--report", "one.json")
+    both = run(*options, "-o", "two", "--report", "two.json", "--jobs", 2)
+    assert (alone.exit_code, both.exit_code) == (1, 1)
+    assert [without_chance(line, "one") for line in lines(alone.stdout)] == [
+        without_chance(line, "two") for line in lines(both.stdout)
+    ]
+    assert both.stderr == alone.stderr
+    for name in ("a.png", "b.png"):
+        assert Path("one", name).read_bytes() == Path("two", name).read_bytes()
+    one, two = (json.loads(Path(f"{name}.json").read_text(encoding="utf-8")) for name in ("one", "two"))
+    assert [item["images"] for item in one["items"]] == [item["images"] for item in two["items"]]
+    assert one["protocol"]["weights (gray)"] == two["protocol"]["weights (gray)"]
+
+
+def without_chance(line: dict, folder: str) -> dict:
+    """A line of JSON without its time and the folder of the results."""
+    return {**line, "seconds": 0, "output": str(line.get("output")).removeprefix(folder)}
+
+
+def test_a_process_knows_its_device_and_how_many_share_its_memory(monkeypatch):
+    options = pictures.Denoise(inputs=["in"], jobs="auto", device="auto")
+    of = pictures.PictureCommand("denoise")
+    work = command._open(of, options, Plan([]), Place("cuda:1", 3))
+    assert (work.restorer.options.device, work.restorer.options.sharing) == ("cuda:1", 3)
+    mosaics = demosaick.Demosaick(inputs=["in"], jobs="auto")
+    work = command._open(demosaick.DemosaickCommand(), mosaics, Plan([]), Place("cuda:1", 3))
+    assert (work.demosaicker.options.device, work.demosaicker.options.sharing) == ("cuda:1", 3)
+    assert command._open(of, options, Plan([]), Place()).restorer.options.sharing == 1
+
+
+def test_tiles_are_chosen_by_a_share_of_the_memory(tiny_weights, monkeypatch):
+    given = []
+
+    def choose(*size, free_bytes, **options):
+        given.append(free_bytes)
+        return 0, 1
+
+    monkeypatch.setattr(restorer, "free_memory", lambda device: 12 << 30)
+    monkeypatch.setattr(restorer, "choose_tile", choose)
+    for sharing in (1, 4):
+        options = restorer.RunOptions("cpu", sharing=sharing)
+        restorer.Restorer(str(tiny_weights[1]), options)(np.zeros((9, 9), np.uint8), 25)
+    assert given == [12 << 30, 3 << 30]
+
+
+@pytest.mark.parametrize("jobs", ["0", "-1", "two", "1.5", "1025"])
+def test_jobs_that_cannot_be_are_refused(run, folder, jobs):
+    result = run("denoise", "in", "-o", "out", "--jobs", jobs)
+    assert (result.exit_code, result.stdout) == (2, "")
+    assert f"--jobs {jobs}: give a number of processes from 1 to 1024, or auto" in result.stderr
 
 
 def test_slices_are_shared_out_by_shards(run):

@@ -72,7 +72,7 @@ def test_dicom_slices_are_read_as_png_are(tmp_path):
     for i in range(2):
         write_new(
             anatomy(i), (1.0, 1.0), tmp_path / f"{i}.dcm", measurement="test", description="", derivation="",
-            number=i + 1, z_mm=float(i),
+            place=(i + 1, float(i)),
         )  # fmt: skip
     paths = slice_paths(tmp_path)
     assert [path.name for path in paths] == ["0.dcm", "1.dcm"]
@@ -90,7 +90,6 @@ def test_a_folder_of_both_kinds_is_read_whole_to_train_and_to_evaluate(tmp_path)
     (tmp_path / "notes.txt").write_text("no slice")
     write_new(
         anatomy(3), (1.0, 1.0), tmp_path / "a.dcm", measurement="test", description="", derivation="",
-        number=1, z_mm=0.0,
     )  # fmt: skip
     names = ["a.dcm", "b.png", "deeper/c.png"]
     assert [path.relative_to(tmp_path).as_posix() for path in slice_paths(tmp_path)] == names

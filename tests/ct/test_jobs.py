@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import pickle
 from dataclasses import replace
 from pathlib import Path
 
@@ -13,7 +14,9 @@ from typer.testing import CliRunner
 
 from deepgsr_cli.cli import app
 from deepgsr_cli.ct import reconstruction
+from deepgsr_cli.ct.jobs import plan_scans
 from deepgsr_cli.errors import UserError
+from deepgsr_cli.formats.dicom.slices import read_slice
 from deepgsr_cli.tomography.geometry import Geometry, scanner_view
 from deepgsr_cli.tomography.geometry_files import write_geometry
 from deepgsr_cli.tomography.radon import Radon
@@ -133,3 +136,30 @@ def test_more_views_than_the_network_was_trained_on_are_told(tmp_path):
     result = CliRunner().invoke(app, arguments)
     assert result.exit_code == 0, result.output
     assert "361 views are more than the 360 the network was trained on" in result.stderr
+
+
+def test_jobs_go_to_another_process_without_what_was_read(tmp_path):
+    (tmp_path / "slices").mkdir()
+    for i in range(3):
+        position = ["0", "0", str(i)]
+        saved_slice(tmp_path / f"slices/{i}.dcm", body_hu(), ImagePositionPatient=position)
+    jobs = plan_scans([str(tmp_path / "slices")], "out").jobs
+    first = read_slice(jobs[0].series, 0)
+    jobs[0].series._header[Path("many frames")] = first.header
+    sent = pickle.loads(pickle.dumps(jobs))
+    assert sent == jobs
+    assert sent[0].series is sent[2].series
+    assert not sent[0].series._header
+    np.testing.assert_array_equal(read_slice(sent[0].series, 0).hu, first.hu)
+
+
+def test_sinograms_go_to_another_process_as_their_file(tmp_path):
+    scan = Geometry("parallel", (8, 8), (1.0, 1.0), 9, 1.0, (0.0, 0.5))
+    stack = np.arange(1, 37, dtype=np.float32).reshape(2, 2, 9) / 36
+    for name, save in (("y.npy", np.save), ("y.npz", np.savez)):
+        save(tmp_path / name, stack)
+        jobs = plan_scans([str(tmp_path / name)], "out", geometry=scan, values="transmission").jobs
+        sent = pickle.loads(pickle.dumps(jobs))
+        assert sent[0].sinograms is sent[1].sinograms
+        np.testing.assert_array_equal(sent[1].sinograms.read(1), jobs[1].sinograms.read(1))
+        assert len(pickle.dumps(jobs)) < 1500

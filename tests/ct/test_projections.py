@@ -10,6 +10,7 @@ import io
 import json
 import math
 import os
+import pickle
 import struct
 from collections.abc import Callable
 from dataclasses import dataclass, replace
@@ -392,6 +393,14 @@ def test_fewer_views_are_evenly_spaced_projections_of_one_focal_spot(tmp_path):
     assert np.abs(steps - 2 * np.pi / 30).max() < 2 * np.pi / 45
     with pytest.raises(OptionError, match=r"num_views is 91: .* 90 a turn"):
         scan_of(folder).thinned(91)
+
+
+def test_a_scan_goes_to_another_process_without_its_pixels(tmp_path):
+    scan = scan_of(write_scan(tmp_path / "scan", [WATER], views=20))
+    _, y = scan.fan_beam(0)
+    sent = pickle.dumps(scan)
+    assert len(sent) < 40_000
+    np.testing.assert_array_equal(pickle.loads(sent).fan_beam(0)[1], y)
 
 
 # Files that are not as they should be

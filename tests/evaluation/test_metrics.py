@@ -2,7 +2,7 @@ import numpy as np
 import pytest
 import skimage.metrics
 
-from deepgsr_cli.evaluation.metrics import luma_y, psnr, rounded8, ssim
+from deepgsr_cli.evaluation.metrics import luma_y, psnr, psnr_b, rounded8, ssim
 from deepgsr_cli.formats.codecs import gray
 
 
@@ -29,8 +29,33 @@ def test_equal_pictures():
     assert ssim(clean, clean) == pytest.approx(1)
 
 
+def test_edges_of_blocks_lower_the_psnr_by_their_squared_height():
+    clean = np.full((2, 40, 64), 0.5)
+    noisy = clean + np.random.default_rng(0).normal(0, 0.1, clean.shape)
+    steps = np.zeros((40, 64))
+    steps[:, 8:16] = 0.5  # two edges, each along 40 pixels, of height 0.5
+    flat = np.zeros((1, 40, 64))
+    error = np.mean(steps**2)
+    # Of 4 x 64 pairs across horizontal edges and 7 x 40 across vertical ones, 2 x 40 differ.
+    effect = 0.5**2 * 80 / (4 * 64 + 7 * 40) * np.log2(8) / np.log2(40)
+    assert psnr_b(steps[None], flat) == pytest.approx(-10 * np.log10(error + effect))
+    # Within blocks they count for nothing, and noise has none.
+    shifted = np.roll(steps, 3, axis=1)
+    assert psnr_b(shifted[None], flat) == pytest.approx(psnr(shifted[None], flat))
+    single = np.mean([psnr(x[None], y[None]) for x, y in zip(noisy, clean)])
+    assert single - 0.3 < psnr_b(noisy, clean) <= single
+    assert psnr_b(flat, flat) == np.inf
+
+
+@pytest.mark.parametrize("size", [(1, 1), (5, 7), (8, 8), (9, 3), (3, 9)])
+def test_small_pictures_have_few_edges_or_none(size):
+    noisy, clean = pair(1, *size)
+    assert psnr_b(noisy, clean) <= psnr(noisy, clean)
+
+
 def test_peak_scales_both_alike():
     noisy, clean = pair(1, 20, 30)
+    assert psnr_b(255 * noisy, 255 * clean, peak=255) == pytest.approx(psnr_b(noisy, clean))
     assert psnr(255 * noisy, 255 * clean, peak=255) == pytest.approx(psnr(noisy, clean))
     assert ssim(255 * noisy, 255 * clean, peak=255) == pytest.approx(ssim(noisy, clean))
 

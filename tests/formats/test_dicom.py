@@ -267,15 +267,26 @@ def test_oblique_slices_are_ordered_along_their_normal(tmp_path):
         (["0", "5", "10", "12.5", "15"], "lacks 1 slice"),
         (["0", "5", "10", "17"], "mixed spacing"),
         (["0.00", "5.00", "10.02"], "mixed spacing"),
-        (["0", "5", "5", "10"], "two slices at 5 mm, 002 and 003"),
     ],
 )
-def test_gaps_and_duplicates_are_refused_by_name(tmp_path, positions, words):
+def test_slices_with_gaps_are_used_one_by_one_and_noted(tmp_path, positions, words):
     paths = saved_series(tmp_path / "in", positions)
     found = find_series(tmp_path / "in")
+    assert not found.failures
+    (series,) = found.series
+    assert [slice.path for slice in series.slices] == sorted(
+        paths, key=lambda path: float(pydicom.dcmread(path).ImagePositionPatient[2])
+    )
+    (note,) = series.notes
+    assert words in note
+    assert "each slice is done for itself" in note
+
+
+def test_slices_at_one_place_are_refused_by_name(tmp_path):
+    paths = saved_series(tmp_path / "in", ["0", "5", "5", "10"])
+    found = find_series(tmp_path / "in")
     assert not found.series
-    assert "'Thorax'" in str(found.failures[0])
-    assert words in str(found.failures[0])
+    assert "'Thorax' has two slices at 5 mm, 002 and 003; take one away" in str(found.failures[0])
     assert "one by one" in str(found.failures[0])
     assert all(find_series(path).series for path in paths)  # the way out
 
@@ -764,8 +775,7 @@ def test_a_slice_without_source_is_a_ct_image_of_nobody(tmp_path):
             measurement="sha256 of the sinogram",
             description="deepgsr ct-recon",
             derivation="ct-recon --views 60",
-            number=j + 1,
-            z_mm=3.0 * j,
+            place=(j + 1, 3.0 * j),
         )
     (series,) = find_series(tmp_path).series
     assert [slice.path.name for slice in series.slices] == ["0.dcm", "1.dcm"]
@@ -785,4 +795,110 @@ def test_a_slice_without_source_is_a_ct_image_of_nobody(tmp_path):
 def test_not_a_ct_is_a_kind_of_input_error(tmp_path):
     path = saved(ct(samples(), SOPClassUID=uids.MRImageStorage), tmp_path / "in.dcm")
     with pytest.raises(NotCTError):
+        find_series(path)
+
+
+# What scanners, anonymisers and converters get wrong
+
+
+def derived_of(path: Path, out: Path) -> list[Dataset]:
+    """The derived images of all slices of a file or folder, as they are read again."""
+    (series,) = find_series(path).series
+    made = DerivedSeries(series, "test", "test")
+    out.mkdir()
+    for i in range(len(series.slices)):
+        slice = read_slice(series, i)
+        made.write(slice, slice.hu, out / f"{i}.dcm")
+    return [pydicom.dcmread(out / f"{i}.dcm") for i in range(len(series.slices))]
+
+
+def test_slices_that_share_an_instance_become_images_of_their_own(tmp_path):
+    (tmp_path / "in").mkdir()
+    uid = generate_uid()
+    for j in range(3):
+        place = ["-20", "-15", str(5 * j)]
+        slice = ct(samples(j), SOPInstanceUID=uid, ImagePositionPatient=place, InstanceNumber=j)
+        saved(slice, tmp_path / "in" / str(j))
+    assert "slices share a SOPInstanceUID" in find_series(tmp_path / "in").series[0].notes[0]
+    made = derived_of(tmp_path / "in", tmp_path / "out")
+    assert len({slice.SOPInstanceUID for slice in made}) == 3
+    # One by one, as they come from another run, they are the same images.
+    for j, slice in enumerate(made):
+        (alone,) = derived_of(tmp_path / "in" / str(j), tmp_path / f"alone{j}")
+        assert alone.SOPInstanceUID == slice.SOPInstanceUID
+
+
+@pytest.mark.parametrize("nested", [False, True])
+def test_latin_letters_under_a_header_that_says_utf8_are_kept(tmp_path, nested):
+    slice = ct(samples(), SpecificCharacterSet="ISO_IR 192", StudyDescription="Größe")
+    item = Dataset()
+    item.CodeValue, item.CodingSchemeDesignator, item.CodeMeaning = "1", "99X", "Q" * 8
+    slice.ProcedureCodeSequence = [item]
+    slice.PatientName = "R" * 8
+    path = saved(slice, tmp_path / "in.dcm")
+    wrong = b"Q" * 8 if nested else b"R" * 8
+    path.write_bytes(path.read_bytes().replace(wrong, "Müller  ".encode("latin-1")))
+    (made,) = derived_of(path, tmp_path / "out")
+    text = made.ProcedureCodeSequence[0].CodeMeaning if nested else str(made.PatientName)
+    assert text.strip() == "Müller"
+    assert made.StudyDescription == "Größe"
+
+
+@pytest.mark.parametrize("keyword", ["SpacingBetweenSlices", "SliceThickness", None])
+def test_frames_of_a_single_frame_class_have_places_of_their_own(tmp_path, keyword):
+    frames = np.stack([samples(j) for j in range(3)])
+    slice = ct(frames, NumberOfFrames=3, **({keyword: "2.5"} if keyword else {}))
+    path = saved(slice, tmp_path / "in.dcm")
+    (series,) = find_series(path).series
+    made = derived_of(path, tmp_path / "out")
+    positions = [list(map(float, frame.get("ImagePositionPatient") or ())) for frame in made]
+    if keyword:
+        assert positions == [[-20, -15, 2.5 * j] for j in range(3)]
+        assert "its frames have one ImagePositionPatient" in series.notes[0]
+    else:
+        assert not any(positions)
+    assert not any("ImagePositionPatient is missing" in note for note in series.notes)
+    assert len({frame.SOPInstanceUID for frame in made}) == 3
+    for frame in made:  # only of a multi-frame class may a frame be named
+        assert "ReferencedFrameNumber" not in frame.SourceImageSequence[0]
+
+
+@pytest.mark.parametrize("modality", [None, "PT"])
+def test_a_result_is_of_modality_ct_whatever_the_source_says(tmp_path, modality):
+    path = saved(ct(samples(), Modality=modality), tmp_path / "in.dcm")
+    assert derived_of(path, tmp_path / "out")[0].Modality == "CT"
+
+
+@pytest.mark.parametrize("keywords", [("SamplesPerPixel",), ("SamplesPerPixel", "PhotometricInterpretation")])
+@pytest.mark.parametrize("syntax", NATIVE, ids=lambda syntax: syntax.name)
+def test_what_gray_pixels_are_may_be_left_unsaid(tmp_path, syntax, keywords):
+    path = saved(ct(samples(), **dict.fromkeys(keywords)), tmp_path / "in.dcm", syntax)
+    np.testing.assert_array_equal(read(path).stored, samples())
+
+
+def test_elements_encoded_otherwise_than_the_file_says_are_read(tmp_path):
+    path = saved(ct(samples()), tmp_path / "in.dcm", uids.ImplicitVRLittleEndian)
+    stated, other = uids.ImplicitVRLittleEndian.encode(), uids.ExplicitVRLittleEndian.encode()
+    held = path.read_bytes()
+    # Of the same length, so that the group length stays right.
+    held = held.replace(b"UI" + bytes([18, 0]) + stated + b"\0", b"UI" + bytes([20, 0]) + other + b"\0")
+    length = held.index(b"UL\x04\0") + 4
+    held = (
+        held[:length]
+        + (int.from_bytes(held[length : length + 4], "little") + 2).to_bytes(4, "little")
+        + held[length + 4 :]
+    )
+    path.write_bytes(held)
+    assert pydicom.dcmread(path).file_meta.TransferSyntaxUID == uids.ExplicitVRLittleEndian
+    np.testing.assert_array_equal(read(path).stored, samples())
+
+
+def test_bytes_that_cannot_be_parsed_are_no_matter_of_the_path(tmp_path, monkeypatch):
+    path = saved(ct(samples()), tmp_path / "in.dcm")
+
+    def lost(*args: object, **kwargs: object) -> None:
+        raise OSError("No tag to read at file position 81994")
+
+    monkeypatch.setattr(pydicom, "dcmread", lost)
+    with pytest.raises(InputError, match=r"is damaged .* or of an encoding that cannot be read; .* dcmconv"):
         find_series(path)

@@ -3,10 +3,8 @@ from pathlib import Path
 
 import pytest
 
-from deepgsr_cli.errors import InputError, UsageError, WeightsError
+from deepgsr_cli.errors import UsageError
 from deepgsr_cli.jobs.plan import plan, shard
-from deepgsr_cli.jobs.run import run
-from deepgsr_cli.jobs.work import Result
 
 SUFFIXES = {".png", ".tif"}
 
@@ -33,6 +31,18 @@ def pairs(*arguments):
 
 def test_a_result_goes_beside_its_input_unless_told_otherwise(tree):
     assert pairs(["in/a.png"], None) == {("in/a.png", "in/a_denoise.png")}
+
+
+def test_results_have_another_suffix_where_that_is_said(tree):
+    suffixes = {".jpg": ".png", ".jpeg": ".png"}
+    for name in ("a.jpg", "b.JPEG", "c.tif"):
+        Path(name).touch()
+    jobs = plan(["a.jpg", "b.JPEG", "c.tif"], "out/", "dejpeg", SUFFIXES, target_suffix=suffixes).jobs
+    assert [job.target.name for job in jobs] == ["a.png", "b.png", "c.tif"]
+    (job,) = plan(["a.jpg"], None, "dejpeg", SUFFIXES, target_suffix=suffixes).jobs
+    assert job.target.name == "a_dejpeg.png"
+    (job,) = plan(["a.jpg"], "given.jpg", "dejpeg", SUFFIXES, target_suffix=suffixes).jobs
+    assert job.target.name == "given.jpg"
 
 
 def test_a_folder_is_searched_and_its_tree_kept(tree):
@@ -143,41 +153,3 @@ def test_shards_are_disjoint_and_cover_all():
 def test_shards_out_of_range_are_refused(text):
     with pytest.raises(UsageError, match=f"--shard {text}: give i/n"):
         shard([], text)
-
-
-def test_a_bad_file_does_not_stop_the_others(tree):
-    jobs = plan(["in"], "out", "denoise", SUFFIXES).jobs
-
-    def work(job):
-        if job.name.name == "b.TIF":
-            raise InputError("broken")
-        return Result({"label": job.label})
-
-    outcomes = list(run(jobs, work, skip_existing=False, overwrite=False))
-    assert [o.status for o in outcomes] == ["done", "failed", "done"]
-    assert outcomes[1].error == "broken"
-    assert outcomes[2].result.facts["label"] == jobs[2].label
-
-
-def test_a_mistake_that_every_file_shares_stops_at_once(tree):
-    jobs = plan(["in"], "out", "denoise", SUFFIXES).jobs
-    seen = []
-
-    def work(job):
-        seen.append(job)
-        raise WeightsError("unknown weights")
-
-    with pytest.raises(WeightsError):
-        list(run(jobs, work, skip_existing=False, overwrite=False))
-    assert len(seen) == 1
-
-
-@pytest.mark.parametrize(
-    ("skip", "overwrite", "status"), [(0, 0, "failed"), (1, 0, "skipped"), (0, 1, "done")]
-)
-def test_an_existing_output_is_kept_unless_told_otherwise(tree, skip, overwrite, status):
-    jobs = plan(["in/a.png"], "x.png", "denoise", SUFFIXES).jobs
-    Path("x.png").touch()
-    (outcome,) = run(jobs, lambda job: Result({}), skip_existing=skip, overwrite=overwrite)
-    assert outcome.status == status
-    assert status != "failed" or "x.png: exists; give --overwrite" in outcome.error

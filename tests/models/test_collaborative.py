@@ -244,3 +244,13 @@ def test_a_known_estimate_gives_what_the_network_finds_itself():
     with torch.inference_mode():
         filtered = filter_of(x, condition[:, 0], shape.search)
         torch.testing.assert_close(model(x, condition, filtered), model(x, condition), rtol=0, atol=0)
+
+
+@pytest.mark.parametrize(("name", "value"), [("_MOST_COLUMNS", 40), ("_BLOCKS_HELD", 1)])
+def test_pieces_of_an_image_give_what_the_whole_gives(monkeypatch, name, value):
+    images = _noisy(2, 3, 33, 131)
+    whole = collaborative_filter(images, torch.tensor([SIGMA, 2 * SIGMA]), 6)
+    monkeypatch.setattr(collaborative, name, value)
+    pieces = collaborative_filter(images, torch.tensor([SIGMA, 2 * SIGMA]), 6)
+    for a, b in zip(whole, pieces):
+        torch.testing.assert_close(a, b, rtol=0, atol=2e-6)

@@ -5,6 +5,7 @@ import torch
 
 from deepgsr_cli.models import PRESETS, PRIORS, DeepGSR, DeepGSRConfig
 from deepgsr_cli.models.deepgsr import GroupBlock, LowRankGroupShrinkage, _analyse, _synthesise
+from deepgsr_cli.models.mosaics import bayer_mask, malvar, mosaic_of
 from deepgsr_cli.models.patches import reflect_to
 from deepgsr_cli.models.wavelets import dwt2, idwt2
 from deepgsr_cli.weights.checkpoint import build
@@ -240,3 +241,48 @@ def test_a_configuration_survives_its_dictionary():
         build({**model.config_dict(), "depth": 3}, PRIORS)
     with pytest.raises(ValueError, match="model 'unet' is unknown"):
         build({**model.config_dict(), "model": "unet"}, PRIORS)
+
+
+MOSAIC = dataclasses.replace(SMALL.without_groups(), channels=3, mosaic=True)
+
+
+@torch.no_grad()
+@pytest.mark.parametrize("size", [(1, 1), (2, 2), (37, 54), (64, 64)])
+def test_a_mosaic_of_any_size_becomes_a_picture_of_it(size):
+    model = randomise(DeepGSR(MOSAIC))
+    x, told = random(2, 1, *size), torch.tensor([[0.1], [0.0]])
+    y = model(x, told)
+    assert y.shape == (2, 3, *size)
+    for number in range(2):
+        one = slice(number, number + 1)
+        torch.testing.assert_close(model(x[one], told[one]), y[one], rtol=1e-4, atol=1e-4)
+
+
+@torch.no_grad()
+def test_what_is_measured_without_noise_comes_back_and_the_rest_is_corrected():
+    model, x = randomise(DeepGSR(MOSAIC)), random(1, 1, 32, 38)
+    y = model(x, torch.zeros(1, 1))
+    assert torch.equal(mosaic_of(y), x)
+    others = 1 - bayer_mask(x)
+    assert ((y - malvar(x)).abs() * others).mean() > 0.01
+    assert not torch.equal(mosaic_of(model(x, torch.full((1, 1), 0.1))), x)
+
+
+@torch.no_grad()
+def test_before_training_a_mosaic_is_interpolated():
+    x = random(1, 1, 20, 21)
+    torch.testing.assert_close(DeepGSR(MOSAIC)(x, torch.full((1, 1), 0.1)), malvar(x))
+
+
+def test_tiles_of_a_mosaic_start_where_its_pattern_does():
+    flat = DeepGSRConfig(
+        3, stem=0, widths=(8,), encoder=(1,), decoder=(), encoder_groups=(0,), decoder_groups=()
+    )
+    assert DeepGSR(dataclasses.replace(flat, mosaic=True)).tile_needs.grid == 2
+    assert DeepGSR(flat).tile_needs.grid == 1
+
+
+@pytest.mark.parametrize("change", [{"channels": 1}, {"search": 8}, {"outputs": 6}])
+def test_a_mosaic_has_three_channels_and_no_search(change):
+    with pytest.raises(ValueError, match="a mosaic has 3 channels"):
+        dataclasses.replace(MOSAIC, **change)

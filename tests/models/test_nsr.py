@@ -6,7 +6,7 @@ import torch
 import torch.nn.functional as F
 
 from deepgsr_cli.models import NSR, NSR_PRESETS, PRIORS, NSRConfig
-from deepgsr_cli.models.groupsc import interpolate_mosaic
+from deepgsr_cli.models.mosaics import bilinear
 from deepgsr_cli.models.nsr import SparseConv2d, restore_in_patches
 from deepgsr_cli.weights.checkpoint import build
 
@@ -15,7 +15,7 @@ SHAPES = {
     "sparse": TINY,
     "whole": dataclasses.replace(TINY, cell=0),
     "plain": dataclasses.replace(TINY, channels=3, groups=0, shuffle=2),
-    "upscale": dataclasses.replace(TINY, channels=3, conditions=0, scale=3),
+    "upscale": dataclasses.replace(TINY, channels=3, conditions=0, scales=(2, 3)),
     "mosaic": dataclasses.replace(TINY, channels=3, conditions=1, mosaic=True, shuffle=2),
 }
 each_shape = pytest.mark.parametrize("config", SHAPES.values(), ids=SHAPES)
@@ -106,7 +106,8 @@ def test_a_gradient_reaches_every_parameter(config):
     model = randomised(NSR(config))
     y = model(*inputs(config, 37, 53))
     (y * random(*y.shape, seed=2)).sum().backward()
-    without = [name for name, p in model.named_parameters() if p.grad is None or not (p.grad != 0).any()]
+    learned = [(name, p) for name, p in model.named_parameters() if p.requires_grad]
+    without = [name for name, p in learned if p.grad is None or not (p.grad != 0).any()]
     assert without == []
 
 
@@ -114,9 +115,11 @@ def test_a_gradient_reaches_every_parameter(config):
 @pytest.mark.parametrize("size", [(37, 53), (1, 3), (1, 1)])
 @torch.no_grad()
 def test_any_size_comes_back_in_that_size_times_the_scale(config, size):
-    y = randomised(NSR(config))(*inputs(config, *size))
-    assert y.shape == (2, config.channels, config.scale * size[0], config.scale * size[1])
-    assert y.isfinite().all()
+    model, (x, told) = randomised(NSR(config)), inputs(config, *size)
+    for scale in config.scales:
+        y = model.enlarge(x, scale, told)
+        assert y.shape == (2, config.channels, scale * size[0], scale * size[1])
+        assert y.isfinite().all()
 
 
 @each_shape
@@ -133,24 +136,26 @@ def test_before_training_it_is_an_interpolation():
     x = random(1, 3, 20, 22, dtype=torch.float32)
     inside = (..., slice(6, -6), slice(6, -6))
     for scale in (2, 3, 4):
-        y = NSR(NSRConfig(scale=scale, width=8, blocks=1))(x)
+        y = NSR(NSRConfig(scales=(2, 3, 4), width=8, blocks=1)).enlarge(x, scale)
         # Keys' cubic with a = -1/2, which PyTorch has with antialiasing alone
         cubic = F.interpolate(x, scale_factor=scale, mode="bicubic", antialias=True)
         crop = (..., slice(4 * scale, -4 * scale), slice(4 * scale, -4 * scale))
         torch.testing.assert_close(y[crop], cubic[crop], rtol=0, atol=1e-5)
     mosaic = NSR(NSRConfig(mosaic=True, shuffle=2, width=8, blocks=1))(x[:, :1])
-    torch.testing.assert_close(mosaic[inside], interpolate_mosaic(x[:, :1])[inside], rtol=0, atol=1e-6)
+    torch.testing.assert_close(mosaic[inside], bilinear(x[:, :1])[inside], rtol=0, atol=1e-6)
     plain = NSR(NSRConfig(shuffle=2, width=8, blocks=1))(x)
     torch.testing.assert_close(plain, x, rtol=0, atol=1e-6)
 
 
 @torch.no_grad()
-def test_planes_shuffled_are_the_picture():
+def test_one_scale_by_itself_is_what_all_scales_together_give():
     model = randomised(NSR(SHAPES["upscale"]))
     x, _ = inputs(SHAPES["upscale"], 11, 13)
-    planes = model.planes(x)
-    assert planes.shape == (2, 27, 11, 13)
-    assert torch.equal(F.pixel_shuffle(planes, 3), model(x))
+    planes = model(x)
+    assert planes.shape == (2, 3 * (4 + 9), 11, 13)
+    for scale in (2, 3):
+        torch.testing.assert_close(model.shuffled(planes, scale), model.enlarge(x, scale), rtol=0, atol=1e-12)
+    torch.testing.assert_close(model.shuffled(planes, 3), F.pixel_shuffle(planes[:, 12:], 3), rtol=0, atol=0)
 
 
 @torch.no_grad()
@@ -168,18 +173,18 @@ def test_the_halo_of_plain_convolutions_is_exact():
 
 @torch.no_grad()
 def test_patches_are_averaged_and_a_picture_smaller_than_one_is_done_whole():
-    config = dataclasses.replace(SHAPES["upscale"], scale=2, cell=0, blocks=1)
+    config = dataclasses.replace(SHAPES["upscale"], scales=(2,), cell=0, blocks=1)
     model = randomised(NSR(config))
     x = random(1, 3, 12, 30)
-    y = restore_in_patches(model, x, patch=16, rim=2, step=8)
+    y = restore_in_patches(model, x, 2, patch=16, rim=2, step=8)
     framed = F.pad(x, (2, 2, 2, 2), mode="reflect")
-    own = [model(framed[..., left : left + 16])[..., 4:-4, 4:-4] for left in (0, 8, 16, 18)]
+    own = [model.enlarge(framed[..., left : left + 16], 2)[..., 4:-4, 4:-4] for left in (0, 8, 16, 18)]
     assert y.shape == (1, 3, 24, 60)
     torch.testing.assert_close(y[..., :16], own[0][..., :16], rtol=0, atol=1e-12)
     torch.testing.assert_close(y[..., 20:22], (own[0][..., 20:22] + own[1][..., 4:6]) / 2, rtol=0, atol=1e-12)
     torch.testing.assert_close(y[..., 56:], own[3][..., 20:], rtol=0, atol=1e-12)
     small = x[..., :11]
-    assert torch.equal(restore_in_patches(model, small, patch=16, rim=2, step=8), model(small))
+    assert torch.equal(restore_in_patches(model, small, 2, patch=16, rim=2, step=8), model.enlarge(small, 2))
 
 
 @each_shape
@@ -198,7 +203,7 @@ def test_bfloat16_is_close_to_float32(config):
 
 @pytest.mark.parametrize(("scale", "published"), [(2, 4_877_812), (3, 4_887_637), (4, 4_901_392)])
 def test_paper_is_of_the_published_size(scale, published):
-    model = NSR(dataclasses.replace(NSR_PRESETS["paper"], scale=scale))
+    model = NSR(dataclasses.replace(NSR_PRESETS["paper"], scales=(scale,)))
     assert sum(p.numel() for p in model.parameters()) == published
 
 
@@ -230,8 +235,8 @@ def test_a_configuration_survives_its_dictionary():
     ("change", "message"),
     [
         ({"atoms": 3}, "unknown configuration atoms"),
-        ({"scale": 5}, "scale is 5"),
-        ({"scale": 2, "shuffle": 2}, "1 alone with a shuffle"),
+        ({"scales": [2, 5]}, "1 to 4 are possible"),
+        ({"scales": [2], "shuffle": 2}, "1 alone with a shuffle"),
         ({"mosaic": True}, "a mosaic has"),
         ({"blocks": 0}, "at least 1"),
         ({"cell": -1}, "at least 0"),

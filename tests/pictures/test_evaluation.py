@@ -4,13 +4,15 @@ import numpy as np
 import pytest
 
 from deepgsr_cli.errors import InputError, ShapeError, UsageError
-from deepgsr_cli.evaluation.metrics import psnr, rounded8
+from deepgsr_cli.evaluation.metrics import luma_y, psnr, psnr_b, rounded8, ssim
 from deepgsr_cli.evaluation.records import Score
 from deepgsr_cli.evaluation.run import scores
 from deepgsr_cli.evaluation.summary import means
 from deepgsr_cli.formats.codecs import gray
-from deepgsr_cli.formats.image import Image, read_image, write_image
-from deepgsr_cli.pictures.evaluation import Denoising, Deraining
+from deepgsr_cli.formats.image import Image, read_image, to_uint8, write_image
+from deepgsr_cli.formats.jpeg import jpeg_file
+from deepgsr_cli.pictures.compression import of_coding
+from deepgsr_cli.pictures.evaluation import Dejpeg, Denoising, Deraining
 from deepgsr_cli.pictures.noise import protocol_noise
 from deepgsr_cli.pictures.restorer import Restorer, RunOptions
 from tests.samples import smooth_picture
@@ -128,3 +130,47 @@ def test_partners_of_two_sizes_are_refused_by_name(tmp_path):
         write_image(tmp_path / folder / "a.png", Image(smooth_picture(3, 30, width), "uint8", "PNG"))
     with pytest.raises(ShapeError, match=r"a\.png: is 41 x 30, its clean partner 40 x 30"):
         list(Deraining(data=tmp_path).cases())
+
+
+def jpegs(folder, jpeg_weights, channels, **settings):
+    return Dejpeg(data=folder, weights=str(jpeg_weights[channels]), device="cpu", **settings)
+
+
+@pytest.mark.parametrize("gray_", [False, True])
+def test_jpegs_are_files_and_told_what_they_say(folder, jpeg_weights, gray_):
+    channels = 1 if gray_ else 3
+    given, restored, *others = scores(jpegs(folder, jpeg_weights, channels, qualities=(20, 90), gray=gray_))
+    assert [(*s.labels.values(), s.method) for s in (given, restored)] == [
+        ("b.png", 20, "jpeg"),
+        ("b.png", 20, "deepgsr"),
+    ]
+    assert [s.labels["quality"] for s in others] == [90, 90, 20, 20, 90, 90]
+    clean = read_image(folder / "b.png").pixels
+    if gray_:
+        clean = rounded8(luma_y(clean)).astype(np.float32)
+    image = read_image(jpeg_file(to_uint8(clean), 20))
+    compression = of_coding(image.metadata.jpeg, channels)
+    restorer = Restorer(str(jpeg_weights[channels]), RunOptions(device="cpu"), task="dejpeg")
+    pixels = restorer.restore_compressed(image.pixels, compression)
+    assert given.figures["psnr"] == psnr(rounded8(image.pixels), clean)
+    for name, measure in (("psnr", psnr), ("ssim", ssim), ("psnr_b", psnr_b)):
+        assert restored.figures[name] == measure(rounded8(pixels), clean)
+
+
+def test_three_equal_channels_are_gray_and_chroma_may_be_whole(tmp_path, jpeg_weights):
+    write_image(tmp_path / "a.webp", Image(smooth_picture(1, 41, 52), "uint8", "PNG"))
+    evaluation = jpegs(tmp_path, jpeg_weights, 1, qualities=(30,))
+    assert [len(case.truth) for case in evaluation.cases()] == [1]
+    assert evaluation.protocol()["jpeg"].endswith("colour 4:2:0")
+    write_image(tmp_path / "a.webp", Image(smooth_picture(3, 41, 52), "uint8", "PNG"))
+    for full, share in ((False, 1), (True, 0)):
+        evaluation = jpegs(tmp_path, jpeg_weights, 3, qualities=(30,), full_chroma=full)
+        (case,) = evaluation.cases()
+        assert case.measurement.compression.told[-1] == share
+    assert evaluation.protocol()["jpeg"].endswith("colour 4:4:4")
+
+
+@pytest.mark.parametrize("quality", [0, 101])
+def test_a_quality_that_cannot_be_is_named(folder, jpeg_weights, quality):
+    with pytest.raises(UsageError, match=f"--quality {quality}: give 1 to 100"):
+        jpegs(folder, jpeg_weights, 3, qualities=(quality,))

@@ -244,6 +244,19 @@ def test_jpeg_is_that_of_pillow(quality: int, size: tuple[int, int]) -> None:
         assert np.quantile(error, 0.95) <= 4
 
 
+def test_jpeg_with_whole_chroma_is_that_of_pillow() -> None:
+    picture = scene(37, 53)
+    file = io.BytesIO()
+    pixels = (picture[0] * 255).round().byte().permute(1, 2, 0).numpy()
+    PIL.Image.fromarray(pixels).save(file, "JPEG", quality=80, subsampling="4:4:4")
+    whole, half = jpeg(
+        picture.expand(2, -1, -1, -1), torch.tensor([80.0, 80.0]), subsampled=torch.tensor([False, True])
+    )
+    error = (whole * 255 - torch.from_numpy(np.array(PIL.Image.open(file))).permute(2, 0, 1)).abs()
+    assert error.mean() < 1
+    assert torch.equal(half, jpeg(picture, torch.tensor([80.0]))[0])
+
+
 def test_jpeg_compresses_each_picture_at_its_own_quality() -> None:
     clean = scene(48, 64).repeat(2, 1, 1, 1)
     both = jpeg(clean, torch.tensor([30.0, 90.0]))

@@ -1,5 +1,6 @@
 import numpy as np
 import pytest
+import torch
 
 from deepgsr_cli.errors import ShapeError, UsageError
 from deepgsr_cli.pictures.noise import estimate_sigma, picture_sigma
@@ -71,6 +72,23 @@ def test_in_place_gives_the_same_and_uses_the_array(denoiser):
     result = denoiser(1)(picture, 25, in_place=True)
     assert np.array_equal(result, expected)
     assert np.shares_memory(result, picture)
+
+
+@pytest.mark.parametrize("channels", [1, 3])
+def test_the_filter_over_rows_of_tiles_gives_what_the_network_gives_by_itself(channels):
+    picture = noisy(channels, 25, (90, 120))
+    restorer = Restorer(options=RunOptions(device="cpu"))
+    model = restorer.load(channels).model
+    assert model.config.search
+    condition = torch.zeros(1, model.config.conditions)
+    condition[0, 0] = 25 / 255
+    with torch.no_grad():
+        expected = model(torch.from_numpy(picture)[None], condition)[0]
+    np.testing.assert_allclose(restorer.restore_pixels(picture, 25), expected, atol=1e-6)
+    tiles = Restorer(options=RunOptions(device="cpu", tile=256))
+    larger = noisy(channels, 25, (150, 400))
+    whole, tiled = restorer.restore_pixels(larger, 25), tiles.restore_pixels(larger, 25)
+    assert np.abs(whole - tiled).mean() < 0.5 / 255
 
 
 def test_an_ensemble_is_the_mean_of_eight_orientations_and_so_turns_with_the_picture(denoiser, tiny_weights):

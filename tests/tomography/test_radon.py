@@ -12,7 +12,7 @@ from deepgsr_cli.compute.kernels import compiled
 from deepgsr_cli.errors import DeviceError, InputError, OptionError, ShapeError
 from deepgsr_cli.tomography import projectors
 from deepgsr_cli.tomography.attenuation import attenuation_to_hu, hu_to_attenuation
-from deepgsr_cli.tomography.fbp import FILTERS
+from deepgsr_cli.tomography.fbp import FILTERS, fbp_weights
 from deepgsr_cli.tomography.geometry import KINDS, Geometry, mar_640, sparse_view
 from deepgsr_cli.tomography.geometry_files import read_geometry, write_geometry
 from deepgsr_cli.tomography.radon import Radon
@@ -259,6 +259,63 @@ def test_a_fan_over_too_short_a_range_is_refused():
         Radon(geometry).fbp(torch.zeros(1, 1, *Radon(geometry).range_shape))
 
 
+def phantom_errors_hu(geometry: Geometry) -> list[float]:
+    """Mean errors in HU, of FBP of exact chord lengths, in water and in inserts of -500 and +500 HU."""
+    water = hu_to_attenuation(np.zeros(()))
+    disks = ((12.0, -9.0, 75.0, 1.0), (-20.0, 15.0, 12.0, -0.5), (30.0, 10.0, 9.0, 0.5))
+    sinogram = sum(share * disk_sinogram(geometry, x, y, r) for x, y, r, share in disks)
+    hu = attenuation_to_hu(Radon(geometry).fbp(tensor(water * sinogram), "hann")[0, 0].double().numpy())
+    (x, y, r, _), *inserts = disks
+    regions = [disk(geometry, x, y, r - 6) == 1]
+    regions += [disk(geometry, x, y, r - 4) == 1 for x, y, r, _ in inserts]
+    for x, y, r, _ in inserts:
+        regions[0] &= disk(geometry, x, y, r + 6) == 0
+    return [float(hu[region].mean() - wanted) for region, wanted in zip(regions, (0, -500, 500))]
+
+
+@pytest.mark.parametrize("kind", KINDS)
+@pytest.mark.parametrize("side", [-1, 1])
+@pytest.mark.parametrize("missing", [12, 60, 110])
+def test_a_shifted_detector_over_a_full_turn_is_as_good_as_an_even_one(kind, side, missing):
+    even = covering(kind, finer=1.3)
+    geometry = dataclasses.replace(
+        even, num_bins=even.num_bins - missing, offset_bins=side * (missing / 2 + 0.25)
+    )
+    assert max(map(abs, phantom_errors_hu(geometry))) < 5
+
+
+def test_what_opposite_rays_of_a_shifted_detector_count_is_one_together():
+    geometry = dataclasses.replace(covering("parallel"), offset_bins=12.25)
+    share, t = fbp_weights(geometry)[0] * 360 / (2 * math.pi), geometry.bin_positions_mm()
+    both = t < -t[0]
+    np.testing.assert_allclose(share[both] + np.interp(-t[both], t, share), 1, atol=1e-3)
+    np.testing.assert_allclose(share[~both], 1)
+
+
+@pytest.mark.parametrize(
+    ("kind", "range_deg", "offset_bins", "message"),
+    [
+        ("parallel", 120, 0, r"cover 120 degrees, but .* parallel rays needs 180; use an iterative method"),
+        ("parallel", 170, 0, "cover 170 degrees"),
+        ("parallel", 180, 40, "one side of the detector sees .* over a full turn only; use an iterative"),
+        ("fan-flat", 250, 40, "one side of the detector sees .* over a full turn only"),
+        ("fan-arc", 360, 150, "does not reach to the central ray"),
+    ],
+)
+def test_what_views_and_detector_do_not_see_is_refused(kind, range_deg, offset_bins, message):
+    angles = tuple(math.radians(range_deg * i / 360) for i in range(360))
+    A = Radon(dataclasses.replace(covering(kind, angles=angles), offset_bins=offset_bins))
+    with pytest.raises(ShapeError, match=message):
+        A.fbp(torch.zeros(1, 1, *A.range_shape))
+
+
+def test_views_that_leave_out_two_ranges_are_refused():
+    angles = tuple(math.radians(i + 40 * (i // 50)) for i in range(100))
+    A = Radon(covering("parallel", angles=angles))
+    with pytest.raises(ShapeError, match="leave out 2 ranges of the turn"):
+        A.fbp(torch.zeros(1, 1, *A.range_shape))
+
+
 @pytest.mark.parametrize("kind", KINDS)
 @pytest.mark.parametrize("engine", ENGINES)
 def test_one_view_one_bin_and_one_pixel_are_enough(kind, engine):
@@ -338,6 +395,9 @@ def test_angles_can_be_given_as_a_range(tmp_path):
         (FILE + "num_views = 3\nbins = 3", "bins is not known; give kind, shape"),
         (FILE.replace("bin_mm = 1\n", "num_views = 3\n"), "bin_mm is missing"),
         (FILE + "num_views =", "is not valid TOML"),
+        (FILE + "num_views = 10000000", r"num_views is 1e\+07; give 65536 or less"),
+        (FILE + "num_views = 3\nrange_deg = 0", "range_deg is 0, so all views are one; give the angle"),
+        (FILE + "num_views = 3\nstart_deg = 1e9", r"start_deg is 1e\+09; give -36000 to 36000"),
     ],
 )
 def test_a_wrong_geometry_file_is_one_sentence(tmp_path, text, message):
@@ -346,6 +406,14 @@ def test_a_wrong_geometry_file_is_one_sentence(tmp_path, text, message):
     with pytest.raises(InputError, match=message) as raised:
         read_geometry(path)
     assert str(raised.value).startswith(f"{path}: ")
+
+
+@pytest.mark.parametrize("suffix", [".toml", ".json"])
+def test_a_geometry_file_may_begin_with_a_byte_order_mark(tmp_path, suffix):
+    write_geometry(small("fan-flat"), tmp_path / f"scan{suffix}")
+    text = (tmp_path / f"scan{suffix}").read_text()
+    (tmp_path / f"marked{suffix}").write_text(text, encoding="utf-8-sig")
+    assert read_geometry(tmp_path / f"marked{suffix}") == read_geometry(tmp_path / f"scan{suffix}")
 
 
 def test_a_geometry_file_must_be_there_and_be_a_table(tmp_path):
@@ -374,6 +442,12 @@ def test_a_geometry_file_must_be_there_and_be_a_table(tmp_path):
         ("fan-flat", {"source_mm": 20.0}, "source_mm is 20, inside the slice, whose corners are 24.9"),
         ("fan-flat", {"detector_mm": -1.0}, "detector_mm is -1; give the distance"),
         ("fan-arc", {"bin_mm": 5.0}, "off the central ray, which must be below 90"),
+        ("parallel", {"num_bins": 1e7}, r"num_bins is 1e\+07; give 65536 or less"),
+        ("parallel", {"shape": (1e6, 5)}, r"shape is 1e\+06; give 32768 or less"),
+        ("parallel", {"pixel_mm": (1e-8, 1.0)}, "pixel_mm is 1e-08; give 1e-06 to 100000"),
+        ("parallel", {"bin_mm": 1e8}, r"bin_mm is 1e\+08; give 1e-06 to 100000"),
+        ("fan-flat", {"source_mm": 1e12}, r"source_mm is 1e\+12; give 1e\+09 or less"),
+        ("parallel", {"offset_bins": 80.0}, "offset_bins is 80, but the detector has 61 bins; give it in bi"),
     ],
 )
 def test_an_impossible_geometry_is_one_sentence(kind, changes, message):

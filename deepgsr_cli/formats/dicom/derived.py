@@ -13,6 +13,7 @@ from pydicom.uid import generate_uid
 from deepgsr_cli.errors import OutputError, ShapeError
 from deepgsr_cli.files import atomic_write
 from deepgsr_cli.formats.dicom.header import (
+    MULTI_FRAME_CLASSES,
     cleaned,
     decimal_text,
     quiet_pydicom,
@@ -94,16 +95,22 @@ class DerivedSeries:
                 changes the result.
         """
         self._description = _ascii(description).replace("\\", "/")
-        self._derivation = _derivation(derivation)
+        self._derivation = derivation
         self._entropy = [derivation, __version__]
         self.uid = generate_uid(entropy_srcs=[series.uid, *self._entropy])
 
     @quiet_pydicom()
-    def write(self, slice: Slice, hu: np.ndarray, path: Path) -> None:
+    def write(self, slice: Slice, hu: np.ndarray, path: Path, *, remark: str = "") -> None:
         """Write `hu`, float, (H, W), as the derived image of `slice`, uncompressed.
 
         Values go through the source's slope and intercept, rounded and clipped to its stored range; padding
         gets its stored values back. Unchanged HU are written as the source's stored values.
+
+        Args:
+            slice: The source.
+            hu: The result.
+            path: The target.
+            remark: What there is to know of this slice, for its DerivationDescription.
 
         Raises:
             OutputError: `path` is the source itself or cannot be written.
@@ -135,10 +142,12 @@ class DerivedSeries:
         header.pop("SourceImageSequence", None)
         if source_uid:
             header.SourceImageSequence = [_source_reference(header, slice.file.frame)]
+        # Not by the source's UID alone: there are anonymisers that give one to all slices.
         header.SOPInstanceUID = generate_uid(
             entropy_srcs=[
                 source_uid or str(slice.file.path.resolve()),
                 str(slice.file.frame or 0),
+                *(text_of(slice.header, key) for key in ("ImagePositionPatient", "InstanceNumber")),
                 *self._entropy,
             ]
         )
@@ -147,9 +156,9 @@ class DerivedSeries:
         suffix = f" [{self._description}]"[:_LONG_STRING]
         description = text_of(header, "SeriesDescription")[: _LONG_STRING - len(suffix)]
         header.SeriesDescription = (description + suffix).strip()
-        earlier = text_of(header, "DerivationDescription")
-        both = f"{earlier}; then {self._derivation}"
-        header.DerivationDescription = both if earlier and len(both) <= _SHORT_TEXT else self._derivation
+        earlier, derivation = text_of(header, "DerivationDescription"), _derivation(self._derivation, remark)
+        both = f"{earlier}; then {derivation}"
+        header.DerivationDescription = both if earlier and len(both) <= _SHORT_TEXT else derivation
         header.ImageType = ["DERIVED", "SECONDARY", *(values_of(header, "ImageType")[2:] or ["AXIAL"])]
         if not header.get("FrameOfReferenceUID"):
             header.FrameOfReferenceUID = generate_uid(entropy_srcs=["frame", header.StudyInstanceUID])
@@ -165,12 +174,12 @@ def write_new(
     measurement: str,
     description: str,
     derivation: str,
-    number: int = 1,
-    z_mm: float = 0.0,
+    remark: str = "",
+    place: tuple[int, float] = (1, 0.0),
 ) -> None:
     """Write a slice that no DICOM file is the source of: an anonymous CT image, signed 16 bits, 1 HU a step.
 
-    Its UIDs follow from `measurement`, `derivation` and `number`: a run that is started again writes the same
+    Its UIDs follow from `measurement`, `derivation` and `place`: a run that is started again writes the same
     objects, and the slices of one measurement and derivation make one series.
 
     Args:
@@ -181,26 +190,26 @@ def write_new(
         description: SeriesDescription.
         derivation: What was done: the command, the weights and their checksum, every parameter that changes
             the result.
-        number: InstanceNumber, from 1.
-        z_mm: Position of the slice; the image is centred on the z axis.
+        remark: What there is to know of this slice, for its DerivationDescription.
+        place: InstanceNumber, from 1, and position of the slice in mm; the image is centred on the z axis.
 
     Raises:
         OutputError: `path` cannot be written.
         ValueError: `hu` is not finite.
     """
     entropy = [measurement, derivation, __version__]
+    number, z_mm = place
     header = Dataset()
     header.SOPInstanceUID = generate_uid(entropy_srcs=[*entropy, "slice", str(number), str(z_mm)])
     header.SeriesInstanceUID = generate_uid(entropy_srcs=[*entropy, "series"])
     header.StudyInstanceUID = generate_uid(entropy_srcs=[measurement, "study"])
     header.FrameOfReferenceUID = generate_uid(entropy_srcs=[measurement, "frame"])
     header.PatientName = header.PatientID = "ANONYMOUS"
-    header.Modality = "CT"
     header.ImageType = ["DERIVED", "SECONDARY", "AXIAL"]
     header.SeriesDescription = _ascii(description).replace("\\", "/")[:_LONG_STRING]
     header.SeriesNumber = 1
     header.InstanceNumber = number
-    header.DerivationDescription = _derivation(derivation)
+    header.DerivationDescription = _derivation(derivation, remark)
     header.PhotometricInterpretation = "MONOCHROME2"
     header.PixelRepresentation = 1
     header.RescaleIntercept, header.RescaleSlope, header.RescaleType = "0", "1", "HU"
@@ -215,7 +224,7 @@ def write_new(
 
 def _save(header: Dataset, stored: np.ndarray, bits: int, path: Path) -> None:
     """Complete `header` to a CT Image object with these pixels and write it."""
-    header.SOPClassUID = uids.CTImageStorage
+    header.SOPClassUID, header.Modality = uids.CTImageStorage, "CT"
     for keyword in _MAY_BE_EMPTY:
         if keyword not in header:
             setattr(header, keyword, None)
@@ -264,7 +273,7 @@ def _source_reference(header: Dataset, frame: int | None) -> Dataset:
     reference = Dataset()
     reference.ReferencedSOPClassUID = header.get("SOPClassUID") or uids.CTImageStorage
     reference.ReferencedSOPInstanceUID = header.SOPInstanceUID
-    if frame is not None:
+    if frame is not None and reference.ReferencedSOPClassUID in MULTI_FRAME_CLASSES:
         reference.ReferencedFrameNumber = frame + 1
     reference.SpatialLocationsPreserved = "YES"
     reference.PurposeOfReferenceCodeSequence = [
@@ -284,8 +293,11 @@ def _ascii(text: str) -> str:
     return text.encode("ascii", "replace").decode()
 
 
-def _derivation(text: str) -> str:
-    return f"deepgsr {__version__} {_ascii(text)}"[: _SHORT_TEXT - len(_DISCLAIMER)] + _DISCLAIMER
+def _derivation(text: str, remark: str) -> str:
+    """What was done, and what there is to know of it, which is cut off last."""
+    remark = f"; {_ascii(remark)}" if remark else ""
+    end = remark[: _SHORT_TEXT // 2] + _DISCLAIMER
+    return f"deepgsr {__version__} {_ascii(text)}"[: _SHORT_TEXT - len(end)] + end
 
 
 def _now(header: Dataset) -> datetime:

@@ -13,11 +13,12 @@ import numpy as np
 import pydicom
 from pydicom import uid as uids
 from pydicom.datadict import dictionary_has_tag, dictionary_VR, keyword_for_tag
-from pydicom.dataelem import DataElement
+from pydicom.dataelem import DataElement, RawDataElement
 from pydicom.dataset import Dataset
 from pydicom.multival import MultiValue
+from pydicom.tag import BaseTag
 from pydicom.uid import UID, generate_uid
-from pydicom.valuerep import STR_VR, VR, DSfloat
+from pydicom.valuerep import CUSTOMIZABLE_CHARSET_VR, STR_VR, VR, DSfloat
 
 from deepgsr_cli.errors import InputError, UserError
 
@@ -26,8 +27,8 @@ NATIVE_SYNTAXES = {  # by (implicit VR, little endian)
     (False, True): uids.ExplicitVRLittleEndian,
     (False, False): uids.ExplicitVRBigEndian,
 }
-_MULTI_FRAME_CLASSES = (uids.EnhancedCTImageStorage, uids.LegacyConvertedEnhancedCTImageStorage)
-_CT_CLASSES = (uids.CTImageStorage, *_MULTI_FRAME_CLASSES)
+MULTI_FRAME_CLASSES = (uids.EnhancedCTImageStorage, uids.LegacyConvertedEnhancedCTImageStorage)
+_CT_CLASSES = (uids.CTImageStorage, *MULTI_FRAME_CLASSES)
 _REQUIRED = ("Rows", "Columns", "BitsAllocated", "BitsStored", "PixelRepresentation")
 # Functional groups whose attributes have the same meaning in a single-frame image (PS3.3 C.7.6.16, C.8.15.3).
 _FRAME_GROUPS = (
@@ -110,9 +111,11 @@ def read_header(path: Path) -> Dataset | None:
                 # Inflating leaves the stream at its end.
                 inflated = header.file_meta.get("TransferSyntaxUID") == uids.DeflatedExplicitVRLittleEndian
                 _check_kind(path, header, has_pixels=inflated or stream.read(1) != b"")
-            except (UserError, OSError):
+            except UserError:
                 raise
             except Exception as error:  # anything, on hostile bytes
+                if isinstance(error, OSError) and error.errno is not None:
+                    raise  # of the file; pydicom has OSError without a number for bytes it cannot parse
                 if not marked:
                     return None
                 raise damaged(path, error) from error
@@ -127,7 +130,10 @@ def read_header(path: Path) -> Dataset | None:
 
 def damaged(path: Path, error: Exception) -> InputError:
     detail = " ".join(str(error).split())[:120] or type(error).__name__
-    return InputError(f"{path}: the DICOM header is damaged ({detail}); copy or export it again")
+    return InputError(
+        f"{path}: the DICOM header is damaged ({detail}), or of an encoding that cannot be read; copy or"
+        " export it again, or convert it, as with dcmconv"
+    )
 
 
 def _complete_uids(header: Dataset, path: Path) -> None:
@@ -190,7 +196,11 @@ def frame_groups(header: Dataset, frame: int) -> Dataset:
 def single_frame(header: Dataset, frame: int) -> Dataset:
     """Header of `frame` as a single-frame CT image has it, without what is private or cannot be parsed."""
     single = cleaned(header, _MULTI_FRAME_ONLY)
-    if header.SOPClassUID not in _MULTI_FRAME_CLASSES:
+    if count_frames(header) > 1 and not header.get("PerFrameFunctionalGroupsSequence"):
+        single.pop("ImagePositionPatient", None)  # one cannot be that of all frames
+        if (position := frame_position(header, frame)) is not None:
+            single.ImagePositionPatient = [decimal_text(mm) for mm in position]
+    if header.SOPClassUID not in MULTI_FRAME_CLASSES:
         return single
     single.update(cleaned(frame_groups(header, frame), _MULTI_FRAME_ONLY))
     for keyword, classic in _SINGLE_FRAME_NAMES.items():
@@ -211,7 +221,7 @@ def cleaned(source: Dataset, without: Collection[str] = ()) -> Dataset:
         if tag.is_private or tag.element == 0 or tag.group < 8 or keyword_for_tag(tag) in without:
             continue
         try:
-            element = copy.copy(source[tag])
+            element = copy.copy(_element(source, tag))
             if element.VR == VR.SQ:
                 items = [cleaned(item) for item in element.value]
                 element.value = [item for item in items if len(item)]
@@ -227,6 +237,40 @@ def cleaned(source: Dataset, without: Collection[str] = ()) -> Dataset:
             del clean[element.tag]
         clean.CodeMeaning = clean.get("CodeMeaning", clean.CodeValue)
     return clean
+
+
+def _element(source: Dataset, tag: BaseTag) -> DataElement:
+    """An element, whose text is Latin-1 where it is not of the character set that is declared."""
+    raw: object = source.get_item(tag)
+    if not isinstance(raw, RawDataElement) or not isinstance(raw.value, bytes) or raw.value.isascii():
+        return source[tag]
+    vr = raw.VR if raw.VR not in (None, VR.UN) else dictionary_VR(tag) if dictionary_has_tag(tag) else ""
+    # An item of a sequence has it from what it is in, by the name that pydicom gives it.
+    charset = values_of(source, "SpecificCharacterSet") or list(source.original_character_set)
+    if vr not in CUSTOMIZABLE_CHARSET_VR or charset not in (["ISO_IR 192"], ["UTF8"]):
+        return source[tag]
+    try:
+        raw.value.decode("utf-8")
+    except UnicodeDecodeError:
+        source[tag] = DataElement(tag, vr, raw.value.decode("latin-1").rstrip(" \0"))
+    return source[tag]
+
+
+def frame_position(header: Dataset, frame: int) -> list[float] | None:
+    """Position of a frame, (x, y, z) in mm, where the header has one for all of them, that of the first.
+
+    Frames follow each other along the normal, SpacingBetweenSlices or SliceThickness apart. None if the
+    header has none of these, or the frames have positions of their own.
+    """
+    if header.get("PerFrameFunctionalGroupsSequence") or count_frames(header) < 2:
+        return None
+    first = numbers_of(header, "ImagePositionPatient", 3)
+    apart = numbers_of(header, "SpacingBetweenSlices", 1) or numbers_of(header, "SliceThickness", 1)
+    if first is None or apart is None or not apart[0] > 0:
+        return None
+    orientation = numbers_of(header, "ImageOrientationPatient", 6) or (1.0, 0.0, 0.0, 0.0, 1.0, 0.0)
+    normal = np.cross(orientation[:3], orientation[3:])
+    return [float(a) for a in np.array(first) + frame * apart[0] * normal]
 
 
 def values_of(header: Dataset, keyword: str) -> list[Any]:

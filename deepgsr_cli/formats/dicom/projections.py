@@ -120,6 +120,10 @@ class ViewPixels:
     def __init__(self) -> None:
         self._kept: OrderedDict[Path, np.ndarray] = OrderedDict()
 
+    def __reduce__(self) -> tuple[type[ViewPixels], tuple[()]]:
+        """Go to another process without what is kept."""
+        return ViewPixels, ()
+
     def __call__(self, path: Path, shape: tuple[int, int]) -> np.ndarray:
         """Stored values, (rows, columns) of the detector.
 

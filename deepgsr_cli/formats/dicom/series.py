@@ -17,7 +17,9 @@ from deepgsr_cli.formats.dicom.header import (
     NotCTError,
     count_frames,
     damaged,
+    decimal_text,
     frame_groups,
+    frame_position,
     numbers_of,
     quiet_pydicom,
     read_header,
@@ -63,6 +65,10 @@ class Series:
     # The last header of a multi-frame file: parsing one of 1000 frames anew for each frame is quadratic.
     _header: dict[Path, Dataset] = field(default_factory=dict, repr=False, compare=False)
 
+    def __reduce__(self) -> tuple[type[Series], tuple[object, ...]]:
+        """Go to another process without the header, which that one reads itself."""
+        return Series, (self.uid, self.description, self.shape, self.pixel_mm, self.slices, self.notes)
+
 
 @dataclass(frozen=True, slots=True)
 class Found:
@@ -97,6 +103,8 @@ class _Candidate(NamedTuple):
     pixel_mm: tuple[float, float]
     places: tuple[_Place | None, ...]  # one for each of _ORDERS
     notes: tuple[str, ...]
+    instance: tuple[str, int]  # SOPInstanceUID and frame
+    has_position: bool  # in its file, if not for itself
 
 
 @quiet_pydicom()
@@ -105,9 +113,9 @@ def find_series(path: Path, *, pixel_mm: tuple[float, float] | None = None) -> F
 
     A series is what shares SeriesInstanceUID, orientation, shape and pixel size. Slices are ordered by
     ImagePositionPatient along their normal; where one has none by SliceLocation, or else InstanceNumber.
-    Gaps and duplicates are refused: distances may differ by 0.01 mm, or by one unit of the last decimal
-    the positions are written with, but by a quarter of the distance at most. Suffixes do not matter;
-    hidden files are passed over.
+    Slices at one place are refused. Gaps and mixed spacing are noted: distances may differ by 0.01 mm, or by
+    one unit of the last decimal the positions are written with, but by a quarter of the distance at most.
+    Suffixes do not matter; hidden files are passed over.
 
     Args:
         path: A file or a folder.
@@ -175,6 +183,12 @@ def _candidate(path: Path, header: Dataset, index: int, pixel_mm: tuple[float, f
         if keyword in header and keyword not in frame:
             frame[keyword] = header[keyword]
     notes = []
+    if (stepped := frame_position(header, index)) is not None:
+        frame.ImagePositionPatient = [decimal_text(mm) for mm in stepped]
+        notes.append(
+            "its frames have one ImagePositionPatient, taken as that of the first; the others follow by"
+            " SpacingBetweenSlices or SliceThickness, along the normal"
+        )
     kind = str(frame.get("RescaleType") or "HU").strip().upper()
     if kind not in ("HU", "US"):
         raise InputError(f"{path}: holds values of type {kind}, not HU; give slices in Hounsfield units")
@@ -205,6 +219,8 @@ def _candidate(path: Path, header: Dataset, index: int, pixel_mm: tuple[float, f
         (row_mm, column_mm),
         _places(frame, orientation),
         tuple(notes),
+        (str(header.get("SOPInstanceUID")), index),
+        bool(header.get("ImagePositionPatient")),
     )
 
 
@@ -231,7 +247,7 @@ def _series(group: list[_Candidate]) -> Series:
     """The group in order.
 
     Raises:
-        InputError: Slices are missing, doubled, unevenly spaced, or their order is not known.
+        InputError: Slices are doubled, or their order is not known.
     """
     first = group[0]
     folder_or_file = first.file.path.parent if len(group) > 1 else first.file.path
@@ -246,18 +262,27 @@ def _series(group: list[_Candidate]) -> Series:
         raise InputError(f"{where} does not say how its slices are ordered; give its files one by one")
     keyword, unit, known = complete[0] if complete else ("", "", [_Place(0, 1)])
     if keyword != _ORDERS[0][0] and len(group) > 1:
-        notes.append(f"ImagePositionPatient is missing; slices are ordered by {keyword}")
+        stated = any(candidate.has_position for candidate in group)
+        fault = "is one for several slices" if stated else "is missing"
+        notes.append(f"ImagePositionPatient {fault}; slices are ordered by {keyword}")
+    if len({candidate.instance for candidate in group}) < len(group):
+        notes.append("slices share a SOPInstanceUID; the results have one each")
     order = np.argsort([place.at for place in known], kind="stable")
     files = tuple(group[j].file for j in order)
-    _check_spacing(where, files, [known[j] for j in order], unit)
+    notes += _spacing_notes(where, files, [known[j] for j in order], unit)
     uid, shape, *_ = first.key
     return Series(uid, first.description, shape, first.pixel_mm, files, tuple(dict.fromkeys(notes)))
 
 
-def _check_spacing(where: str, files: Sequence[SliceFile], places: Sequence[_Place], unit: str) -> None:
+def _spacing_notes(where: str, files: Sequence[SliceFile], places: Sequence[_Place], unit: str) -> list[str]:
+    """A sentence about slices that are missing or unevenly spaced; none where they are not.
+
+    Raises:
+        InputError: Two slices are at one place.
+    """
     distances = np.diff([place.at for place in places])
     if not len(distances):
-        return
+        return []
 
     def between(j: int) -> str:
         return " and ".join(
@@ -274,15 +299,13 @@ def _check_spacing(where: str, files: Sequence[SliceFile], places: Sequence[_Pla
         )
     rounding = min(min(place.last_decimal for place in places), spacing / 4)
     if gap - spacing <= max(_TOLERANCE_MM, rounding) + 1e-6:
-        return
+        return []
     steps = gap / spacing
     missing = round(steps) - 1
+    fault = "has slices of mixed spacing"
     if missing and abs(steps - round(steps)) < 0.1:
         fault = f"lacks {missing} slice{'s' if missing > 1 else ''}"
-        cure = "add the missing files"
-    else:
-        fault, cure = "has slices of mixed spacing", "part them into folders"
-    raise InputError(
-        f"{where} {fault}: {between(farthest)} are {gap:g} {unit} apart, others {spacing:g}; "
-        f"{cure}, or give its files one by one"
-    )
+    return [
+        f"{fault}: {between(farthest)} are {gap:g} {unit} apart, others {spacing:g}; each slice is done for"
+        " itself"
+    ]

@@ -29,6 +29,8 @@ AIR_HU = -1000.0
 # Values below the HU scale's usual end stand for "not measured" where a scanner fills the corners with them.
 _SCALE_END_HU = -1024.0
 PADDING_KEYWORDS = ("PixelPaddingValue", "PixelPaddingRangeLimit")
+# What gray pixels are where a header does not say it.
+_ASSUMED = {"SamplesPerPixel": 1, "PhotometricInterpretation": "MONOCHROME2"}
 _LOSSY_SYNTAXES = (uids.JPEGBaseline8Bit, uids.JPEGExtended12Bit, uids.JPEGLSNearLossless)
 
 
@@ -138,12 +140,7 @@ def _decode(file: SliceFile, header: Dataset) -> np.ndarray:
     if not decoder.is_available or (plugin and plugin not in decoder.available_plugins):
         raise InputError(f"{path}: is compressed as {UID(syntax).name}; to read it, pip install {package}")
     try:
-        source: Any = path
-        if syntax == uids.DeflatedExplicitVRLittleEndian:
-            source = pydicom.dcmread(path)  # an offset into deflated data means nothing
-        stored = pixel_array(
-            source, index=file.frame or 0, raw=True, decoding_plugin=plugin, transfer_syntax_uid=syntax
-        )
+        stored = _pixels(file, header, syntax, plugin)
     except MemoryError as error:
         raise InputError(f"{path}: there is not enough memory to decode it; free some") from error
     except Exception as error:  # the decoders' own kinds: anything, on hostile bytes
@@ -154,6 +151,26 @@ def _decode(file: SliceFile, header: Dataset) -> np.ndarray:
     kind = "i" if header.PixelRepresentation else "u"
     unused = 8 * stored.itemsize - header.BitsStored
     return (stored.astype(f"{kind}{stored.itemsize}") << unused) >> unused
+
+
+def _pixels(file: SliceFile, header: Dataset, syntax: UID, plugin: str) -> np.ndarray:
+    """Stored values of a slice, (H, W), as the decoders return them."""
+    settings: dict[str, Any] = {"index": file.frame or 0, "raw": True, "decoding_plugin": plugin}
+    assumed = {key: value for key, value in _ASSUMED.items() if not header.get(key)}
+    # An offset into deflated data means nothing.
+    if not assumed and syntax != uids.DeflatedExplicitVRLittleEndian:
+        try:
+            return pixel_array(file.path, transfer_syntax_uid=syntax, **settings)
+        except MemoryError:
+            raise
+        except Exception:
+            # Of files without compression, some are encoded otherwise than they say, which parsing finds out.
+            if syntax not in NATIVE_SYNTAXES.values():
+                raise
+    whole = pydicom.dcmread(file.path, force=True)
+    for keyword, value in assumed.items():
+        setattr(whole, keyword, value)
+    return pixel_array(whole, transfer_syntax_uid=syntax, **settings)
 
 
 def _padding(

@@ -1,0 +1,23 @@
+"""Memory of the processor that is freed and taken again."""
+
+from __future__ import annotations
+
+import ctypes
+
+# Parameters of mallopt, as glibc's malloc.h has them.
+_TRIM_THRESHOLD, _MMAP_MAX = -1, -4
+
+
+def keep_freed_memory() -> None:
+    """Have this process keep the memory it frees for its next use, where the C library is glibc.
+
+    By itself glibc gives large blocks back to the system, which fills them with zeros when they are taken
+    anew. With maps of many megabytes that is up to a third of a network's time. No result changes.
+    """
+    try:
+        library = ctypes.CDLL(None)
+    except (OSError, TypeError):  # where there is no one namespace of the process, as on Windows
+        return
+    if hasattr(library, "gnu_get_libc_version"):
+        library.mallopt(_MMAP_MAX, 0)  # no block is a mapping of its own
+        library.mallopt(_TRIM_THRESHOLD, 2**31 - 1)  # and the end of the heap is not given back

@@ -1,0 +1,108 @@
+"""Whether a reconstruction can be: its misfit against the noise, CT numbers of body, water and air."""
+
+from __future__ import annotations
+
+import numpy as np
+from scipy import ndimage
+from torch import Tensor
+
+from deepgsr_cli.ct.figures import body, residual
+from deepgsr_cli.ct.methods import ITERATIONS, Method, Reconstructed, gaussian_blur
+from deepgsr_cli.ct.simulation import noise_variance
+from deepgsr_cli.tomography.attenuation import to_hu
+from deepgsr_cli.tomography.geometry import Geometry
+
+# Of 100 scans simulated from five slices at 20 to 720 views and 1e4 photons and more, none is beyond these.
+# The misfit relative to the sinogram: what beam hardening and pixels leave; what few views leave of filtered
+# backprojection at 60 views of 512 pixels, and the views at which noise is no larger in the misfit.
+_MISFIT, _MISFIT_OF_FBP, _EVEN_VIEWS = 0.03, 0.12, 300
+# Air and the denser quarter of a body, in HU, under a Gaussian of so many pixels of 512.
+_AIR_HU, _BODY_HU = (-1250.0, -650.0), (-300.0, 400.0)
+_SMOOTHING_PX = 4.0
+# Nothing is thinner than air; so much of a body may be, where streaks cross.
+_LEAST_HU, _LEAST_SHARE = -1100.0, 0.02
+# Values of so much are of no scanner, if so many of a slice have them.
+_MOST_HU, _MOST_SHARE = 30000.0, 0.1
+# An object that rays are attenuated by so much in is not empty.
+_VISIBLE_INTEGRAL = 0.3
+
+
+def doubt_result(result: Reconstructed, y: Tensor, geometry: Geometry, method: Method) -> list[str]:
+    """Say what cannot be right in a reconstruction, a sentence each with the likely cause.
+
+    Args:
+        result: Of one sinogram.
+        y: The sinogram, (1, 1, V, N).
+        geometry: It was measured with.
+        method: It was reconstructed by, with the photons that are known or estimated.
+    """
+    doubts = []
+    views = geometry.num_views * 512 / max(geometry.shape)
+    misfit = residual(result.misfit(), y)
+    noise = 0.0
+    if method.photons is not None:
+        noise = float(noise_variance(y, method.photons).sum().sqrt() / y.norm().clamp(min=1e-12))
+    explained = _MISFIT + 3 * noise * max(1.0, _EVEN_VIEWS / views)
+    if method.name == "fbp":
+        explained += _MISFIT_OF_FBP * (60 / views) ** 1.4
+    if misfit > explained:
+        more = ", and are the iterations enough" if method.name in ITERATIONS else ""
+        doubts.append(
+            f"the slice leaves {misfit:.1%} of the data unexplained, and noise and views account for"
+            f" {explained:.1%} at most: are the geometry's angles, their sense, offset_bins and distances"
+            f" those of the scan, and are the values line integrals{more}?"
+        )
+    if geometry.num_views >= 2:
+        doubts += doubt_numbers(result.x, y, geometry)
+    return doubts
+
+
+def doubt_numbers(x: Tensor, y: Tensor, geometry: Geometry) -> list[str]:
+    """Say what is implausible in CT numbers, a sentence each with the likely cause.
+
+    Args:
+        x: Attenuation in 1/mm, (1, 1, H, W).
+        y: The sinogram it was made of, (1, 1, V, N).
+        geometry: With that slice.
+    """
+    smooth = gaussian_blur(x, _SMOOTHING_PX * max(geometry.shape) / 512)
+    hu, inside = to_hu(smooth), body(smooth, geometry.pixel_mm)
+    rows, columns = (np.arange(n) - (n - 1) / 2 for n in hu.shape)
+    within = np.hypot(rows[:, None] / len(rows), columns / len(columns)) < 0.48
+    edge = max(2, round(2 * _SMOOTHING_PX * max(hu.shape) / 512))
+    core = ndimage.binary_erosion(inside & within, iterations=edge)
+    outside = within & ~ndimage.binary_dilation(inside, iterations=edge)
+    doubts = []
+    if not inside.any() and float(y.max()) > _VISIBLE_INTEGRAL:
+        doubts.append(
+            f"the slice has nothing denser than -500 HU, but rays are attenuated by up to exp({y.max():.2g}):"
+            " are pixel_mm, bin_mm and the distances in mm?"
+        )
+    if core.any() and float(np.mean(hu[core] < _LEAST_HU)) > _LEAST_SHARE:
+        doubts.append(
+            f"{np.mean(hu[core] < _LEAST_HU):.1%} of the body are below {_LEAST_HU:g} HU, which is less than"
+            " air: are the values line integrals, and is the geometry that of the scan?"
+        )
+    if inside.any() and not _BODY_HU[0] <= (dense := float(np.percentile(hu[inside], 75))) <= _BODY_HU[1]:
+        doubts.append(
+            f"the denser parts of the body are at {dense:.0f} HU, and tissue is between {_BODY_HU[0]:g} and"
+            f" {_BODY_HU[1]:g}: are pixel_mm, bin_mm and the distances in mm, and does water attenuate by"
+            " 0.0192 /mm at this energy? Or the object is no body"
+        )
+    if outside.mean() > 0.02 and not _AIR_HU[0] <= (air := float(np.median(hu[outside]))) <= _AIR_HU[1]:
+        doubts.append(
+            f"around the body are {air:.0f} HU, and air is -1000: do the line integrals of air have an"
+            " offset, or is the object wider than the detector?"
+        )
+    return doubts
+
+
+def doubt_slice(hu: np.ndarray) -> list[str]:
+    """Say what cannot be right in the CT numbers of a file, (H, W)."""
+    share = float(np.mean(hu > _MOST_HU))
+    if share <= _MOST_SHARE:
+        return []
+    return [
+        f"{share:.0%} of the values are above {_MOST_HU:g} HU, which no tissue and no metal is: is"
+        " PixelRepresentation right, which says whether they are signed?"
+    ]

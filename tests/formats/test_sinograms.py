@@ -1,0 +1,184 @@
+"""Promises of measured sinograms: what the numbers of a file are is known, told, or asked for."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import h5py
+import numpy as np
+import pytest
+import tifffile
+from typer.testing import CliRunner
+
+from deepgsr_cli.cli import app
+from deepgsr_cli.errors import InputError, ShapeError
+from deepgsr_cli.formats.sinograms import Sinograms
+from deepgsr_cli.tomography.geometry import Geometry, even_angles
+from deepgsr_cli.tomography.geometry_files import write_geometry
+
+VIEWS, BINS, SLICES = 24, 40, 3
+LIGHT, DARK = 20000.0, 300.0
+
+
+def integrals(shift: float = 0.0) -> np.ndarray:
+    """Chords of a disk, (V, N), with air around it: up to 2."""
+    at = np.linspace(-1.6, 1.6, BINS) + shift * np.sin(np.arange(VIEWS))[:, None] * 0.1
+    return 2 * np.sqrt(np.maximum(1 - at**2, 0))
+
+
+Y = integrals()
+
+
+def exchange(path: Path, **arrays: np.ndarray | None) -> Path:
+    """Counts of three equal slices, with those without the object and without light, in one file."""
+    counts = np.rint(DARK + LIGHT * np.exp(-Y)).astype(np.uint16)
+    held = {
+        "data": np.repeat(counts[:, None], SLICES, 1),
+        "data_white": np.full((2, SLICES, BINS), DARK + LIGHT, np.uint16),
+        "data_dark": np.full((2, SLICES, BINS), DARK, np.uint16),
+        **arrays,
+    }
+    with h5py.File(path, "w") as file:
+        for name, array in held.items():
+            if array is not None:
+                file[f"exchange/{name}"] = array
+    return path
+
+
+def read(path: Path, values: str | None = None) -> np.ndarray:
+    sinograms = Sinograms(path, VIEWS, BINS, values)
+    return sinograms.read(sinograms.num_slices - 1)
+
+
+def saved(path: Path, y: np.ndarray, **arrays: np.ndarray) -> Path:
+    if path.suffix == ".tif":
+        tifffile.imwrite(path, y)
+    elif path.suffix == ".npz":
+        np.savez(path, sinogram=y, **arrays)
+    else:
+        np.save(path, y)
+    return path
+
+
+def test_counts_become_integrals_by_white_and_dark(tmp_path):
+    np.testing.assert_allclose(read(exchange(tmp_path / "a.h5")), Y, atol=2e-3)
+    one = exchange(tmp_path / "b.h5", data_white=np.full((SLICES, BINS), DARK + LIGHT))
+    np.testing.assert_allclose(read(one), Y, atol=2e-3)
+    counts = np.rint(DARK + LIGHT * np.exp(-Y)).astype(np.uint16)
+    white, dark = np.full(BINS, DARK + LIGHT), np.full((1, BINS), DARK)
+    np.testing.assert_allclose(read(saved(tmp_path / "c.npz", counts, white=white, dark=dark)), Y, atol=2e-3)
+
+
+@pytest.mark.parametrize("suffix", [".npy", ".npz", ".tif"])
+def test_shares_of_photons_are_recognised_and_taken_when_told(tmp_path, suffix):
+    share = np.exp(-Y).astype(np.float32)
+    path = saved(tmp_path / f"share{suffix}", share)
+    with pytest.raises(InputError, match=r"is highest, 1, at the ends .* as I / I0 is; give --values transm"):
+        read(path)
+    np.testing.assert_allclose(read(path, "transmission"), Y, atol=1e-5)
+    np.testing.assert_allclose(read(path, "integrals"), share)
+
+
+@pytest.mark.parametrize(
+    "y",
+    [
+        Y,
+        Y[:, 10:30].repeat(2, 1),
+        0.3 * Y,
+        np.full_like(Y, 0.9),
+        integrals(1.0) - 0.01,
+    ],
+    ids=["whole", "no air", "weak", "flat", "below 0"],
+)
+def test_integrals_are_not_taken_for_something_else(tmp_path, y):
+    y = y.astype(np.float32)
+    np.testing.assert_array_equal(read(saved(tmp_path / "y.npy", y)), y)
+
+
+def test_whole_numbers_without_white_are_asked_about(tmp_path):
+    for path in (
+        exchange(tmp_path / "a.h5", data_white=None),
+        saved(tmp_path / "a.tif", np.uint16(9 * Y)),
+        saved(tmp_path / "a.npy", np.int32(9 * Y)),
+    ):
+        with pytest.raises(InputError, match=r"holds whole numbers, .* or --values integrals if it is that"):
+            read(path)
+    np.testing.assert_array_equal(read(tmp_path / "a.npy", "integrals"), np.int32(9 * Y))
+    with pytest.raises(InputError, match="is counts, and the file has none without the object"):
+        read(tmp_path / "a.npy", "counts")
+
+
+@pytest.mark.parametrize(
+    ("arrays", "sentence"),
+    [
+        (
+            {"data_white": np.ones((2, 2, BINS), np.uint16)},
+            "data_white is 2 x 2 x 40 of uint16, but /exchang",
+        ),
+        ({"data_dark": np.ones((2, SLICES, 7))}, "data_dark is 2 x 3 x 7 of float64, .* has 3 rows of 40"),
+        ({"data_white": np.ones((2, SLICES, BINS), complex)}, "data_white is .* of complex128"),
+        ({"data_white": np.ones((0, SLICES, BINS))}, "data_white is empty"),
+        ({"data_white": np.full((1, SLICES, BINS), np.nan)}, "without the object has NaN or infinity in 40"),
+        (
+            {
+                "data_white": np.full((1, SLICES, BINS), DARK),
+                "data_dark": np.full((1, SLICES, BINS), DARK + LIGHT),
+            },
+            "has counts of 300 without the object, and of 20300 without light; are white and dark mistaken",
+        ),
+        ({"data_dark": np.full((1, SLICES, BINS), 2e4)}, "is darker, in most places, than the 20000 counts"),
+        ({"data_white": np.full((1, SLICES, BINS), 9e3)}, "is brighter in .* than without the object"),
+    ],
+)
+def test_white_and_dark_that_do_not_fit_are_one_sentence(tmp_path, arrays, sentence):
+    with pytest.raises(InputError, match=sentence):
+        Sinograms(exchange(tmp_path / "a.h5", **arrays), VIEWS, BINS)
+
+
+@pytest.fixture
+def parallel(tmp_path) -> Path:
+    geometry = Geometry("parallel", (16, 16), (4.0, 4.0), BINS, 2.5, even_angles(0, 180, VIEWS))
+    write_geometry(geometry, tmp_path / "scan.json")
+    return tmp_path / "scan.json"
+
+
+def reconstruct(*arguments: object):
+    return CliRunner().invoke(app, ["ct-recon", *map(str, arguments), "--method", "fbp", "--format", "npy"])
+
+
+@pytest.mark.parametrize("sense", [1, -1])
+@pytest.mark.parametrize("unit", [1.0, np.pi / 180])
+def test_theta_that_runs_as_the_geometry_does_is_fine(tmp_path, parallel, sense, unit):
+    theta = (30 + sense * np.arange(VIEWS) * 180 / VIEWS) * unit
+    path = exchange(tmp_path / "a.h5", theta=theta)
+    result = reconstruct(path, "--geometry", parallel, "-o", tmp_path / "out")
+    assert result.exit_code == 0, result.output
+
+
+@pytest.mark.parametrize("theta", [np.arange(VIEWS) * 15.0, np.arange(VIEWS + 1) * 7.5])
+def test_theta_that_runs_otherwise_is_one_sentence_before_any_work(tmp_path, parallel, theta):
+    path = exchange(tmp_path / "a.h5", theta=theta)
+    result = reconstruct(path, "--geometry", parallel, "-o", tmp_path / "out")
+    assert result.exit_code == 1
+    assert not (tmp_path / "out").exists()
+    assert f"its theta is of {len(theta)} views over" in result.stderr.replace("\n", " ")
+
+
+def test_values_are_for_sinograms_and_of_three_kinds(tmp_path, parallel):
+    path = saved(tmp_path / "share.npy", np.exp(-Y).astype(np.float32))
+    result = reconstruct(path, "--geometry", parallel, "--values", "photons", "-o", tmp_path / "out")
+    assert result.exit_code == 2
+    assert "known are integrals, counts, transmission" in result.stderr
+    result = reconstruct(tmp_path, "--values", "counts", "-o", tmp_path / "out")
+    assert result.exit_code == 2
+    assert "is for measured sinograms" in result.stderr
+    result = reconstruct(path, "--geometry", parallel, "--values", "transmission", "-o", tmp_path / "out")
+    assert result.exit_code == 0, result.output
+
+
+def test_arrays_of_shares_are_recognised_too():
+    from deepgsr_cli import reconstruct_ct
+
+    geometry = Geometry("parallel", (16, 16), (4.0, 4.0), BINS, 2.5, even_angles(0, 180, VIEWS))
+    with pytest.raises(ShapeError, match="as I / I0 is; give -ln of it"):
+        reconstruct_ct(np.exp(-Y), geometry, method="fbp")

@@ -1,0 +1,274 @@
+"""Jobs on a real scheduler and two workers of this machine, of which some are killed."""
+
+import dataclasses
+import json
+import os
+import pickle
+import subprocess
+import sys
+import threading
+import time
+from pathlib import Path
+
+import pydicom
+import pytest
+from distributed import Client
+from typer.testing import CliRunner
+
+from deepgsr_cli.cli import app
+from deepgsr_cli.errors import UserError, WeightsError
+from deepgsr_cli.jobs import cluster
+from deepgsr_cli.jobs.cluster import run_on_cluster
+from deepgsr_cli.jobs.run import in_order
+from deepgsr_cli.weights.resolve import resolve
+from tests.jobs.works import copied, run_of
+from tests.samples import body_hu, saved_slice
+
+ROOT = Path(__file__).parent.parent.parent
+
+
+class Engine:
+    """A scheduler and workers, each a process.
+
+    Attributes:
+        file: What the scheduler writes where it listens.
+        scheduler: Its process.
+        workers: Those of the workers, by their process ids.
+    """
+
+    def __init__(self, folder: Path, **environment: str) -> None:
+        self.environment = environment
+        self.folder, self.file = folder, folder / "scheduler.json"
+        self.workers: dict[int, subprocess.Popen] = {}
+        self.scheduler = self._start("scheduler", "--port", "0", "--host", "127.0.0.1")
+        while not self.file.exists():
+            time.sleep(0.02)
+
+    def _start(self, kind: str, *options: str) -> subprocess.Popen:
+        command = [sys.executable, "-m", f"distributed.cli.dask_{kind}", "--scheduler-file", str(self.file)]
+        environment = os.environ | {"OMP_NUM_THREADS": "1", "PYTHONPATH": str(ROOT)} | self.environment
+        with (self.folder / f"{kind}.log").open("ab") as log:
+            return subprocess.Popen(
+                [*command, "--dashboard-address", ":0", *options],
+                env=environment,
+                cwd=self.folder,
+                stdout=log,
+                stderr=log,
+            )
+
+    def start_workers(self, number: int, nanny: str = "--no-nanny") -> None:
+        """Start workers of one thread, and wait until all are there."""
+        options = ["--nthreads", "1", nanny, "--host", "127.0.0.1", "--local-directory", "scratch"]
+        for _ in range(number):
+            process = self._start("worker", *options)
+            self.workers[process.pid] = process
+        with Client(scheduler_file=str(self.file), set_as_default=False) as client:
+            client.wait_for_workers(len(self.workers), timeout=60)
+
+    def stop_workers(self) -> None:
+        for process in self.workers.values():
+            process.terminate()  # a nanny then ends its worker
+            process.wait()
+        self.workers.clear()
+
+    def stop(self) -> None:
+        self.stop_workers()
+        self.scheduler.kill()
+        self.scheduler.wait()
+
+
+@pytest.fixture(scope="module")
+def scheduler(tmp_path_factory):
+    engine = Engine(tmp_path_factory.mktemp("engine"))
+    yield engine
+    engine.stop()
+
+
+@pytest.fixture
+def engine(scheduler):
+    """A scheduler and two workers."""
+    scheduler.start_workers(2)
+    yield scheduler
+    scheduler.stop_workers()
+
+
+def start(run, file, told=None):
+    say = (lambda text: None) if told is None else told.append
+    return run_on_cluster(run, file, device="cpu", weights=None, offline=True, say=say)
+
+
+def test_a_killed_worker_costs_no_file(engine, tmp_path):
+    texts = ["bad", "say", *["brief"] * 48]
+    outcomes = []
+    killed = None
+    for outcome in in_order(start(run_of(tmp_path, *texts), engine.file)):
+        outcomes.append(outcome)
+        if killed is None and len(outcomes) == 15:
+            killed = outcome.result.facts["process"]
+            engine.workers[killed].kill()
+    assert [o.status for o in outcomes] == ["failed", *["done"] * 49]
+    assert outcomes[0].error.endswith("0.txt: is bad")
+    assert outcomes[1].said.endswith("1.txt: read\n")
+    assert copied(tmp_path) == {f"{i}.txt": text for i, text in enumerate(texts) if text != "bad"}
+    assert {o.result.facts["process"] for o in outcomes[1:]} == set(engine.workers)
+
+
+def test_a_file_that_kills_workers_fails_alone(tmp_path):
+    engine = Engine(tmp_path, DASK_DISTRIBUTED__SCHEDULER__ALLOWED_FAILURES="0")
+    try:
+        engine.start_workers(1, "--nanny")  # which starts a new worker for one that is lost
+        texts = ["a", "brief", "deadly", *["brief"] * 5]
+        outcomes = list(in_order(start(run_of(tmp_path, *texts), engine.file)))
+        assert [o.status for o in outcomes] == ["done", "done", "failed", *["done"] * 5]
+        assert "2.txt: the workers that did it were lost, also with no other file" in outcomes[2].error
+        assert copied(tmp_path) == {f"{i}.txt": text for i, text in enumerate(texts) if text != "deadly"}
+    finally:
+        engine.stop()
+
+
+def test_a_killed_command_is_resumed(engine, tmp_path):
+    run = run_of(tmp_path, *["brief"] * 30)
+    (tmp_path / "run").write_bytes(pickle.dumps(run))
+    code = (
+        "import pathlib, pickle, sys; from tests.jobs.test_cluster import start\n"
+        "run = pickle.loads(pathlib.Path(sys.argv[1], 'run').read_bytes())\n"
+        "for outcome in start(run, pathlib.Path(sys.argv[2])): print(outcome.number, flush=True)"
+    )
+    command = [sys.executable, "-c", code, str(tmp_path), str(engine.file)]
+    with subprocess.Popen(command, stdout=subprocess.PIPE, cwd=ROOT) as process:
+        for _ in range(5):
+            assert process.stdout.readline()
+        process.kill()
+    again = list(in_order(start(dataclasses.replace(run, skip_existing=True), engine.file)))
+    assert {o.status for o in again} == {"done", "skipped"}
+    assert sum(o.status == "skipped" for o in again) >= 5
+    assert copied(tmp_path) == {f"{i}.txt": "brief" for i in range(30)}
+
+
+def test_workers_without_the_package_are_told_and_left_alive(tmp_path, monkeypatch):
+    (tmp_path / "deepgsr_cli").mkdir()
+    (tmp_path / "deepgsr_cli/__init__.py").touch()  # another one, where the worker looks first
+    engine = Engine(tmp_path)
+    monkeypatch.setattr(sys.modules[__name__], "ROOT", tmp_path)
+    try:
+        engine.start_workers(1)
+        with pytest.raises(UserError, match=r"a worker of the cluster lacks deepgsr_cli\.jobs; install"):
+            list(start(run_of(tmp_path, "a"), engine.file))
+        (worker,) = engine.workers.values()
+        assert worker.poll() is None
+    finally:
+        engine.stop()
+
+
+def test_a_scheduler_that_is_gone_ends_the_run_with_one_sentence(tmp_path):
+    engine = Engine(tmp_path)
+    try:
+        engine.start_workers(1)
+        outcomes = start(run_of(tmp_path, *["brief"] * 50), engine.file)
+        next(outcomes)
+        engine.scheduler.kill()
+        with pytest.raises(
+            UserError, match=r"the scheduler of the cluster does not answer any more"
+        ) as caught:
+            list(outcomes)
+        assert caught.value.exit_code == 1
+    finally:
+        engine.stop()
+
+
+def test_a_series_is_whole_and_in_order_although_a_worker_is_killed(engine, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    Path("series").mkdir()
+    for i in range(8):
+        saved_slice(Path(f"series/{i}.dcm"), body_hu(i), ImagePositionPatient=["0", "0", str(i)])
+    options = ["--method", "fbp", "--views", "20", "--device", "cpu"]
+
+    def kill():
+        while not list(Path("out").glob("*.dcm")):
+            time.sleep(0.005)
+        next(iter(engine.workers.values())).kill()
+
+    threading.Thread(target=kill, daemon=True).start()
+    common = ["ct-recon", "series", "-o", "out", *options, "--cluster", str(engine.file), "--json"]
+    result = CliRunner().invoke(app, [*common, "--report", "report.json"])
+    assert result.exit_code == 0, result.output
+    lines = [json.loads(line) for line in result.stdout.splitlines()]
+    assert [line["input"] for line in lines] == [f"series/{i}.dcm" for i in range(8)]
+    assert {line["status"] for line in lines} == {"done"}
+    assert "8 slices reconstructed" in result.stderr
+    assert sorted(path.name for path in Path("out").iterdir()) == [f"{i}.dcm" for i in range(8)]
+    slices = [pydicom.dcmread(path) for path in Path("out").iterdir()]
+    assert len({slice.SOPInstanceUID for slice in slices}) == 8
+    assert {slice.pixel_array.shape for slice in slices} == {(64, 64)}
+    report = json.loads(Path("report.json").read_text(encoding="utf-8"))
+    assert report["protocol"]["method"] == "fbp, hann filter"
+    assert len(report["items"]) == 8
+
+
+def order_of(run, **changes):
+    order = cluster.Order("name", pickle.dumps(run), ".", cluster._versions(), None, True, "cpu", None)
+    return dataclasses.replace(order, **changes)
+
+
+def test_a_worker_with_another_version_says_so(tmp_path, capsys):
+    run = run_of(tmp_path, "a")
+    versions = cluster._versions()
+    with pytest.raises(UserError, match=r"tcp://w: this worker has deepgsr .*, the command 0\.0;"):
+        cluster._load(order_of(run, versions=versions | {"deepgsr": "0.0"}), "tcp://w")
+    assert cluster._load(order_of(run, versions=versions | {"torch": "1.0"}), "tcp://w").jobs == run.jobs
+    assert "the command 1.0; results can differ in their last digits" in capsys.readouterr().err
+
+
+def test_a_worker_checks_the_weights_by_their_checksum(tmp_path, tiny_weights):
+    run, path = run_of(tmp_path, "a"), str(tiny_weights[1])
+    same = (path, resolve(path).sha256)
+    assert cluster._load(order_of(run, weights=same), "tcp://w").jobs == run.jobs
+    with pytest.raises(WeightsError, match=r"sha256 is .* for the worker tcp://w, 0000"):
+        cluster._load(order_of(run, weights=(path, "0" * 64)), "tcp://w")
+
+
+def test_a_worker_needs_the_folder_of_the_command(tmp_path):
+    before = os.getcwd()
+    with cluster._working_in(str(tmp_path), "tcp://w"):
+        assert os.getcwd() == str(tmp_path.resolve())
+    assert os.getcwd() == before
+    with (
+        pytest.raises(UserError, match="none: the worker tcp://w cannot work in this folder"),
+        cluster._working_in(str(tmp_path / "none"), "tcp://w"),
+    ):
+        pass
+
+
+@pytest.mark.parametrize(
+    ("options", "code", "words"),
+    [
+        ("--cluster somewhere", 2, "--cluster somewhere: give a scheduler's address, as tcp://host:8786"),
+        ("--cluster local:0", 2, "--cluster local:0: give"),
+        ("--cluster local:2 --jobs 2", 2, "--jobs and --cluster exclude each other"),
+        ("--cluster tcp://127.0.0.1:1", 1, "--cluster tcp://127.0.0.1:1: no Dask scheduler answers there"),
+    ],
+)
+def test_clusters_that_cannot_be_are_refused(pictures, tmp_path, monkeypatch, options, code, words):
+    monkeypatch.setattr(cluster, "_CONNECT_S", 0.2)
+    common = ["denoise", str(pictures), "-o", str(tmp_path / "out"), "--device", "cpu"]
+    result = CliRunner().invoke(app, [*common, *options.split()])
+    assert (result.exit_code, result.stdout) == (code, "")
+    assert words in result.stderr
+    assert len(result.stderr.splitlines()) == 1
+
+
+def test_streams_do_not_go_to_a_cluster(pictures):
+    result = CliRunner().invoke(app, ["denoise", str(pictures / "0.png"), "-o", "-", "--cluster", "local:1"])
+    assert result.exit_code == 2
+    assert "--cluster works on files" in result.stderr
+
+
+def test_without_dask_the_package_to_install_is_named(pictures, tmp_path, monkeypatch):
+    for name in ("deepgsr_cli.jobs.cluster", "distributed"):
+        monkeypatch.setitem(sys.modules, name, None)
+    monkeypatch.delitem(sys.modules, "deepgsr_cli.jobs.cluster")
+    result = CliRunner().invoke(
+        app, ["denoise", str(pictures), "-o", str(tmp_path / "out"), "--cluster", "local:2"]
+    )
+    assert result.exit_code == 2
+    assert "--cluster needs the package distributed: pip install 'deepgsr[cluster]'" in result.stderr
