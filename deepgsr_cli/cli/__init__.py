@@ -23,6 +23,7 @@ FILES = {
     "derain": "pictures",
     "restore": "pictures",
     "dejpeg": "pictures",
+    "upscale": "pictures",
     "demosaick": "demosaick",
     "ct-recon": "ct_recon",
     "mar": "mar",

@@ -15,9 +15,11 @@ from typing import TYPE_CHECKING, Annotated, Any, cast
 import typer
 
 from deepgsr_cli.errors import UsageError
+from deepgsr_cli.pictures.tasks import TASKS
 
 if TYPE_CHECKING:
     from deepgsr_cli.compute.precision import Precision
+    from deepgsr_cli.pictures.resampling import Method
 
 MOST_JOBS = 1024
 # The panels of a help, in order. An option without a panel comes first.
@@ -303,6 +305,16 @@ def parse_quality(text: str) -> float | None:
     if not 1 <= value <= 100:
         raise UsageError(f"--quality {text}: give a number from 1 to 100, or auto to have it found")
     return value
+
+
+def parse_enlargement(scale: int, method: str) -> Method:
+    """Method, of a scale and a method that there are."""
+    scales, methods = TASKS["upscale"].scales, ("deepgsr", *TASKS["upscale"].baselines)
+    if scale not in scales:
+        raise UsageError(f"--scale {scale}: give 2, 3 or 4")
+    if method not in methods:
+        raise UsageError(f"--method {method}: known are {', '.join(methods)}")
+    return cast("Method", method)
 
 
 def parse_precision(text: str) -> Precision:

@@ -15,6 +15,7 @@ from deepgsr_cli.cli.options import (
     QUALITY,
     PictureOptions,
     option,
+    parse_enlargement,
     parse_format,
     parse_precision,
     parse_quality,
@@ -27,12 +28,17 @@ from deepgsr_cli.errors import UsageError
 if TYPE_CHECKING:
     from deepgsr_cli.jobs.plan import Plan
     from deepgsr_cli.jobs.work import Facts, Result
-    from deepgsr_cli.pictures.jobs import Restoration
+    from deepgsr_cli.pictures.jobs import FileOptions, Restoration
+    from deepgsr_cli.pictures.restorer import Restorer
 
 Sigma = Annotated[
     str,
     option(panel=QUALITY, help="Noise standard deviation on the 0-255 scale, or auto to estimate it."),
 ]
+Scale = Annotated[
+    int, option(panel=QUALITY, help="Sides of the result over those of the picture: 2, 3 or 4.")
+]
+Method = Annotated[str, option(panel=QUALITY, help="Way to enlarge: deepgsr, bicubic or lanczos.")]
 Quality = Annotated[
     str,
     option(
@@ -85,6 +91,25 @@ class Dejpeg(PictureOptions):
         return dict.fromkeys(FORMATS["JPEG"].suffixes, ".png")
 
 
+@dataclass(frozen=True, kw_only=True)
+class Upscale(PictureOptions):
+    """Enlarge pictures two, three or four times.
+
+    Depth and colour profile are kept, and no input is overwritten. Alpha is interpolated. On paper a picture
+    stays as large: its dots an inch are multiplied.
+    """
+
+    scale: Scale = 2
+    method: Method = "deepgsr"
+
+    def check(self) -> None:
+        parse_enlargement(self.scale, self.method)
+        for name in ("weights", "ensemble", "strength"):
+            if self.method != "deepgsr" and getattr(self, name) != getattr(Upscale, name):
+                raise UsageError(f"--{name} and --method {self.method} exclude each other; give one")
+        super().check()
+
+
 # By the name of the task: the options, and what its help ends with.
 COMMANDS: dict[str, tuple[type[PictureOptions], tuple[str, ...]]] = {
     "denoise": (
@@ -114,6 +139,14 @@ COMMANDS: dict[str, tuple[type[PictureOptions], tuple[str, ...]]] = {
         (
             "deepgsr dejpeg examples/cat_saved.jpg -o clean.png",
             "deepgsr dejpeg photos -o restored --skip-existing --report restored.html",
+        ),
+    ),
+    "upscale": (
+        Upscale,
+        (
+            "deepgsr upscale examples/cat.png",
+            "deepgsr upscale examples/cat.png --scale 4 -o large.png",
+            "deepgsr upscale photos -o enlarged --skip-existing --report enlarged.html",
         ),
     ),
 }
@@ -176,6 +209,16 @@ def _check_suffixes(targets: Iterable[Path]) -> None:
             raise UsageError(f"{target}: no picture format is known by this name; use one of {known}")
 
 
+class UpscaleCommand(PictureCommand):
+    """The command that enlarges."""
+
+    done = "enlarged"
+
+    def open(self, options: PictureOptions, plan: Plan) -> Callable[[], Restoration]:
+        assert isinstance(options, Upscale)
+        return partial(_open_enlargement, options)
+
+
 def _of_quality(result: Result) -> str:
     """Return what is known of the compression of a picture, in words; empty if that was not asked."""
     if "quality" not in result.facts:
@@ -187,8 +230,23 @@ def _of_quality(result: Result) -> str:
 
 def _open(task: str, options: PictureOptions) -> Restoration:
     """Make the work of a run of a picture command."""
+    from deepgsr_cli.pictures.jobs import Decompression, Restoration
+
+    return (Decompression if task == "dejpeg" else Restoration)(*_settings(task, options))
+
+
+def _open_enlargement(options: Upscale) -> Restoration:
+    """Make the work of a run of upscale."""
+    from deepgsr_cli.pictures.jobs import Enlargement
+
+    method = parse_enlargement(options.scale, options.method)
+    return Enlargement(*_settings("upscale", options), options.scale, method)
+
+
+def _settings(task: str, options: PictureOptions) -> tuple[Restorer, FileOptions]:
+    """Return the model of a task, and what is done with each file."""
     from deepgsr_cli.compute.memory import keep_freed_memory
-    from deepgsr_cli.pictures.jobs import Decompression, FileOptions, Restoration
+    from deepgsr_cli.pictures.jobs import FileOptions
     from deepgsr_cli.pictures.restorer import Restorer, RunOptions
 
     keep_freed_memory()
@@ -211,10 +269,12 @@ def _open(task: str, options: PictureOptions) -> Restoration:
         options.white,
         options.max_pixels,
     )
-    return (Decompression if task == "dejpeg" else Restoration)(restorer, files)
+    return restorer, files
 
 
 def register(app: typer.Typer) -> None:
     """Add the commands to an app."""
     for name, (options, examples) in COMMANDS.items():
-        add(app, name, options, partial(run, PictureCommand(name)), examples=examples, about=_KEPT)
+        command = UpscaleCommand(name) if name == "upscale" else PictureCommand(name)
+        about = "" if name == "upscale" else _KEPT
+        add(app, name, options, partial(run, command), examples=examples, about=about)

@@ -16,7 +16,7 @@ from deepgsr_cli.errors import InputError, OutputError, UserError
 from deepgsr_cli.files import atomic_write, files_below
 from deepgsr_cli.formats.bmp import decode_bmp, encode_bmp
 from deepgsr_cli.formats.codecs import DEPTHS, MAX_PIXELS, Decoded, Encoder, Metadata, bands, gray
-from deepgsr_cli.formats.exif import upright
+from deepgsr_cli.formats.exif import enlarged_exif, enlarged_xmp, upright
 from deepgsr_cli.formats.gif import decode_gif, encode_gif
 from deepgsr_cli.formats.jpeg import decode_jpeg, encode_jpeg
 from deepgsr_cli.formats.jpeg2000 import (
@@ -28,8 +28,8 @@ from deepgsr_cli.formats.jpeg2000 import (
 )
 from deepgsr_cli.formats.netpbm import decode_netpbm, encode_netpbm
 from deepgsr_cli.formats.nodata import Holes, fill_holes, find_holes
-from deepgsr_cli.formats.png import PNG_SIGNATURE, decode_png, encode_png
-from deepgsr_cli.formats.tiff import decode_tiff, describe_tags, encode_tiff
+from deepgsr_cli.formats.png import PNG_PLACES, PNG_SIGNATURE, decode_png, encode_png
+from deepgsr_cli.formats.tiff import OF_SIZE, decode_tiff, describe_tags, encode_tiff
 from deepgsr_cli.formats.webp import decode_webp, encode_webp
 
 
@@ -340,6 +340,22 @@ def check_range(image: Image, name: str) -> None:
             f"{name}: its values go from {low:g} to {high:g}, but white is {metadata.white:g};"
             " state the value of white by --white, as --white 255, or divide the values by it"
         )
+
+
+def enlarged(metadata: Metadata, size: tuple[int, int], scale: int) -> Metadata:
+    """Metadata of a picture after enlargement to a size, (width, height): it is as large on paper, of as many
+    times the dots an inch, and EXIF and XMP say so, too. What places pixels elsewhere is left out."""
+    resolution = metadata.resolution
+    if resolution is not None and resolution.unit != "none":
+        resolution = resolution._replace(x=resolution.x * scale, y=resolution.y * scale)
+    return replace(
+        metadata,
+        resolution=resolution,
+        tiff_tags=tuple(tag for tag in metadata.tiff_tags if tag.code not in OF_SIZE),
+        png_chunks=tuple(chunk for chunk in metadata.png_chunks if chunk[4:8] not in PNG_PLACES),
+        exif=metadata.exif and enlarged_exif(metadata.exif, size, scale),
+        xmp=metadata.xmp and enlarged_xmp(metadata.xmp, size, scale),
+    )
 
 
 def to_uint8(pixels: np.ndarray) -> np.ndarray:

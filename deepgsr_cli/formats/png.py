@@ -21,9 +21,9 @@ _PNG_CORE = (b"IHDR", b"PLTE", b"tRNS", b"IDAT", b"IEND")
 # Colour, text, and size and place of the pixels, copied as they are. tIME, sBIT, bKGD and the like would not
 # be true of the new pixels.
 _PNG_KEPT = (b"cHRM", b"gAMA", b"sRGB", b"cICP", b"mDCV", b"cLLI", b"tEXt", b"zTXt", b"iTXt", b"sTER")
-_PNG_PLACES = (b"sCAL", b"oFFs")  # x and y of which are not swapped
+PNG_PLACES = (b"sCAL", b"oFFs")  # x and y of which are not swapped
 # Chunks of the specification; what is private is copied where its name says that this is safe.
-_PNG_KNOWN = {*_PNG_CORE, *_PNG_KEPT, *_PNG_PLACES, b"tIME", b"sBIT", b"bKGD", b"hIST", b"sPLT", b"dSIG"}
+_PNG_KNOWN = {*_PNG_CORE, *_PNG_KEPT, *PNG_PLACES, b"tIME", b"sBIT", b"bKGD", b"hIST", b"sPLT", b"dSIG"}
 _PNG_KNOWN |= {b"iCCP", b"eXIf", b"pHYs", b"pCAL", b"gIFg", b"gIFx", b"acTL", b"fcTL", b"fdAT"}
 _PNG_XMP = b"XML:com.adobe.xmp\0"
 _METRES_PER_INCH, _METRES_PER_CM = 0.0254, 0.01
@@ -60,7 +60,7 @@ def decode_png(name: str, stream: IO[bytes], max_pixels: int) -> Decoded:
             resolution = _resolution(*struct.unpack(">IIB", body))
         elif kind == b"iTXt" and body[: len(_PNG_XMP)] == _PNG_XMP:
             xmp = _xmp(bytes(body[len(_PNG_XMP) :]), notes)
-        elif kind in (*_PNG_KEPT, *_PNG_PLACES) or (kind not in _PNG_KNOWN and kind[3:4].islower()):
+        elif kind in (*_PNG_KEPT, *PNG_PLACES) or (kind not in _PNG_KNOWN and kind[3:4].islower()):
             kept.append(bytes(chunk))
     if profiles > 1:
         notes.append(f"of its {profiles} colour profiles the first is kept")
@@ -70,7 +70,7 @@ def decode_png(name: str, stream: IO[bytes], max_pixels: int) -> Decoded:
         samples = gray_palette(samples, icc)
     orientation, exif, xmp = made_true(exif, xmp, (width, height))
     if orientation > 4:
-        kept = [chunk for chunk in kept if chunk[4:8] not in _PNG_PLACES]
+        kept = [chunk for chunk in kept if chunk[4:8] not in PNG_PLACES]
     metadata = Metadata(icc=icc, exif=exif, xmp=xmp, resolution=resolution, png_chunks=tuple(kept))
     return Decoded(samples, orientation, metadata, notes=tuple(notes), mended=bool(notes))
 

@@ -65,6 +65,8 @@ _RATIONALS = {5: "I", 10: "i"}
 _STAND_INS = {EXIF_IFD: EXIF_IFD - 1, GPS_IFD: GPS_IFD - 1}
 _UIC2 = 33629  # of MetaMorph; one value a plane
 _IMAGEJ = (50838, 50839)
+# What tells the size of pixels, or of all of them, which another size makes false.
+OF_SIZE = _PLACES | {DESCRIPTION, *_IMAGEJ}
 _KINDS = frozenset(range(1, 13)) | {16, 17}  # types of values that tags are copied with
 
 

@@ -6,7 +6,7 @@ import glob
 import sys
 import time
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import partial
 from io import BytesIO
 from itertools import repeat
@@ -22,6 +22,7 @@ from deepgsr_cli.formats.codecs import MAX_PIXELS
 from deepgsr_cli.formats.image import (
     Image,
     check_range,
+    enlarged,
     format_of,
     losses,
     read_image,
@@ -34,6 +35,7 @@ from deepgsr_cli.jobs.work import Column, Progress, Result
 from deepgsr_cli.pictures.arrays import is_clipped
 from deepgsr_cli.pictures.compression import compression_of
 from deepgsr_cli.pictures.noise import estimate_sigma, picture_sigma
+from deepgsr_cli.pictures.resampling import Method, enlarged_alpha, interpolated, without_hidden_colours
 from deepgsr_cli.pictures.restorer import Restorer
 from deepgsr_cli.reports.report import ReportImage, fit_for_report
 
@@ -78,6 +80,9 @@ class Restoration:
     restorer: Restorer
     options: FileOptions = field(default_factory=FileOptions)
     title: ClassVar[str] = "Restored pictures"
+    # What those restored are compared with, and what has the size of a reference, in words.
+    given: ClassVar[str] = "Input"
+    made: ClassVar[str] = "picture itself"
     columns: ClassVar[tuple[Column, ...]] = (
         Column("width", "size", mean=False, text="{width}\u00a0×\u00a0{height}"),
         Column("depth", "depth", mean=False),
@@ -141,13 +146,12 @@ class Restoration:
         """
         image = self._first(_source(job))
         reference = next(self._references(job))
-        _check_like(self.options.reference, reference, image)
+        self._check_like(self.options.reference, reference, image)
         result = _result(image)
-        compare(result, "_in", image, reference)
-        shown = [("Input", to_uint8(image.pixels))]
+        shown = self._compare_given(result, image, reference)
         assert job.target is not None
         after = self._first(job.target).pixels
-        _check_like(job.target, after, image)
+        self._check_like(job.target, after, image)
         image.pixels = after
         compare(result, "", image, reference)
         show(result, [*shown, ("Restored", to_uint8(image.pixels))], reference)
@@ -182,18 +186,14 @@ class Restoration:
             InputError: The values of the picture are on another scale than that of its white.
         """
         before = time.perf_counter()
-        self.restorer.load(len(image.pixels))
+        self._load(image)
         loading = time.perf_counter() - before
         result = _result(image)
-        shown = [("Input", to_uint8(image.pixels))] if for_report else []
-        if self._asks_for_nothing(result):
-            restore: Restore | str = ""
-        elif all(float(channel.min()) == float(channel.max()) for channel in image.pixels):
-            restore = "one colour throughout"
-        else:
+        restore: Restore | str | None = self._idle(image, result)
+        if restore is None:
             check_range(image, name)
             restore = self._prepare(image, result)
-        compare(result, "_in", image, reference)
+        shown = self._compare_given(result, image, reference) if for_report or reference is not None else []
         if not isinstance(restore, str):
             image.pixels = restore(progress)
         compare(result, "", image, reference)
@@ -202,12 +202,32 @@ class Restoration:
         result.facts["loading"] = loading
         return result, restore if isinstance(restore, str) else None
 
-    def _asks_for_nothing(self, result: Result) -> bool:
-        """Whether the options leave nothing to be done; a level that is given is noted in the result."""
+    def _load(self, image: Image) -> None:
+        """Load the model for a picture."""
+        self.restorer.load(len(image.pixels))
+
+    def _given(self, image: Image) -> Image:
+        """Return what the restored picture is compared with."""
+        return image
+
+    def _compare_given(
+        self, result: Result, image: Image, reference: np.ndarray | None
+    ) -> list[tuple[str, np.ndarray]]:
+        """Compare a picture as it is with its reference; return it for a report."""
+        given = self._given(image)
+        compare(result, "_in", given, reference)
+        return [(self.given, to_uint8(given.pixels))]
+
+    def _idle(self, image: Image, result: Result) -> str | None:
+        """Return why nothing need be looked for, empty where the options say so, None where there may be
+        something; a level that is given is noted in the result."""
         given = self.options.level if self.restorer.takes_sigma else None
         if given is not None:
             result.facts["sigma"] = round(given, 2)
-        return self.options.strength == 0 or given == 0
+        if self.options.strength == 0 or given == 0:
+            return ""
+        flat = all(float(channel.min()) == float(channel.max()) for channel in image.pixels)
+        return "one colour throughout" if flat else None
 
     def _prepare(self, image: Image, result: Result) -> Restore | str:
         """Note in the result what is known of a picture before; return what restores its pixels, or why
@@ -260,7 +280,7 @@ class Restoration:
                 zip(pages.read(), self._references(job, pages.count))
             ):
                 name = f"{job.label}, picture {number + 1}"
-                _check_like(self.options.reference, reference, image)
+                self._check_like(self.options.reference, reference, image)
                 told = None if progress is None else partial(_as_part, progress, number, pages.count)
                 result, reason = self._restore(image, name, reference, for_report and number == 0, told)
                 results.append(result)
@@ -328,7 +348,7 @@ class Restoration:
     def _reference(self, job: Job, image: Image) -> np.ndarray | None:
         """Return the pixels of the reference of a job with one picture, None if there is none."""
         reference = next(self._references(job, 1))
-        _check_like(self.options.reference, reference, image)
+        self._check_like(self.options.reference, reference, image)
         return reference
 
     def _references(self, job: Job, count: int | None = None) -> Iterator[np.ndarray | None]:
@@ -351,6 +371,19 @@ class Restoration:
             )
         yield from (image.pixels for image in pages.read())
 
+    def _check_like(self, path: Path | None, pixels: np.ndarray | None, image: Image) -> None:
+        """Refuse pixels of a file that have another size or other channels than what an image becomes."""
+        shape = self._shape(image)
+        if pixels is not None and pixels.shape != shape:
+            sizes = [f"{w} x {h} x {c}" for c, h, w in (pixels.shape, shape)]
+            raise ShapeError(
+                f"{path}: is {sizes[0]}, the {self.made} {sizes[1]}; give the picture it was made from"
+            )
+
+    def _shape(self, image: Image) -> tuple[int, ...]:
+        """Return the size and channels, (C, H, W), of what an image becomes."""
+        return image.pixels.shape
+
 
 class Decompression(Restoration):
     """Restoration of one picture file that was a JPEG after another; the level is a quality."""
@@ -366,9 +399,6 @@ class Decompression(Restoration):
         level = self.options.level
         return {"quality": "auto" if level is None else f"{level:g}", **super().protocol}
 
-    def _asks_for_nothing(self, result: Result) -> bool:
-        return self.options.strength == 0
-
     def _prepare(self, image: Image, result: Result) -> Restore | str:
         given, coding = self.options.level, image.metadata.jpeg
         compression = compression_of(image.pixels, coding, given)
@@ -383,7 +413,7 @@ class Decompression(Restoration):
         if compression.last is not None:
             result.facts["quality_last"] = compression.last
             result.note = f"compressed twice, the last time at quality {compression.last}"
-        if compression.lossless:
+        if compression.negligible:
             return "nothing to remove at this quality"
 
         def restore(progress: Progress | None) -> np.ndarray:
@@ -402,13 +432,70 @@ class Decompression(Restoration):
         return "PNG" if format == "JPEG" else format
 
 
-def _check_like(path: Path | None, pixels: np.ndarray | None, image: Image) -> None:
-    """Refuse pixels of a file that have another size or other channels than an image."""
-    if pixels is not None and pixels.shape != image.pixels.shape:
-        sizes = [f"{w} x {h} x {c}" for c, h, w in (pixels.shape, image.pixels.shape)]
-        raise ShapeError(
-            f"{path}: is {sizes[0]}, the picture itself {sizes[1]}; give the picture it was made from"
-        )
+@dataclass
+class Enlargement(Restoration):
+    """Enlargement of one picture file after another, which is compared with bicubic interpolation.
+
+    Attributes:
+        scale: Sides of the results over those of the pictures.
+        method: The network, or an interpolation.
+    """
+
+    scale: int = 2
+    method: Method = "deepgsr"
+    title: ClassVar[str] = "Enlarged pictures"
+    given: ClassVar[str] = "Bicubic"
+    made: ClassVar[str] = "enlarged picture"
+    columns: ClassVar[tuple[Column, ...]] = (
+        *Restoration.columns[:2],
+        Column("scale", "scale", mean=False),
+        Column("psnr_in", "PSNR bicubic (dB)"),
+        Column("psnr", "PSNR (dB)"),
+        Column("ssim_in", "SSIM bicubic"),
+        Column("ssim", "SSIM"),
+    )
+
+    @property
+    def protocol(self) -> dict[str, str]:
+        return {"scale": str(self.scale), "method": self.method, **super().protocol}
+
+    def _load(self, image: Image) -> None:
+        if self.method == "deepgsr":
+            super()._load(image)
+
+    def _given(self, image: Image) -> Image:
+        return replace(image, pixels=interpolated(image.pixels, self.scale))
+
+    def _shape(self, image: Image) -> tuple[int, ...]:
+        channels, height, width = image.pixels.shape
+        return channels, self.scale * height, self.scale * width
+
+    def _idle(self, image: Image, result: Result) -> str | None:
+        return None
+
+    def _prepare(self, image: Image, result: Result) -> Restore | str:
+        _, height, width = self._shape(image)
+        if height * width > self.options.max_pixels:
+            raise InputError(
+                f"the result would have {width} x {height} pixels, more than the {self.options.max_pixels:,}"
+                " allowed; give a smaller --scale, or if there is memory for it, raise --max-pixels"
+            )
+        result.facts |= {"scale": self.scale, "method": self.method}
+
+        def restore(progress: Progress | None) -> np.ndarray:
+            pixels = image.pixels
+            if image.alpha is not None:
+                pixels = without_hidden_colours(pixels, image.alpha)
+                image.alpha = enlarged_alpha(image.alpha, self.scale)
+            if image.holes is not None:
+                where = image.holes.where.repeat(self.scale, 1).repeat(self.scale, 2)
+                image.holes = image.holes._replace(where=where)
+            image.metadata = enlarged(image.metadata, (width, height), self.scale)
+            return self.restorer.enlarge_pixels(
+                pixels, self.scale, self.method, strength=self.options.strength, progress=progress
+            )
+
+        return restore
 
 
 def _as_part(progress: Progress, number: int, count: int, done: int, all_: int) -> None:

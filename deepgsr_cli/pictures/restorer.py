@@ -368,13 +368,13 @@ class Restorer:
 
         Args:
             pixels: (C, H, W), float32 on the [0, 1] scale, C 1 or 3.
-            compression: How the picture was compressed; where nothing was lost it comes back as it is.
+            compression: How the picture was compressed; it comes back as it is where that is negligible.
             strength: Share of the correction that is applied, 0 to 1.
             in_place: Overwrite `pixels`.
             progress: Called with finished and total pixels.
         """
         _check(pixels, strength)
-        if compression.lossless or strength == 0:
+        if compression.negligible or strength == 0:
             return pixels if in_place else pixels.copy()
         # Networks have learned where blocks lie in pictures that begin with a whole one.
         top, left = (-place % 8 for place in compression.corner)

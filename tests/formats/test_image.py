@@ -20,6 +20,7 @@ import tifffile
 from deepgsr_cli.errors import InputError, OutputError
 from deepgsr_cli.files import atomic_write
 from deepgsr_cli.formats.codecs import Metadata, Resolution
+from deepgsr_cli.formats.exif import enlarged_exif, enlarged_xmp
 from deepgsr_cli.formats.image import FORMATS, Image, read_image, to_uint8, write_image
 
 H, W = 37, 53
@@ -826,3 +827,34 @@ def test_permissions_and_links_are_as_a_plain_write_leaves_them(tmp_path: Path) 
     assert stat.S_IMODE(private.stat().st_mode) == 0o600
     assert link.is_symlink()
     assert private.read_text() == "text"
+
+
+@pytest.mark.parametrize("order", ["<", ">"])
+def test_exif_tells_the_size_and_the_density_of_an_enlarged_picture(order: str) -> None:
+    """Sizes are given as 16 bits, which the larger one has no room in."""
+    magic = {"<": b"II", ">": b"MM"}[order]
+    texts = struct.pack(order + "2sHIH", magic, 42, 8, 4)
+    texts += struct.pack(order + "HHIHH", 256, 3, 1, 30000, 0)
+    texts += struct.pack(order + "HHII", 282, 5, 1, 84)
+    texts += struct.pack(order + "HHI4s", 315, 2, 3, b"AA\0\0")
+    texts += struct.pack(order + "HHII", 34665, 4, 1, 62) + bytes(4)
+    inner = struct.pack(order + "H", 1) + struct.pack(order + "HHII", 40963, 4, 1, 20000)
+    block = texts + inner + bytes(84 - len(texts) - len(inner)) + struct.pack(order + "II", 720000, 10000)
+    larger = enlarged_exif(block, (90000, 60000), 3)
+    exif = PIL.Image.Exif()
+    exif.load(larger)
+    assert (exif[256], exif[282], exif[315], exif.get_ifd(34665)[40963]) == (90000, 216, "AA", 60000)
+    assert len(larger) == len(block)
+    assert enlarged_exif(block[:30], (9, 9), 3)  # cut short, it has what can be read
+    assert enlarged_exif(b"", (9, 9), 3) == b""
+
+
+def test_xmp_tells_the_size_and_the_density_of_an_enlarged_picture() -> None:
+    xmp = (
+        b'<rdf:Description tiff:ImageWidth="40" tiff:XResolution="720000/10000" exif:PixelYDimension="30">'
+        b"<tiff:ImageLength>30</tiff:ImageLength><dc:title>40 by 30</dc:title></rdf:Description>"
+    )
+    assert enlarged_xmp(xmp, (80, 60), 2) == (
+        b'<rdf:Description tiff:ImageWidth="80" tiff:XResolution="1440000/10000" exif:PixelYDimension="60">'
+        b"<tiff:ImageLength>60</tiff:ImageLength><dc:title>40 by 30</dc:title></rdf:Description>"
+    )

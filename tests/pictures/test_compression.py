@@ -153,5 +153,5 @@ def test_a_quality_that_cannot_be_is_named(quality):
         compression_of(np.zeros((1, 8, 8), np.float32), quality=quality)
 
 
-def test_nothing_is_lost_where_luma_keeps_whole_numbers():
-    assert [q for q in range(1, 101) if of_quality(q, 3).lossless] == [100]
+def test_little_is_lost_at_the_highest_qualities():
+    assert [q for q in range(1, 101) if of_quality(q, 3).negligible] == [97, 98, 99, 100]

@@ -3,8 +3,10 @@ import pytest
 import torch
 
 from deepgsr_cli.errors import ShapeError, UsageError
+from deepgsr_cli.models import NSR, NSRConfig
 from deepgsr_cli.pictures.noise import estimate_sigma, picture_sigma
 from deepgsr_cli.pictures.restorer import Restorer, RunOptions
+from deepgsr_cli.weights.checkpoint import save_checkpoint
 from tests.samples import smooth_picture
 
 
@@ -152,3 +154,62 @@ def test_the_shipped_weights_undo_what_clipping_does_to_black_and_white(channels
         stored = np.rint(noise.clip(0, 255)).astype(np.float32) / 255
         restored = restorer.restore_pixels(stored, sigma, clipped=True).clip(0, 1)
         assert abs(255 * restored.mean() - level) < 3
+
+
+@pytest.fixture
+def enlarger(upscale_weights):
+    return lambda **options: Restorer(str(upscale_weights), RunOptions("cpu", **options), task="upscale")
+
+
+@pytest.mark.parametrize(
+    "shape", [(20, 23), (20, 23, 1), (20, 23, 2), (20, 23, 3), (20, 23, 4), (2, 20, 23, 4)]
+)
+@pytest.mark.parametrize("dtype", ["uint8", "uint16", "float32"])
+def test_arrays_of_any_kind_are_enlarged(enlarger, shape, dtype):
+    white = {"uint8": 255, "uint16": 65535, "float32": 1}[dtype]
+    array = (np.random.default_rng(0).uniform(0.2, 0.8, shape) * white).astype(dtype)
+    large = enlarger().enlarge(array, 3)
+    axes = [i for i, length in enumerate(shape) if length in (20, 23)]
+    assert large.shape == tuple(3 * n if i in axes else n for i, n in enumerate(shape))
+    assert large.dtype == array.dtype
+    if len(shape) == 4:
+        np.testing.assert_array_equal(large[1], enlarger().enlarge(array[1], 3))
+
+
+def test_a_gray_picture_is_enlarged_as_the_colour_picture_of_three_equal_channels(enlarger):
+    gray = noisy(1, 5, (20, 23))
+    colour = enlarger().enlarge_pixels(gray.repeat(3, 0), 2)
+    found = enlarger().enlarge_pixels(gray, 2)
+    np.testing.assert_allclose(found[0], colour.mean(0), rtol=0, atol=1e-6)
+
+
+def test_an_ensemble_turns_with_the_picture(enlarger):
+    picture = noisy(3, 5, (20, 23))
+    turned = np.rot90(picture, axes=(1, 2)).copy()
+    run = enlarger(ensemble=True).enlarge_pixels
+    np.testing.assert_allclose(run(turned, 2), np.rot90(run(picture, 2), axes=(1, 2)), rtol=0, atol=1e-5)
+    assert np.abs(run(picture, 2) - enlarger().enlarge_pixels(picture, 2)).max() > 1e-3
+
+
+@pytest.mark.parametrize(
+    ("scale", "method", "sentence"),
+    [
+        (5, "deepgsr", "scale is 5: give 2, 3 or 4"),
+        (2, "nearest", "method is nearest: known are deepgsr, bicubic, lanczos"),
+    ],
+)
+def test_a_scale_or_method_that_is_not_there_is_named(enlarger, scale, method, sentence):
+    with pytest.raises(UsageError, match=sentence):
+        enlarger().enlarge_pixels(noisy(3, 5, (20, 23)), scale, method)
+    with pytest.raises(UsageError, match=sentence):
+        enlarger().enlarge(np.zeros((20, 23), np.uint8), scale, method=method)
+
+
+def test_weights_for_other_scales_are_refused(tmp_path):
+    picture = noisy(3, 5, (20, 23))
+    path = tmp_path / "x2.safetensors"
+    save_checkpoint(path, NSR(NSRConfig(scales=(2,), width=8, blocks=1)), info={"task": "upscale"})
+    only_two = Restorer(str(path), RunOptions("cpu"), task="upscale")
+    assert only_two.enlarge_pixels(picture, 2).shape == (3, 40, 46)
+    with pytest.raises(UsageError, match="do not enlarge 4 times; leave weights out"):
+        only_two.enlarge_pixels(picture, 4)
