@@ -47,7 +47,7 @@ class SliceEvaluation(Evaluation[M, Tensor, Tensor]):
         return eval_slices(self.data, self.limit)
 
     def read_slices(self) -> Iterator[tuple[EvalSlice, np.ndarray, tuple[float, float]]]:
-        """Read the slices that can be read: each with its HU, (H, W), and its distances of rows and of columns.
+        """Read the slices that can be read: HU, (H, W), and distances of rows and columns.
 
         What cannot be read is told, and among the `failures`.
 
