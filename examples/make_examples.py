@@ -10,7 +10,7 @@ import numpy as np
 import torch
 
 from deepgsr_cli.ct.simulation import SimulatedScan
-from deepgsr_cli.formats.jpeg_webp_bmp import jpeg_file
+from deepgsr_cli.formats.jpeg import jpeg_file
 from deepgsr_cli.mar.simulation import MetalScan
 from deepgsr_cli.models.mosaics import mosaic_of
 from deepgsr_cli.pictures.rain import rainy

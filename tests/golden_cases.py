@@ -143,7 +143,7 @@ def _pictures() -> Iterator[Case]:
         yield Case(group, "tile", f"{command} noisy3.png -o x.png --tile small")
         yield Case(group, "overlap", f"{command} noisy3.png -o x.png --tile 32 --overlap 40")
         yield Case(group, "strength", f"{command} noisy3.png -o x.png --strength 2")
-        yield Case(group, "format", f"{command} noisy3.png -o x.png --format gif")
+        yield Case(group, "format", f"{command} noisy3.png -o x.png --format xyz")
         yield Case(group, "shard", f"{command} photos -o nowhere --shard 3/2")
         yield Case(group, "skip or overwrite", f"{command} photos -o nowhere --skip-existing --overwrite")
         yield Case(group, "most pixels", f"{command} noisy3.png -o x.png --max-pixels 100")

@@ -135,7 +135,9 @@ Reference = Annotated[
 ]
 Format = Annotated[
     str | None,
-    option(panel=FILES, help="Output format: png, jpeg, tiff, webp or bmp.", default="by suffix"),
+    option(
+        panel=FILES, help="Output format: png, jpeg, tiff, webp, gif, bmp, jp2 or ppm.", default="by suffix"
+    ),
 ]
 White = Annotated[float, option(panel=FILES, help="Value of white in floating point files.")]
 MaxPixels = Annotated[int, option(panel=FILES, help="Most pixels a file may have.")]

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from functools import partial
+from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 import typer
@@ -85,9 +86,9 @@ class Dejpeg(PictureOptions):
         return parse_quality(self.quality)
 
     def result_suffixes(self) -> dict[str, str]:
-        if parse_format(self.format) == "JPEG":
-            return {}
-        return dict.fromkeys((".jpg", ".jpeg"), f".{(self.format or 'png').lower()}")
+        from deepgsr_cli.formats.image import FORMATS
+
+        return dict.fromkeys(FORMATS["JPEG"].suffixes, ".png")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -160,12 +161,23 @@ class PictureCommand(Command[PictureOptions, "Plan"]):
     done = "restored"
 
     def plan(self, options: PictureOptions) -> Plan:
-        from deepgsr_cli.formats.image import SUFFIXES
+        from deepgsr_cli.formats.image import FOREIGN_SUFFIXES, FORMATS, SUFFIXES
         from deepgsr_cli.jobs.plan import plan
 
         options.level()
-        suffixes = options.result_suffixes()
-        return plan(options.inputs, options.output, self.name, SUFFIXES, target_suffix=suffixes)
+        format = parse_format(options.format)
+        suffixes = options.result_suffixes() if format is None else FORMATS[format].suffixes[0]
+        found = plan(
+            options.inputs,
+            options.output,
+            self.name,
+            SUFFIXES,
+            target_suffix=suffixes,
+            foreign=FOREIGN_SUFFIXES,
+        )
+        if format is None:
+            _check_suffixes(job.target for job in found.jobs if job.target is not None)
+        return found
 
     def open(self, options: PictureOptions, plan: Plan) -> Callable[[], Restoration]:
         return partial(_open, self.name, options)
@@ -182,6 +194,19 @@ class PictureCommand(Command[PictureOptions, "Plan"]):
         levels = ", ".join(f"{level:g}" for level in result.facts["sigma_estimated"])
         note = f"; {result.note}" if result.note else ""
         return f"noise estimated as sigma {levels} (0-255 scale){note}"
+
+
+def _check_suffixes(targets: Iterable[Path]) -> None:
+    """Refuse outputs of no known format before the work is done rather than after."""
+    from deepgsr_cli.formats.image import SUFFIXES
+
+    for target in targets:
+        if not target.suffix:
+            advice = f"for a folder, give {target}/, or for a file a suffix, as {target}.png"
+            raise UsageError(f"-o {target}: is the name of a file; {advice}")
+        if target.suffix.lower() not in SUFFIXES:
+            known = ", ".join(SUFFIXES)
+            raise UsageError(f"{target}: no picture format is known by this name; use one of {known}")
 
 
 class UpscaleCommand(PictureCommand):

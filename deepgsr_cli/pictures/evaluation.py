@@ -11,12 +11,12 @@ from typing import ClassVar
 import numpy as np
 import torch
 
-from deepgsr_cli.errors import UsageError
+from deepgsr_cli.errors import ShapeError, UsageError
 from deepgsr_cli.evaluation.metrics import luma_inside, luma_y, psnr, psnr_b, rounded8, ssim
 from deepgsr_cli.evaluation.records import Case, Column, Evaluation, Labels, Mean, Score
 from deepgsr_cli.files import fingerprint
-from deepgsr_cli.formats.image import picture_paths, read_channels, read_image, to_uint8
-from deepgsr_cli.formats.jpeg_webp_bmp import jpeg_file
+from deepgsr_cli.formats.image import check_range, picture_paths, read_channels, read_image, to_uint8
+from deepgsr_cli.formats.jpeg import jpeg_file
 from deepgsr_cli.pictures.baselines import BASELINES, baseline
 from deepgsr_cli.pictures.compression import Compression, of_coding
 from deepgsr_cli.pictures.dataset import pair_paths
@@ -27,6 +27,17 @@ from deepgsr_cli.pictures.tasks import UPSCALE
 from deepgsr_cli.reports.report import ReportImage, ReportItem, fit_for_report
 
 OUTPUT = "clipped to [0, 1], rounded to 8 bits, no border left out"
+
+
+def _pixels(path: Path) -> np.ndarray:
+    """Pixels of a picture, (C, H, W), which must be in [0, 1] but for a few.
+
+    Raises:
+        InputError: It cannot be read, or its values are on another scale.
+    """
+    image = read_image(path)
+    check_range(image, str(path))
+    return image.pixels
 
 
 @dataclass(frozen=True)
@@ -173,7 +184,7 @@ class Denoising(PictureEvaluation):
 
     def cases(self) -> Iterator[Case[Degraded, np.ndarray]]:
         for path in self.paths:
-            clean = read_channels(path, 1) if self.gray else read_image(path).pixels
+            clean = read_channels(path, 1) if self.gray else _pixels(path)
             for sigma in self.sigmas:
                 noisy = clean + protocol_noise(clean.shape, sigma, self.seed)
                 labels: Labels = {"picture": str(path.relative_to(self.data)), "sigma": sigma}
@@ -326,7 +337,13 @@ class Deraining(PictureEvaluation):
     def cases(self) -> Iterator[Case[Degraded, np.ndarray]]:
         for rainy, clean in self.pairs:
             labels: Labels = {"picture": str(rainy.relative_to(self.data / "rain")), "sigma": 0.0}
-            yield Case(labels, Degraded(read_channels(rainy, 3), 0.0), read_channels(clean, 3))
+            degraded, truth = read_channels(rainy, 3), read_channels(clean, 3)
+            if degraded.shape != truth.shape:
+                sizes = [f"{width} x {height}" for _, height, width in (degraded.shape, truth.shape)]
+                raise ShapeError(
+                    f"{rainy}: is {sizes[0]}, its clean partner {sizes[1]}; give each picture its own partner"
+                )
+            yield Case(labels, Degraded(degraded, 0.0), truth)
 
     def figures(self, case: Case[Degraded, np.ndarray], result: np.ndarray) -> dict[str, float]:
         y, y_true = luma_y(rounded8(result)), luma_y(case.truth)

@@ -11,7 +11,7 @@ from typer.testing import CliRunner
 
 from deepgsr_cli.cli import app
 from deepgsr_cli.evaluation.metrics import psnr, rounded8
-from deepgsr_cli.formats.codecs import Metadata
+from deepgsr_cli.formats.codecs import Metadata, Resolution
 from deepgsr_cli.formats.image import Image, read_image, write_image
 from deepgsr_cli.pictures.resampling import interpolated
 from deepgsr_cli.pictures.restorer import Restorer, RunOptions
@@ -113,7 +113,7 @@ def test_paper_size_and_the_size_in_exif_stay_true(run):
     exif[282], exif[315] = 300.0, "A. Adams"
     exif.get_ifd(34665).update({40962: 53, 40963: 37})
     block = exif.tobytes().removeprefix(b"Exif\0\0")
-    save("in.png", metadata=Metadata(exif=block, dpi=(300.0, 150.0)))
+    save("in.png", metadata=Metadata(exif=block, resolution=Resolution(300.0, 150.0)))
     for name in ("out.png", "out.jpg"):
         assert run("in.png", "--scale", 3, "-o", name).exit_code == 0
         with PIL.Image.open(name) as picture:

@@ -7,7 +7,7 @@ import pytest
 from deepgsr_cli.errors import OptionError
 from deepgsr_cli.formats.codecs import JpegCoding
 from deepgsr_cli.formats.image import Image, read_image, to_uint8, write_image
-from deepgsr_cli.formats.jpeg_webp_bmp import jpeg_file
+from deepgsr_cli.formats.jpeg import jpeg_file
 from deepgsr_cli.formats.resize import resized
 from deepgsr_cli.pictures.compression import compression_of, found_in, of_coding, of_quality
 from tests.samples import smooth_picture

@@ -4,16 +4,16 @@ import numpy as np
 import pytest
 import torch
 
-from deepgsr_cli.errors import InputError, UsageError
+from deepgsr_cli.errors import InputError, ShapeError, UsageError
 from deepgsr_cli.evaluation.metrics import luma_y, psnr, psnr_b, rounded8, ssim
 from deepgsr_cli.evaluation.records import Score
 from deepgsr_cli.evaluation.run import scores
 from deepgsr_cli.evaluation.summary import means
 from deepgsr_cli.formats.codecs import gray
 from deepgsr_cli.formats.image import Image, read_image, to_uint8, write_image
-from deepgsr_cli.formats.jpeg_webp_bmp import jpeg_file
+from deepgsr_cli.formats.jpeg import jpeg_file
 from deepgsr_cli.pictures.compression import of_coding
-from deepgsr_cli.pictures.evaluation import Dejpeg, Denoising, Upscaling
+from deepgsr_cli.pictures.evaluation import Dejpeg, Denoising, Deraining, Upscaling
 from deepgsr_cli.pictures.noise import protocol_noise
 from deepgsr_cli.pictures.resampling import reduced
 from deepgsr_cli.pictures.restorer import Restorer, RunOptions
@@ -116,6 +116,22 @@ def test_a_package_that_is_missing_is_said_before_any_work(tmp_path, tiny_weight
     with pytest.raises(UsageError, match=r"--method bm3d: needs a package that is not installed \(bm3d\)"):
         # The folder is not there, and nothing has looked for it yet.
         next(scores(evaluation(tmp_path / "none", tiny_weights, method_names=("deepgsr", "bm3d"))))
+
+
+def test_a_clean_picture_on_another_scale_is_refused_by_name(tmp_path, tiny_weights):
+    write_image(tmp_path / "a.tif", Image(smooth_picture(1, 40, 41) * 255, "float32", "TIFF"))
+    for as_gray in (False, True):
+        evaluation = Denoising(data=tmp_path, sigmas=(25.0,), gray=as_gray)
+        with pytest.raises(InputError, match=r"a\.tif: its values go from"):
+            list(evaluation.cases())
+
+
+def test_partners_of_two_sizes_are_refused_by_name(tmp_path):
+    for folder, width in (("rain", 41), ("clean", 40)):
+        (tmp_path / folder).mkdir()
+        write_image(tmp_path / folder / "a.png", Image(smooth_picture(3, 30, width), "uint8", "PNG"))
+    with pytest.raises(ShapeError, match=r"a\.png: is 41 x 30, its clean partner 40 x 30"):
+        list(Deraining(data=tmp_path).cases())
 
 
 def jpegs(folder, jpeg_weights, channels, **settings):
