@@ -1,10 +1,10 @@
 import numpy as np
 import pytest
 import torch
+from deepgsr_cli.formats.jpeg_webp_bmp import jpeg_file
 
 from deepgsr_cli.errors import ShapeError, UsageError
 from deepgsr_cli.formats.image import read_image
-from deepgsr_cli.formats.jpeg_webp_bmp import jpeg_file
 from deepgsr_cli.models import NSR, NSRConfig
 from deepgsr_cli.pictures.compression import of_quality
 from deepgsr_cli.pictures.noise import estimate_sigma, picture_sigma
