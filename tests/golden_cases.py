@@ -153,6 +153,29 @@ def _pictures() -> Iterator[Case]:
     yield Case(group, "sigma", "denoise noisy1.png -o x.png --sigma much")
     yield Case(group, "quality", "dejpeg noisy1.png -o x.png --quality 101")
     yield Case(group, "quality", "dejpeg noisy1.png -o x.png --quality fine")
+    group = "demosaick"
+    for pattern in ("RGGB", "gbrg"):
+        out = f"{pattern}.png"
+        yield Case(
+            group, pattern, f"demosaick noisy16.png --pattern {pattern} --method malvar -o {out}", (out,)
+        )
+    levels = "--black 20 --white 200 --method bilinear --reference clean3.tif --json"
+    yield Case(group, "levels", f"demosaick noisy1.png -o levels.tif {levels}", ("levels.tif",))
+    for name, arguments in {
+        "no input": "",
+        "dry run": "photos -o nowhere --dry-run",
+        "missing": "missing.png -o x.png",
+        "colour": "noisy3.png -o x.png",
+        "pattern": "noisy1.png -o x.png --pattern RGBG",
+        "method": "noisy1.png -o x.png --method unknown",
+        "sigma": "noisy1.png -o x.png --method malvar --sigma 5",
+        "white": "noisy1.png -o x.png --method malvar --white 0",
+        "weights": "noisy1.png -o x.png --weights deepgsr-ct",
+    }.items():
+        yield Case(group, name, f"demosaick {arguments}")
+    yield Case(
+        group, "eval", "eval demosaick --data clean --method malvar --method bilinear --limit 1 --json"
+    )
     group = "eval"
     yield Case(group, "no data", "eval denoise --sigma 25")
     yield Case(group, "missing", "eval denoise --data missing --sigma 25")

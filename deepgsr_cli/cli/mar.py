@@ -109,7 +109,7 @@ class _Mar(Command[Mar, "MetalPlan"]):
             raise OptionError("segment", segments[0], "is of a mask; give --mask with a DICOM segmentation")
         masks = None
         if options.mask is not None:
-            masks = read_masks(options.mask, scans.jobs, geometry, segments)
+            masks = read_masks(options.mask, scans.jobs, segments)
         plan = MetalPlan(**vars(scans), masks=masks)
         aims = [f"{plan.scan}; method {method.describe()}; metal {options.metal}"]
         told = [masks.note] if masks is not None and masks.note else []

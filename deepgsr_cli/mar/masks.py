@@ -10,7 +10,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from deepgsr_cli.ct.jobs import SliceJob
+from deepgsr_cli.ct.jobs import SinogramJob, SliceJob
 from deepgsr_cli.errors import InputError, OptionError
 from deepgsr_cli.files import sha256
 from deepgsr_cli.formats.dicom.segmentation import (
@@ -25,7 +25,7 @@ from deepgsr_cli.formats.dicom.slices import slice_header
 from deepgsr_cli.formats.image import picture_paths, read_image
 from deepgsr_cli.jobs.plan import Job
 from deepgsr_cli.mar.implants import fit_shape
-from deepgsr_cli.tomography.geometry import Geometry, mar_640
+from deepgsr_cli.tomography.geometry import mar_640
 
 # Share of a slice that metal covers at most; the largest of the metal artifact papers cover a fiftieth.
 MOST_METAL = 0.2
@@ -59,9 +59,7 @@ class MetalMasks:
         return np.logical_or.reduce(self.planes[self.of_target[job.target]])
 
 
-def read_masks(
-    path: Path, jobs: Sequence[Job], geometry: Geometry | None = None, segments: Sequence[str] = ()
-) -> MetalMasks:
+def read_masks(path: Path, jobs: Sequence[Job], segments: Sequence[str] = ()) -> MetalMasks:
     """Read the masks for the slices of a run.
 
     A PNG or a two-dimensional NPY is the mask of the only slice; the planes of a three-dimensional NPY are
@@ -71,7 +69,6 @@ def read_masks(
     Args:
         path: The file.
         jobs: Jobs of the run, one a slice.
-        geometry: Geometry of measured sinograms.
         segments: Labels or numbers of the segments that are metal; none for all together.
 
     Raises:
@@ -93,7 +90,8 @@ def read_masks(
     else:
         planes, of_target, note = _read_segmentation(path, jobs, segments)
     for job in jobs:
-        shape = job.series.shape if isinstance(job, SliceJob) else geometry.shape if geometry else ()
+        assert isinstance(job, SliceJob | SinogramJob)
+        shape = job.series.shape if isinstance(job, SliceJob) else job.geometry.shape
         if of_target[job.target] and planes.shape[1:] != shape:
             raise InputError(
                 f"{path}: the mask is {_size(planes.shape[1:])}, but {job.label} is {_size(shape)} pixels;"

@@ -33,7 +33,7 @@ from deepgsr_cli.pictures.resampling import (
     resized,
     without_hidden_colours,
 )
-from deepgsr_cli.pictures.tasks import SIGMA, TASKS, UPSCALE, Shown
+from deepgsr_cli.pictures.tasks import DEJPEG, SIGMA, TASKS, UPSCALE, Shown
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -344,6 +344,8 @@ class Restorer:
             UsageError: sigma or strength out of range, or the weights do not fit.
             ShapeError: Not such an array, or not finite.
         """
+        if self.task == DEJPEG.name:
+            raise UsageError("dejpeg has to know how a picture was compressed; call decompress")
         _check(pixels, strength)
         if (sigma is not None) != self.takes_sigma:
             raise UsageError(f"sigma is {sigma}: denoise needs the noise level, the other tasks take none")
@@ -373,6 +375,8 @@ class Restorer:
             in_place: Overwrite `pixels`.
             progress: Called with finished and total pixels.
         """
+        if self.task != DEJPEG.name:
+            raise UsageError(f"{self.task} is not told of a compression; make a Restorer of task dejpeg")
         _check(pixels, strength)
         if compression.negligible or strength == 0:
             return pixels if in_place else pixels.copy()

@@ -43,6 +43,15 @@ def test_the_resolution_of_chroma_is_found(quality):
         assert found_in(pixels) == of_quality(quality, 3, subsampled=subsampled)
 
 
+@pytest.mark.parametrize("quality", [20, 60])
+def test_a_little_noise_and_another_brightness_leave_the_traces(quality):
+    pixels = decoded(photograph(3), quality)[:, 2:, 7:]
+    noise = np.random.default_rng(0).normal(0, 1.5 / 255, pixels.shape)
+    for changed in (pixels + noise, pixels**0.95):
+        found = found_in(np.rint(255 * changed.clip(0, 1)).astype(np.float32) / 255)
+        assert (abs(found.quality - quality) <= 2, found.corner) == (True, (6, 1))
+
+
 def test_16_bits_tell_as_much():
     pixels = decoded(photograph(), 60)
     file = io.BytesIO()

@@ -1,9 +1,12 @@
 import numpy as np
 import pytest
 import torch
+from deepgsr_cli.formats.jpeg_webp_bmp import jpeg_file
 
 from deepgsr_cli.errors import ShapeError, UsageError
+from deepgsr_cli.formats.image import read_image
 from deepgsr_cli.models import NSR, NSRConfig
+from deepgsr_cli.pictures.compression import of_quality
 from deepgsr_cli.pictures.noise import estimate_sigma, picture_sigma
 from deepgsr_cli.pictures.restorer import Restorer, RunOptions
 from deepgsr_cli.weights.checkpoint import save_checkpoint
@@ -213,3 +216,45 @@ def test_weights_for_other_scales_are_refused(tmp_path):
     assert only_two.enlarge_pixels(picture, 2).shape == (3, 40, 46)
     with pytest.raises(UsageError, match="do not enlarge 4 times; leave weights out"):
         only_two.enlarge_pixels(picture, 4)
+
+
+@pytest.fixture
+def decompressor(jpeg_weights):
+    return lambda channels=1: Restorer(str(jpeg_weights[channels]), RunOptions("cpu"), task="dejpeg")
+
+
+@pytest.mark.parametrize("channels", [1, 3])
+@pytest.mark.parametrize("corner", [(0, 0), (5, 0), (3, 7)])
+def test_blocks_are_shown_from_a_corner_on(decompressor, channels, corner):
+    pixels = smooth_picture(channels, 61, 70)
+    compression = of_quality(20, channels, corner=corner)
+    restorer = decompressor(channels)
+    restored = restorer.restore_compressed(pixels, compression)
+    assert restored.shape == pixels.shape
+    top, left = (-place % 8 for place in corner)
+    padded = np.pad(pixels, ((0, 0), (top, 0), (left, 0)), "symmetric")
+    expected = restorer.restore_compressed(padded, of_quality(20, channels))[:, top:, left:]
+    assert np.array_equal(restored, expected)
+    own = pixels.copy()
+    restorer.restore_compressed(own, compression, in_place=True)
+    assert np.array_equal(own, restored)
+
+
+def test_tasks_that_are_told_other_things_are_not_mixed_up(decompressor, tiny_weights):
+    pixels = smooth_picture(1, 41, 52)
+    with pytest.raises(UsageError, match="dejpeg has to know how a picture was compressed"):
+        decompressor()(pixels[0])
+    with pytest.raises(UsageError, match="denoise is not told of a compression"):
+        Restorer(str(tiny_weights[1]), RunOptions("cpu")).restore_compressed(pixels, of_quality(20, 1))
+
+
+def test_a_batch_that_was_decoded_is_restored_picture_by_picture(decompressor):
+    levels = [np.rint(255 * smooth_picture(1, 48, 64, seed=i)[0]).astype(np.uint8) for i in range(2)]
+    batch = np.stack([np.asarray(read_image(jpeg_file(x, 20)).pixels[0]) for x in levels])[..., None]
+    restorer = decompressor()
+    together = restorer.decompress(batch, 20)
+    assert together.shape == batch.shape
+    for i in range(2):
+        assert np.array_equal(together[i], restorer.decompress(batch[i], 20))
+    tensor = restorer.decompress(torch.from_numpy(batch), 20)
+    assert torch.equal(tensor, torch.from_numpy(together))
