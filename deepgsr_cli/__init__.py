@@ -22,6 +22,7 @@ if TYPE_CHECKING:
     from deepgsr_cli.pictures.api import derain as derain
     from deepgsr_cli.pictures.api import estimate_noise as estimate_noise
     from deepgsr_cli.pictures.api import restore as restore
+    from deepgsr_cli.pictures.api import upscale as upscale
     from deepgsr_cli.pictures.demosaicking import demosaick as demosaick
     from deepgsr_cli.pictures.restorer import Restorer as Restorer
     from deepgsr_cli.pictures.restorer import RunOptions as RunOptions
@@ -42,6 +43,7 @@ _HOMES = {
     "reduce_metal": "mar.api",
     "restore": "pictures.api",
     "retrieve_phase": "phase.api",
+    "upscale": "pictures.api",
     "write_image": "formats.image",
 }
 
@@ -60,6 +62,7 @@ __all__ = [
     "reduce_metal",
     "restore",
     "retrieve_phase",
+    "upscale",
     "write_image",
 ]
 

@@ -9,7 +9,9 @@ import secrets
 import shutil
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager, suppress
+from io import BytesIO
 from pathlib import Path
+from typing import BinaryIO
 
 from deepgsr_cli.errors import InputError, OutputError
 
@@ -74,6 +76,22 @@ def atomic_write(path: Path) -> Iterator[Path]:
             temporary.unlink()
 
 
+def copy_file(source: Path | BytesIO, target: Path | BinaryIO) -> None:
+    """Copy a file's bytes; to a path whole or not at all.
+
+    Raises:
+        OutputError: The target cannot be written.
+        OSError: The source cannot be read.
+    """
+    with source.open("rb") if isinstance(source, Path) else BytesIO(source.getbuffer()) as stream:
+        if isinstance(target, Path):
+            with atomic_write(target) as temporary, temporary.open("wb") as copy:
+                shutil.copyfileobj(stream, copy)
+        else:
+            shutil.copyfileobj(stream, target)
+            target.flush()
+
+
 def clean_up(targets: Iterable[Path]) -> None:
     """Remove the temporary files of processes that were killed while they wrote these files.
 
@@ -132,7 +150,8 @@ def files_below(
 ) -> list[Path]:
     """List the files in a folder, at any depth: first its own, then those of each folder in it, by name.
 
-    Hidden files and folders are left out.
+    Hidden files and folders are left out. A folder that links lead to is listed, unless it is in the folder
+    anyway or has been listed.
 
     Args:
         path: The folder; a file is a list of itself.
@@ -145,6 +164,7 @@ def files_below(
     if not path.is_dir():
         return [path]
     pruned = None if without is None else without.resolve()
+    seen = {path.resolve()}
 
     def refuse(error: OSError) -> None:
         failure = InputError(f"{error.filename}: cannot be listed, {error.strerror}; change its mode")
@@ -153,9 +173,14 @@ def files_below(
         failures.append(failure)
 
     files = []
-    for root, folders, names in os.walk(path, onerror=refuse):
+    for root, folders, names in os.walk(path, onerror=refuse, followlinks=True):
         folders[:] = sorted(
-            name for name in folders if not name.startswith(".") and Path(root, name).resolve() != pruned
+            name
+            for name in folders
+            if not name.startswith(".")
+            and (real := Path(root, name).resolve()) != pruned
+            and not (Path(root, name).is_symlink() and (real in seen or real.is_relative_to(path.resolve())))
         )
+        seen.update(Path(root, name).resolve() for name in folders)
         files += [Path(root, name) for name in sorted(names) if not name.startswith(".")]
     return [file for file in files if file.is_file()]

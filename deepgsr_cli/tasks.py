@@ -28,6 +28,7 @@ _TRAINING = {
 _EVALUATIONS = {
     "denoise": "pictures.evaluation:Denoising",
     "derain": "pictures.evaluation:Deraining",
+    "upscale": "pictures.evaluation:Upscaling",
     "dejpeg": "pictures.evaluation:Dejpeg",
     "demosaick": "pictures.mosaic_evaluation:MosaicEvaluation",
     "ct-recon": "ct.evaluation:SparseViewCT",

@@ -1,4 +1,4 @@
-"""Make the sample measurements: sinograms of a phantom without and with metal, a picture in rain, a JPEG.
+"""Make the samples: sinograms of a phantom without and with metal, a picture in rain, a JPEG, a mosaic.
 
 Run from the project's root: python examples/make_examples.py
 """
@@ -10,8 +10,9 @@ import numpy as np
 import torch
 
 from deepgsr_cli.ct.simulation import SimulatedScan
-from deepgsr_cli.formats.jpeg_webp_bmp import jpeg_file
+from deepgsr_cli.formats.jpeg import jpeg_file
 from deepgsr_cli.mar.simulation import MetalScan
+from deepgsr_cli.models.mosaics import mosaic_of
 from deepgsr_cli.pictures.rain import rainy
 from deepgsr_cli.tomography.attenuation import hu_to_attenuation
 from deepgsr_cli.tomography.geometry import Geometry
@@ -88,6 +89,10 @@ def main() -> None:
     rain = rainy(clean, torch.Generator().manual_seed(RAIN_SEED))
     iio.imwrite(FOLDER / "cat_rainy.png", (rain[0] * 255).round().byte().permute(1, 2, 0).numpy())
     (FOLDER / "cat_saved.jpg").write_bytes(jpeg_file(iio.imread(FOLDER / "cat.png"), 15).getvalue())
+
+    height, width = (side // 2 * 2 for side in clean.shape[-2:])
+    mosaic = mosaic_of(clean[..., :height, :width])
+    iio.imwrite(FOLDER / "cat_mosaic.png", (mosaic[0, 0] * 255).round().byte().numpy())
 
 
 if __name__ == "__main__":

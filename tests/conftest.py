@@ -5,11 +5,13 @@ import gc
 import os
 
 import pytest
+import torch
 import typer.testing
 
 from deepgsr_cli.formats.image import Image, write_image
-from deepgsr_cli.models import PRESETS
+from deepgsr_cli.models import NSR, PRESETS, NSRConfig
 from deepgsr_cli.tasks import train
+from deepgsr_cli.training import loop
 from deepgsr_cli.weights.checkpoint import save_checkpoint
 from tests.samples import TINY, short_run, smooth_picture, tiny_demosaicker, tiny_model
 
@@ -23,6 +25,15 @@ def pytest_configure(config):
 def pytest_collection_finish():
     """Spare the garbage collector the modules and tests, which stay until the end."""
     gc.freeze()
+
+
+@pytest.fixture(scope="session", autouse=True)
+def draw_curve():
+    """Draw no curve of the short runs of tests, which takes longer than the runs; returns what does."""
+    with pytest.MonkeyPatch.context() as patch:
+        draw = loop._draw_curve
+        patch.setattr(loop, "_draw_curve", lambda target, rows: None)
+        yield draw
 
 
 @pytest.fixture(scope="session", autouse=True)
@@ -71,6 +82,17 @@ def mosaic_weights(tmp_path_factory):
     path = tmp_path_factory.mktemp("mosaic") / "tiny-demosaick.safetensors"
     info = {"task": "demosaick", "train_config": '{"sigma_max": 20}'}
     save_checkpoint(path, tiny_demosaicker(), info=info)
+    return path
+
+
+@pytest.fixture(scope="session")
+def upscale_weights(tmp_path_factory):
+    """Checkpoint file of a tiny network that enlarges, with random weights that change a picture visibly."""
+    torch.manual_seed(0)
+    model = NSR(NSRConfig(scales=(2, 3, 4), width=8, blocks=1))
+    torch.nn.init.constant_(model.tail.gain, 0.2)
+    path = tmp_path_factory.mktemp("enlarging") / "tiny.safetensors"
+    save_checkpoint(path, model, info={"task": "upscale"})
     return path
 
 

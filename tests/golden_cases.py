@@ -129,7 +129,7 @@ def _pictures() -> Iterator[Case]:
         ("eval_derain.csv",),
     )
     group = "pictures"
-    for command in ("denoise", "derain", "restore"):
+    for command in ("denoise", "derain", "restore", "dejpeg"):
         yield Case(group, "dry run", f"{command} photos -o nowhere --dry-run")
         yield Case(group, "no input", command)
         yield Case(group, "missing", f"{command} missing.png -o x.png")
@@ -143,7 +143,7 @@ def _pictures() -> Iterator[Case]:
         yield Case(group, "tile", f"{command} noisy3.png -o x.png --tile small")
         yield Case(group, "overlap", f"{command} noisy3.png -o x.png --tile 32 --overlap 40")
         yield Case(group, "strength", f"{command} noisy3.png -o x.png --strength 2")
-        yield Case(group, "format", f"{command} noisy3.png -o x.png --format gif")
+        yield Case(group, "format", f"{command} noisy3.png -o x.png --format xyz")
         yield Case(group, "shard", f"{command} photos -o nowhere --shard 3/2")
         yield Case(group, "skip or overwrite", f"{command} photos -o nowhere --skip-existing --overwrite")
         yield Case(group, "most pixels", f"{command} noisy3.png -o x.png --max-pixels 100")
@@ -151,11 +151,37 @@ def _pictures() -> Iterator[Case]:
         yield Case(group, "option", f"{command} noisy3.png --unknown")
     yield Case(group, "sigma", "denoise noisy1.png -o x.png --sigma 300")
     yield Case(group, "sigma", "denoise noisy1.png -o x.png --sigma much")
+    yield Case(group, "quality", "dejpeg noisy1.png -o x.png --quality 101")
+    yield Case(group, "quality", "dejpeg noisy1.png -o x.png --quality fine")
+    group = "demosaick"
+    for pattern in ("RGGB", "gbrg"):
+        out = f"{pattern}.png"
+        yield Case(
+            group, pattern, f"demosaick noisy16.png --pattern {pattern} --method malvar -o {out}", (out,)
+        )
+    levels = "--black 20 --white 200 --method bilinear --reference clean3.tif --json"
+    yield Case(group, "levels", f"demosaick noisy1.png -o levels.tif {levels}", ("levels.tif",))
+    for name, arguments in {
+        "no input": "",
+        "dry run": "photos -o nowhere --dry-run",
+        "missing": "missing.png -o x.png",
+        "colour": "noisy3.png -o x.png",
+        "pattern": "noisy1.png -o x.png --pattern RGBG",
+        "method": "noisy1.png -o x.png --method unknown",
+        "sigma": "noisy1.png -o x.png --method malvar --sigma 5",
+        "white": "noisy1.png -o x.png --method malvar --white 0",
+        "weights": "noisy1.png -o x.png --weights deepgsr-ct",
+    }.items():
+        yield Case(group, name, f"demosaick {arguments}")
+    yield Case(
+        group, "eval", "eval demosaick --data clean --method malvar --method bilinear --limit 1 --json"
+    )
     group = "eval"
     yield Case(group, "no data", "eval denoise --sigma 25")
     yield Case(group, "missing", "eval denoise --data missing --sigma 25")
     yield Case(group, "method", "eval denoise --data clean --sigma 25 --method unknown")
     yield Case(group, "sigma", "eval denoise --data clean --sigma -1 --method tv")
+    yield Case(group, "quality", "eval dejpeg --data clean --quality 0")
     yield Case(group, "no pairs", "eval derain --data clean")
     yield Case(group, "method", "eval derain --data pairs --method unknown")
 
@@ -304,7 +330,7 @@ def _training() -> Iterator[Case]:
     yield Case(group, "trained", use, ("trained.png",))
     yield Case(group, "again", f"train denoise --data clean -o runs/denoise {pictures}")
     yield Case(group, "other", f"train denoise --data clean -o runs/denoise {pictures} --resume --seed 1")
-    for task in ("denoise", "derain", "restore", "ct-recon", "mar", "phase"):
+    for task in ("denoise", "derain", "restore", "dejpeg", "ct-recon", "mar", "phase"):
         yield Case(group, "no data", f"train {task} -o runs/x")
         yield Case(group, "missing", f"train {task} --data missing -o runs/x")
         yield Case(group, "patch", f"train {task} --data clean -o runs/x --patch 0")
@@ -315,6 +341,7 @@ def _training() -> Iterator[Case]:
     yield Case(group, "pairs", "train denoise --data clean --pairs pairs -o runs/x")
     yield Case(group, "preset", "train denoise --data clean -o runs/x --preset unknown")
     yield Case(group, "channels", "train derain --data clean -o runs/x --channels 2")
+    yield Case(group, "dejpeg", f"train dejpeg --data clean -o runs/dejpeg {pictures}")
 
 
 def _installation() -> Iterator[Case]:

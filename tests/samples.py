@@ -5,9 +5,11 @@ from __future__ import annotations
 import dataclasses
 from pathlib import Path
 
+import h5py
 import imagecodecs
 import numpy as np
 import pytest
+import scipy.io
 import torch
 from pydicom import uid as uids
 from pydicom.dataset import Dataset, FileMetaDataset
@@ -194,6 +196,34 @@ def saved(slice: Dataset, path: Path, syntax: UID = uids.ExplicitVRLittleEndian)
     slice.file_meta.TransferSyntaxUID = syntax
     slice.save_as(path, enforce_file_format=True)
     return path
+
+
+def saved_matlab(path: Path, fields: dict, version: str) -> Path:
+    """Variables as MATLAB saves them, in version "5" or "7.3"; dictionaries are structures."""
+    if version == "5":
+        scipy.io.savemat(path, fields)
+        return path
+    with h5py.File(path, "w", userblock_size=512) as file:
+        _matlab_group(file, fields)
+    with path.open("r+b") as file:
+        file.write(b"MATLAB 7.3 MAT-file".ljust(124) + b"\x00\x02IM")
+    return path
+
+
+def _matlab_group(group: h5py.Group, fields: dict) -> None:
+    """Members as in version 7.3: axes in reverse, texts as codes, complex numbers as pairs."""
+    for name, value in fields.items():
+        if isinstance(value, dict):
+            _matlab_group(group.create_group(name), value)
+            continue
+        codes = np.array([[ord(c)] for c in value], np.uint16) if isinstance(value, str) else None
+        array = np.atleast_2d(np.asarray(value)).T if codes is None else codes
+        if array.dtype.kind == "c":
+            pairs = np.empty(array.shape, [("real", "f8"), ("imag", "f8")])
+            pairs["real"], pairs["imag"] = array.real, array.imag
+            array = pairs
+        group[name] = array
+        group[name].attrs["MATLAB_class"] = np.bytes_(b"double" if codes is None else b"char")
 
 
 SIZE, PIXEL_MM = 64, 4.0

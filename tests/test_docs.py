@@ -117,6 +117,8 @@ def test_links_lead_somewhere(page):
 JSON_RUNS = {
     "pictures": "deepgsr denoise examples/cat_noisy.png --reference examples/cat.png -o out/a.png --json",
     "pictures, dry run": "deepgsr restore examples -o out --dry-run --json",
+    "upscale": "deepgsr upscale examples/cat.png --method bicubic -o out/large.png --json",
+    "eval upscale": "deepgsr eval upscale --data examples --limit 1 --method bicubic --scale 3 --json",
     "ct-recon of slices": "deepgsr ct-recon examples/ct -o out --method fbp --json",
     "ct-recon of a sinogram": "deepgsr ct-recon examples/sinogram.npy --geometry examples/scan.toml -o out"
     " --method fbp --json",

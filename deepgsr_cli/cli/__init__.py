@@ -5,6 +5,7 @@ from __future__ import annotations
 
 import importlib
 import io
+import logging
 import sys
 from collections.abc import Iterator, Mapping
 from typing import Annotated, Any
@@ -22,6 +23,7 @@ FILES = {
     "derain": "pictures",
     "restore": "pictures",
     "dejpeg": "pictures",
+    "upscale": "pictures",
     "demosaick": "demosaick",
     "ct-recon": "ct_recon",
     "mar": "mar",
@@ -106,3 +108,6 @@ def main(
         if isinstance(stream, io.TextIOWrapper):
             # A name the terminal cannot show must not stop the work.
             stream.reconfigure(errors="replace")
+    for library in ("tifffile", "PIL", "imageio"):
+        # What they find in a file is told by the commands, once and with its name.
+        logging.getLogger(library).setLevel(logging.CRITICAL)

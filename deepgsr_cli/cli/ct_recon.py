@@ -73,7 +73,7 @@ class CtRecon(SliceOptions):
     inputs: Annotated[
         list[str],
         typer.Argument(
-            help="CT slices, DICOM files or folders; sinograms: .npy, .npz, .h5 or .tif; or folders of"
+            help="CT slices, DICOM files or folders; sinograms: .npy, .npz, .h5, .mat or .tif; or folders of"
             " DICOM-CT-PD projections."
         ),
     ]

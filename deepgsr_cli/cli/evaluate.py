@@ -67,6 +67,8 @@ Views = Annotated[list[int] | None, _several("--views", "Views over a full turn"
 Photons = Annotated[list[float] | None, _several("--photons", "Photons a ray, inf for no noise", "inf")]
 Alphas = Annotated[list[float] | None, _several("--alpha", "Noise level, as of phase")]
 Snrs = Annotated[list[float] | None, _several("--snr", "Signal-to-noise ratio of the intensities in dB")]
+Scales = Annotated[list[int] | None, _several("--scale", "2, 3 or 4", "all")]
+Enlargers = Annotated[list[str] | None, _several("--method", "deepgsr, bicubic or lanczos", "deepgsr")]
 Gray = Annotated[bool, typer.Option("--gray", help="Convert colour to luma.")]
 Qualities = Annotated[list[int], _several("--quality", "JPEG quality, 1 to 100")]
 Luma = Annotated[bool, typer.Option("--gray", help="Compress the luma of colour pictures.")]
@@ -228,12 +230,22 @@ class Phase(_Pictures, _Files, _Network, _Seed, _Printing):
     iterations: Iterations = None
 
 
-Options = Denoise | Derain | Dejpeg | CtRecon | Mar | Phase | Demosaick
+@dataclass(frozen=True, kw_only=True)
+class Upscale(_Pictures, _Files, _Network, _Precision, _Tiles, _Printing):
+    """Reduce pictures, enlarge them again by each method, and print PSNR and SSIM with the protocol."""
+
+    data: Annotated[Path, typer.Option(help="Folder of pictures.")]
+    scales: Scales = None
+    method_names: Enlargers = None
+
+
+Options = Denoise | Derain | Dejpeg | Upscale | CtRecon | Mar | Phase | Demosaick
 # Options of the command for each task of `tasks.evaluation_of`, and an example of them.
 COMMANDS: dict[str, tuple[type[Options], str]] = {
     "denoise": (Denoise, "--data BSD68 --sigma 15 --sigma 25 --sigma 50"),
     "derain": (Derain, "--data Rain100L --report rain.html"),
     "dejpeg": (Dejpeg, "--data Classic5 --quality 10 --quality 20 --quality 30 --quality 40"),
+    "upscale": (Upscale, "--data Set5 --method deepgsr --method lanczos"),
     "demosaick": (Demosaick, "--data Kodak24 --sigma 0 --sigma 10"),
     "ct-recon": (CtRecon, "--data slices --views 60 --photons inf --photons 1e5 --method tv"),
     "mar": (Mar, "--data slices --masks metals --method li --method nmar"),
@@ -286,6 +298,12 @@ def _evaluate(task: str, options: Options) -> None:
     if options.report is not None:
         notice = {"notice": NOTICE} if evaluation.medical else {}
         items.write(options.report, task, {**facts, **notice}, averages)
+    if evaluation.failures:
+        say(
+            f"{len(evaluation.failures)} files could not be read, and the means are of the others",
+            style="red",
+        )
+        raise typer.Exit(1)
 
 
 def _finite(record: dict[str, Any]) -> dict[str, Any]:

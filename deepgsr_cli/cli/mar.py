@@ -22,6 +22,7 @@ from deepgsr_cli.cli.options import (
     parse_window,
 )
 from deepgsr_cli.ct import NOTICE
+from deepgsr_cli.errors import OptionError
 
 if TYPE_CHECKING:
     from deepgsr_cli.jobs.work import Facts, Result
@@ -51,6 +52,14 @@ class Mar(SliceOptions):
             panel=QUALITY,
             help="Metal, instead of the threshold: .png, .npy of (H, W) or (slices, H, W), or DICOM SEG.",
             default="",
+        ),
+    ] = None
+    segment: Annotated[
+        list[str] | None,
+        option(
+            panel=QUALITY,
+            help="Label or number of the segment of a DICOM SEG that is metal. Repeatable.",
+            default="all together",
         ),
     ] = None
     keep_metal: Annotated[
@@ -95,10 +104,16 @@ class _Mar(Command[Mar, "MetalPlan"]):
             pixel_mm=options.pixel_mm,
             values=options.values,
         )
-        masks = None if options.mask is None else read_masks(options.mask, scans.jobs, geometry)
+        segments = options.segment or ()
+        if segments and options.mask is None:
+            raise OptionError("segment", segments[0], "is of a mask; give --mask with a DICOM segmentation")
+        masks = None
+        if options.mask is not None:
+            masks = read_masks(options.mask, scans.jobs, segments)
         plan = MetalPlan(**vars(scans), masks=masks)
         aims = [f"{plan.scan}; method {method.describe()}; metal {options.metal}"]
-        return replace(plan, notes=[NOTICE, *plan.notes], aims=aims)
+        told = [masks.note] if masks is not None and masks.note else []
+        return replace(plan, notes=[NOTICE, *plan.notes, *told], aims=aims)
 
     def open(self, options: Mar, plan: MetalPlan) -> Callable[[], MetalCorrection]:
         return partial(_open, options, replace(plan, jobs=[]))

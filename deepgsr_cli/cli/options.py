@@ -15,9 +15,11 @@ from typing import TYPE_CHECKING, Annotated, Any, cast
 import typer
 
 from deepgsr_cli.errors import UsageError
+from deepgsr_cli.pictures.tasks import TASKS
 
 if TYPE_CHECKING:
     from deepgsr_cli.compute.precision import Precision
+    from deepgsr_cli.pictures.resampling import Method
 
 MOST_JOBS = 1024
 # The panels of a help, in order. An option without a panel comes first.
@@ -133,15 +135,25 @@ Reference = Annotated[
 ]
 Format = Annotated[
     str | None,
-    option(panel=FILES, help="Output format: png, jpeg, tiff, webp or bmp.", default="by suffix"),
+    option(
+        panel=FILES, help="Output format: png, jpeg, tiff, webp, gif, bmp, jp2 or ppm.", default="by suffix"
+    ),
 ]
 White = Annotated[float, option(panel=FILES, help="Value of white in floating point files.")]
 MaxPixels = Annotated[int, option(panel=FILES, help="Most pixels a file may have.")]
+Preview = Annotated[
+    bool,
+    flag(
+        "--preview",
+        panel=FILES,
+        help="Write one PNG of a crop at several levels or strengths instead, to choose by.",
+    ),
+]
 Share = Annotated[float, option(panel=QUALITY, help="Share of the correction applied, 0 to 1.")]
 
 SliceInputs = Annotated[
     list[str],
-    typer.Argument(help="CT slices, DICOM files or folders; or sinograms: .npy, .npz, .h5 or .tif."),
+    typer.Argument(help="CT slices, DICOM files or folders; or sinograms: .npy, .npz, .h5, .mat or .tif."),
 ]
 SliceOutput = Annotated[str, option("--output", "-o", panel=FILES, help="Folder, or file for one slice.")]
 GeometryFile = Annotated[
@@ -236,6 +248,7 @@ class PictureOptions(ModelOptions, TileOptions, BatchOptions):
     white: White = 1.0
     max_pixels: MaxPixels = 2**29
     strength: Share = 1.0
+    preview: Preview = False
 
     def check(self) -> None:
         if not 0 <= self.strength <= 1:
@@ -246,6 +259,8 @@ class PictureOptions(ModelOptions, TileOptions, BatchOptions):
             raise UsageError(f"--max-pixels {self.max_pixels}: give 1 or more")
         if self.json_lines and self.output == "-":
             raise UsageError("--json and -o - would both use standard output; give -o a file")
+        if self.preview and (self.reference is not None or self.format is not None):
+            raise UsageError("--preview writes a PNG beside no result: leave --reference and --format out")
         check_reference(self.reference)
         super().check()
 
@@ -301,6 +316,16 @@ def parse_quality(text: str) -> float | None:
     if not 1 <= value <= 100:
         raise UsageError(f"--quality {text}: give a number from 1 to 100, or auto to have it found")
     return value
+
+
+def parse_enlargement(scale: int, method: str) -> Method:
+    """Method, of a scale and a method that there are."""
+    scales, methods = TASKS["upscale"].scales, ("deepgsr", *TASKS["upscale"].baselines)
+    if scale not in scales:
+        raise UsageError(f"--scale {scale}: give 2, 3 or 4")
+    if method not in methods:
+        raise UsageError(f"--method {method}: known are {', '.join(methods)}")
+    return cast("Method", method)
 
 
 def parse_precision(text: str) -> Precision:

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from functools import partial
+from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 import typer
@@ -14,6 +15,7 @@ from deepgsr_cli.cli.options import (
     QUALITY,
     PictureOptions,
     option,
+    parse_enlargement,
     parse_format,
     parse_precision,
     parse_quality,
@@ -21,16 +23,22 @@ from deepgsr_cli.cli.options import (
     parse_tile,
 )
 from deepgsr_cli.cli.output import say, silent
+from deepgsr_cli.errors import UsageError
 
 if TYPE_CHECKING:
     from deepgsr_cli.jobs.plan import Plan
     from deepgsr_cli.jobs.work import Facts, Result
-    from deepgsr_cli.pictures.jobs import Restoration
+    from deepgsr_cli.pictures.jobs import FileOptions, Preview, Restoration
+    from deepgsr_cli.pictures.restorer import Restorer
 
 Sigma = Annotated[
     str,
     option(panel=QUALITY, help="Noise standard deviation on the 0-255 scale, or auto to estimate it."),
 ]
+Scale = Annotated[
+    int, option(panel=QUALITY, help="Sides of the result over those of the picture: 2, 3 or 4.")
+]
+Method = Annotated[str, option(panel=QUALITY, help="Way to enlarge: deepgsr, bicubic or lanczos.")]
 Quality = Annotated[
     str,
     option(
@@ -78,9 +86,30 @@ class Dejpeg(PictureOptions):
         return parse_quality(self.quality)
 
     def result_suffixes(self) -> dict[str, str]:
-        if parse_format(self.format) == "JPEG":
-            return {}
-        return dict.fromkeys((".jpg", ".jpeg"), f".{(self.format or 'png').lower()}")
+        from deepgsr_cli.formats.image import FORMATS
+
+        return dict.fromkeys(FORMATS["JPEG"].suffixes, ".png")
+
+
+@dataclass(frozen=True, kw_only=True)
+class Upscale(PictureOptions):
+    """Enlarge pictures two, three or four times.
+
+    Depth and colour profile are kept, and no input is overwritten. Alpha is interpolated. On paper a picture
+    stays as large: its dots an inch are multiplied.
+    """
+
+    scale: Scale = 2
+    method: Method = "deepgsr"
+
+    def check(self) -> None:
+        if self.preview:
+            raise UsageError("--preview: shows levels and strengths, of which upscale has none")
+        parse_enlargement(self.scale, self.method)
+        for name in ("weights", "ensemble", "strength"):
+            if self.method != "deepgsr" and getattr(self, name) != getattr(Upscale, name):
+                raise UsageError(f"--{name} and --method {self.method} exclude each other; give one")
+        super().check()
 
 
 # By the name of the task: the options, and what its help ends with.
@@ -114,6 +143,14 @@ COMMANDS: dict[str, tuple[type[PictureOptions], tuple[str, ...]]] = {
             "deepgsr dejpeg photos -o restored --skip-existing --report restored.html",
         ),
     ),
+    "upscale": (
+        Upscale,
+        (
+            "deepgsr upscale examples/cat.png",
+            "deepgsr upscale examples/cat.png --scale 4 -o large.png",
+            "deepgsr upscale photos -o enlarged --skip-existing --report enlarged.html",
+        ),
+    ),
 }
 _KEPT = "Depth, alpha, colour profile, orientation and resolution are kept, and no input is overwritten."
 
@@ -126,14 +163,25 @@ class PictureCommand(Command[PictureOptions, "Plan"]):
     done = "restored"
 
     def plan(self, options: PictureOptions) -> Plan:
-        from deepgsr_cli.formats.image import SUFFIXES
+        from deepgsr_cli.formats.image import FOREIGN_SUFFIXES, FORMATS, SUFFIXES
         from deepgsr_cli.jobs.plan import plan
 
         options.level()
-        suffixes = options.result_suffixes()
-        return plan(options.inputs, options.output, self.name, SUFFIXES, target_suffix=suffixes)
+        format = "PNG" if options.preview else parse_format(options.format)
+        suffixes = options.result_suffixes() if format is None else FORMATS[format].suffixes[0]
+        found = plan(
+            options.inputs,
+            options.output,
+            f"{self.name}_preview" if options.preview else self.name,
+            SUFFIXES,
+            target_suffix=suffixes,
+            foreign=FOREIGN_SUFFIXES,
+        )
+        if format is None:
+            _check_suffixes(job.target for job in found.jobs if job.target is not None)
+        return found
 
-    def open(self, options: PictureOptions, plan: Plan) -> Callable[[], Restoration]:
+    def open(self, options: PictureOptions, plan: Plan) -> Callable[[], Restoration | Preview]:
         return partial(_open, self.name, options)
 
     def describe(self, options: PictureOptions, facts: Facts) -> str:
@@ -150,6 +198,29 @@ class PictureCommand(Command[PictureOptions, "Plan"]):
         return f"noise estimated as sigma {levels} (0-255 scale){note}"
 
 
+def _check_suffixes(targets: Iterable[Path]) -> None:
+    """Refuse outputs of no known format before the work is done rather than after."""
+    from deepgsr_cli.formats.image import SUFFIXES
+
+    for target in targets:
+        if not target.suffix:
+            advice = f"for a folder, give {target}/, or for a file a suffix, as {target}.png"
+            raise UsageError(f"-o {target}: is the name of a file; {advice}")
+        if target.suffix.lower() not in SUFFIXES:
+            known = ", ".join(SUFFIXES)
+            raise UsageError(f"{target}: no picture format is known by this name; use one of {known}")
+
+
+class UpscaleCommand(PictureCommand):
+    """The command that enlarges."""
+
+    done = "enlarged"
+
+    def open(self, options: PictureOptions, plan: Plan) -> Callable[[], Restoration]:
+        assert isinstance(options, Upscale)
+        return partial(_open_enlargement, options)
+
+
 def _of_quality(result: Result) -> str:
     """Return what is known of the compression of a picture, in words; empty if that was not asked."""
     if "quality" not in result.facts:
@@ -159,10 +230,26 @@ def _of_quality(result: Result) -> str:
     return f"{text}; {result.note}" if result.note else text
 
 
-def _open(task: str, options: PictureOptions) -> Restoration:
+def _open(task: str, options: PictureOptions) -> Restoration | Preview:
     """Make the work of a run of a picture command."""
+    from deepgsr_cli.pictures.jobs import Decompression, Preview, Restoration
+
+    restoration = (Decompression if task == "dejpeg" else Restoration)(*_settings(task, options))
+    return Preview(restoration) if options.preview else restoration
+
+
+def _open_enlargement(options: Upscale) -> Restoration:
+    """Make the work of a run of upscale."""
+    from deepgsr_cli.pictures.jobs import Enlargement
+
+    method = parse_enlargement(options.scale, options.method)
+    return Enlargement(*_settings("upscale", options), options.scale, method)
+
+
+def _settings(task: str, options: PictureOptions) -> tuple[Restorer, FileOptions]:
+    """Return the model of a task, and what is done with each file."""
     from deepgsr_cli.compute.memory import keep_freed_memory
-    from deepgsr_cli.pictures.jobs import Decompression, FileOptions, Restoration
+    from deepgsr_cli.pictures.jobs import FileOptions
     from deepgsr_cli.pictures.restorer import Restorer, RunOptions
 
     keep_freed_memory()
@@ -185,10 +272,12 @@ def _open(task: str, options: PictureOptions) -> Restoration:
         options.white,
         options.max_pixels,
     )
-    return (Decompression if task == "dejpeg" else Restoration)(restorer, files)
+    return restorer, files
 
 
 def register(app: typer.Typer) -> None:
     """Add the commands to an app."""
     for name, (options, examples) in COMMANDS.items():
-        add(app, name, options, partial(run, PictureCommand(name)), examples=examples, about=_KEPT)
+        command = UpscaleCommand(name) if name == "upscale" else PictureCommand(name)
+        about = "" if name == "upscale" else _KEPT
+        add(app, name, options, partial(run, command), examples=examples, about=about)

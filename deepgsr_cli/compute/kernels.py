@@ -48,12 +48,20 @@ def _numba() -> Any:
 
 
 @functools.cache
-def compiled(function: T) -> T:
-    """Compile a function at its first call; the code is kept on disk where some folder can be written."""
+def compiled(function: T, *, reordered: bool = False) -> T:
+    """Compile a function at its first call; the code is kept on disk where some folder can be written.
+
+    Args:
+        function: Arguments may be arrays; `array.dtype.type` makes numbers of their kind.
+        reordered: Whether sums may be taken in another order, without which a sum over an axis is not
+            computed several terms at a time.
+    """
     numba = _numba()
 
     # Multiply and add may be fused; nothing that would change what NaN does.
-    compiler = functools.partial(numba.njit, nogil=True, fastmath={"contract"})
+    allowed = {"contract", "reassoc"} if reordered else {"contract"}
+    # As in NumPy, a division by zero raises nothing, for which loops would have to stop.
+    compiler = functools.partial(numba.njit, nogil=True, fastmath=allowed, error_model="numpy")
     try:
         return cast(T, compiler(cache=True)(function))
     except RuntimeError:

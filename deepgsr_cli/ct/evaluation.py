@@ -9,6 +9,7 @@ from dataclasses import asdict, dataclass
 from functools import cached_property
 from typing import TYPE_CHECKING, ClassVar
 
+import numpy as np
 from torch import Tensor
 
 from deepgsr_cli.compute.device import select_device
@@ -17,6 +18,7 @@ from deepgsr_cli.ct.figures import PEAK_ATTENUATION, compare
 from deepgsr_cli.ct.methods import METHODS, Method, load_network, reconstruct
 from deepgsr_cli.ct.simulation import SimulatedScan, check_seed, check_views
 from deepgsr_cli.ct.slices import PNG_FIELD_MM, EvalSlice, eval_slices
+from deepgsr_cli.errors import InputError
 from deepgsr_cli.evaluation.records import Case, Column, Evaluation, Labels, M, Mean
 from deepgsr_cli.files import fingerprint
 from deepgsr_cli.reports.report import ReportImage, ReportItem
@@ -43,6 +45,26 @@ class SliceEvaluation(Evaluation[M, Tensor, Tensor]):
     def slices(self) -> list[EvalSlice]:
         """What is scanned."""
         return eval_slices(self.data, self.limit)
+
+    def read_slices(self) -> Iterator[tuple[EvalSlice, np.ndarray, tuple[float, float]]]:
+        """Read the slices that can be read: HU, (H, W), and distances of rows and columns.
+
+        What cannot be read is told, and among the `failures`.
+
+        Raises:
+            InputError: None can be read.
+        """
+        for slice in self.slices:
+            try:
+                hu, pixel_mm = slice.read()
+            except InputError as error:
+                self.failures.append(str(error))
+                if len(self.failures) == len(self.slices):
+                    raise
+                if self.notify is not None:
+                    self.notify(str(error))
+                continue
+            yield slice, hu, pixel_mm
 
     def describe_slices(self) -> str:
         """The data as the protocol names them."""
@@ -129,8 +151,7 @@ class SparseViewCT(SliceEvaluation[Scan]):
 
     def cases(self) -> Iterator[Case[Scan, Tensor]]:
         device = select_device(self.device)
-        for slice in self.slices:
-            hu, pixel_mm = slice.read()
+        for slice, hu, pixel_mm in self.read_slices():
             truth = to_attenuation(hu, device)
             seed = self.seed, zlib.crc32(hu.tobytes())
             for views in self.views:

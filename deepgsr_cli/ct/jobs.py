@@ -10,14 +10,17 @@ from pathlib import Path
 import numpy as np
 
 from deepgsr_cli.ct.projections import FanBeams, find_projections
-from deepgsr_cli.errors import InputError, OptionError, UsageError, UserError
+from deepgsr_cli.errors import InputError, OptionError, ShapeError, UsageError, UserError
 from deepgsr_cli.formats.dicom.projections import holds_projections
 from deepgsr_cli.formats.dicom.series import Series, find_series
 from deepgsr_cli.formats.sinograms import SUFFIXES, VALUES, Sinograms
 from deepgsr_cli.jobs.plan import Job, Plan, refuse_collisions
 from deepgsr_cli.tomography.geometry import Geometry
+from deepgsr_cli.tomography.geometry_files import geometry_of
 
 FORMATS = {"dicom": ".dcm", "tiff": ".tif", "npy": ".npy"}
+# Of sinograms that may say their geometry themselves.
+_WITH_PARAMETERS = ".mat"
 _DICOM_SUFFIXES = (".dcm", ".dicom", ".ima")
 # What the SeriesDescription of a derived series has, after the source's; see `ResultWriter.description`.
 RESULT_MARK = "[deepgsr "
@@ -38,10 +41,11 @@ class SliceJob(Job):
 
 @dataclass(frozen=True)
 class SinogramJob(Job):
-    """A slice of a measured sinogram."""
+    """A slice of a measured sinogram, and the geometry it was measured with."""
 
     sinograms: Sinograms
     index: int
+    geometry: Geometry
 
     @property
     def label(self) -> str:
@@ -66,7 +70,8 @@ class ScanPlan(Plan):
 
     Attributes:
         measured: Whether the jobs, which are of one kind, are sinograms or projections.
-        geometry: What was given, of the sinograms or of the scan that is simulated.
+        geometry: What was given, of the sinograms or of the scan that is simulated; that of the first
+            sinogram, if the files say it.
         projections: The scans, where they are projections.
     """
 
@@ -102,7 +107,8 @@ def plan_scans(
         values: What the numbers of sinograms are, of `sinograms.VALUES`; None to tell by the file.
 
     Raises:
-        UsageError: Both kinds, a geometry for DICOM that is not for a simulation, none for sinograms,
+        UsageError: Both kinds, a geometry for DICOM that is not for a simulation, none for sinograms which do
+            not say it,
             `values` for DICOM or unknown, projections, two results for one path, or a result in place of an
             input.
         InputError: Nothing that can be used.
@@ -112,8 +118,11 @@ def plan_scans(
     if len(kinds) > 1:
         raise UsageError("DICOM and sinograms do not go together; reconstruct them in two runs")
     measured = kinds == {True}
-    if measured and geometry is None:
-        raise UsageError(f"{paths[0]}: a measured sinogram needs --geometry FILE, which says how it was made")
+    unknown = [path for path in paths if path.suffix.lower() != _WITH_PARAMETERS]
+    if measured and geometry is None and unknown:
+        raise UsageError(
+            f"{unknown[0]}: a measured sinogram needs --geometry FILE, which says how it was made"
+        )
     if geometry is not None and not measured and not simulation:
         raise UsageError("--geometry is for measured sinograms; leave it out for DICOM slices")
     if values is not None and (not measured or values not in VALUES):
@@ -126,14 +135,13 @@ def plan_scans(
         if holds_projections(path, folder):
             raise UsageError(f"{path}: holds DICOM-CT-PD projections; reconstruct them first, with ct-recon")
     plan = ScanPlan([], measured=measured, geometry=geometry)
-    found: list[tuple[Path, Series | Sinograms, int, Path]] = []  # source, its collection, slice, name
+    # Source, its collection, slice, name.
+    found: list[tuple[Path, Series | tuple[Sinograms, Geometry], int, Path]] = []
     for path in paths:
         try:
             if measured:
-                assert geometry is not None
-                sinograms = Sinograms(path, geometry.num_views, geometry.num_bins, values)
-                _check_angles(sinograms, geometry)
-                found += [(path, sinograms, i, name) for i, name in enumerate(_stack_names(sinograms))]
+                scan = _read_sinograms(path, geometry, values)
+                found += [(path, scan, i, name) for i, name in enumerate(_stack_names(scan[0]))]
             else:
                 found += _slices(path, folder, pixel_mm, plan)
         except InputError as error:
@@ -148,9 +156,14 @@ def plan_scans(
         if isinstance(collection, Series):
             plan.jobs.append(SliceJob(source, target, name, collection, i))
         else:
-            plan.jobs.append(SinogramJob(source, target, name, collection, i))
+            sinograms, of_file = collection
+            plan.jobs.append(SinogramJob(source, target, name, sinograms, i, of_file))
     refuse_collisions(plan.jobs, {Path(job.source).resolve() for job in plan.jobs if job.source})
-    return replace(plan, notes=list(dict.fromkeys(plan.notes)))
+    notes = list(dict.fromkeys(plan.notes))
+    if measured and geometry is None:
+        geometry = next(job.geometry for job in plan.jobs if isinstance(job, SinogramJob))
+        notes.append("the geometry is that of the files' parameters")
+    return replace(plan, notes=notes, geometry=geometry)
 
 
 def plan_projections(
@@ -254,6 +267,25 @@ def _slices(
             frame = "" if file.frame is None else f"_{file.frame + 1:04}"
             slices.append((file.path, series, i, name.with_name(name.name + frame)))
     return slices
+
+
+def _read_sinograms(path: Path, geometry: Geometry | None, values: str | None) -> tuple[Sinograms, Geometry]:
+    """Open a file of sinograms; its geometry is the one given, or that of its parameters.
+
+    Raises:
+        InputError: It cannot be read, or has neither.
+    """
+    if geometry is None:
+        sinograms = Sinograms(path, None, None, values)
+        if not sinograms.parameters:
+            raise InputError(f"{path}: says nothing of its geometry; give --geometry FILE")
+        try:
+            geometry = geometry_of(sinograms.parameters)
+        except (InputError, ShapeError) as error:
+            raise InputError(f"{path}: {error}") from error
+    sinograms = Sinograms(path, geometry.num_views, geometry.num_bins, values)
+    _check_angles(sinograms, geometry)
+    return sinograms, geometry
 
 
 def _check_angles(sinograms: Sinograms, geometry: Geometry) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import numpy as np
+import torch
 from scipy import ndimage
 from torch import Tensor
 
@@ -10,12 +11,15 @@ from deepgsr_cli.ct.figures import body, residual
 from deepgsr_cli.ct.methods import ITERATIONS, Method, Reconstructed, gaussian_blur
 from deepgsr_cli.ct.simulation import noise_variance
 from deepgsr_cli.tomography.attenuation import to_hu
+from deepgsr_cli.tomography.fbp import ramp_spectrum
 from deepgsr_cli.tomography.geometry import Geometry
 
 # Of 100 scans simulated from five slices at 20 to 720 views and 1e4 photons and more, none is beyond these.
 # The misfit relative to the sinogram: what beam hardening and pixels leave; what few views leave of filtered
 # backprojection at 60 views of 512 pixels, and the views at which noise is no larger in the misfit.
 _MISFIT, _MISFIT_OF_FBP, _EVEN_VIEWS = 0.03, 0.12, 300
+# What the filter's window takes from the sinogram is in the misfit so often, as pixels smooth, too.
+_BLUR = 1.5
 # Air and the denser quarter of a body, in HU, under a Gaussian of so many pixels of 512.
 _AIR_HU, _BODY_HU = (-1250.0, -650.0), (-300.0, 400.0)
 _SMOOTHING_PX = 4.0
@@ -45,6 +49,7 @@ def doubt_result(result: Reconstructed, y: Tensor, geometry: Geometry, method: M
     explained = _MISFIT + 3 * noise * max(1.0, _EVEN_VIEWS / views)
     if method.name == "fbp":
         explained += _MISFIT_OF_FBP * (60 / views) ** 1.4
+        explained += _BLUR * residual(y - _windowed(y, geometry, method.filter), y)
     if misfit > explained:
         more = ", and are the iterations enough" if method.name in ITERATIONS else ""
         doubts.append(
@@ -55,6 +60,13 @@ def doubt_result(result: Reconstructed, y: Tensor, geometry: Geometry, method: M
     if geometry.num_views >= 2:
         doubts += doubt_numbers(result.x, y, geometry)
     return doubts
+
+
+def _windowed(y: Tensor, geometry: Geometry, filter: str) -> Tensor:
+    """Sinogram, (1, 1, V, N), under the window of a filter on the ramp, which smooths along the detector."""
+    window = ramp_spectrum(geometry, filter) / ramp_spectrum(geometry, "ram-lak")
+    spectrum = torch.fft.rfft(y, n=2 * (len(window) - 1)) * torch.from_numpy(window).to(y)
+    return torch.fft.irfft(spectrum)[..., : y.shape[-1]]
 
 
 def doubt_numbers(x: Tensor, y: Tensor, geometry: Geometry) -> list[str]:

@@ -117,9 +117,7 @@ class Reconstruction:
     def __post_init__(self) -> None:
         views = f"{'' if self.scan.measured else 'simulated '}{self.scan.num_views}"
         derivation = derivation_of(TASK, self.protocol)
-        self._write = ResultWriter(
-            f"deepgsr {self.method.name}, {views} views", derivation, self.scan.geometry
-        )
+        self._write = ResultWriter(f"deepgsr {self.method.name}, {views} views", derivation)
 
     @property
     def title(self) -> str:
@@ -236,8 +234,7 @@ class Reconstruction:
     ) -> Result:
         outside: np.ndarray | None = None
         if isinstance(job, SinogramJob):
-            assert self.scan.geometry is not None
-            geometry, sinogram = self.scan.geometry, job.sinograms.read(job.index)
+            geometry, sinogram = job.geometry, job.sinograms.read(job.index)
         else:
             # Only filtered backprojection can leave out a part of what was measured.
             diameter_mm = job.projections.reconstruction_mm if self.method.name == "fbp" else None

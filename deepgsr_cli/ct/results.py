@@ -19,7 +19,6 @@ from deepgsr_cli.formats.dicom.series import Series, SliceFile, find_series
 from deepgsr_cli.formats.dicom.slices import Slice, read_slice
 from deepgsr_cli.formats.sinograms import Sinograms
 from deepgsr_cli.jobs.plan import Job
-from deepgsr_cli.tomography.geometry import Geometry
 
 
 def derivation_of(task: str, protocol: Mapping[str, str]) -> str:
@@ -43,12 +42,10 @@ class ResultWriter:
     Attributes:
         description: What was done, in a few words from "deepgsr" on, for the SeriesDescription.
         derivation: What was done, with all it takes to repeat it, for DICOM.
-        geometry: Of measured scans.
     """
 
     description: str
     derivation: str
-    geometry: Geometry | None = None
     _measurement: tuple[Path, str] | None = field(default=None, init=False)
 
     def __call__(
@@ -89,9 +86,8 @@ class ResultWriter:
             DerivedSeries(series, self.description, self.derivation).write(new, hu, target, remark=remark)
         else:
             assert isinstance(job, SinogramJob)
-            assert self.geometry is not None
             # Square elements, as the sinogram does not say how far its slices are apart.
-            apart_mm = self.geometry.bin_mm / self.geometry.magnification
+            apart_mm = job.geometry.bin_mm / job.geometry.magnification
             write_new(
                 hu,
                 pixel_mm,

@@ -102,3 +102,11 @@ def luma_y(pixels: Array) -> Array:
     with values from 16/255 to 235/255, not rounded. Deraining is compared on it."""
     weights = np.array([65.481, 128.553, 24.966]) / 255
     return np.tensordot(weights, pixels.astype(np.float64), 1)[None] + 16 / 255
+
+
+def luma_inside(pixels: Array, border: int) -> Array:
+    """Y of RGB, (3, H, W), without a border, as super-resolution is compared by it.
+
+    The pixels are rounded to 8 bits first, and Y is that of `luma_y`.
+    """
+    return luma_y(rounded8(pixels))[:, border:-border, border:-border]

@@ -6,6 +6,7 @@ import math
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, ClassVar, Generic, TypeVar
 
@@ -134,6 +135,11 @@ class Evaluation(ABC, Generic[M, R, T]):
                 raise UsageError(f"--method {name}: known are {', '.join(self.known_methods)}")
         if self.limit is not None and self.limit < 1:
             raise UsageError(f"--limit {self.limit}: give 1 or more")
+
+    @cached_property
+    def failures(self) -> list[str]:
+        """Sentences about the cases that could not be read, and were passed over; complete with the last."""
+        return []
 
     @property
     @abstractmethod

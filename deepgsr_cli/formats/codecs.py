@@ -3,16 +3,39 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
-from typing import IO, NamedTuple
+from dataclasses import dataclass, replace
+from typing import IO, Literal, NamedTuple
 
 import numpy as np
 
 from deepgsr_cli.errors import InputError
+from deepgsr_cli.formats.exif import Tag
 
 MAX_PIXELS = 2**29
 
 DEPTHS = ("uint8", "uint16", "float16", "float32", "float64")
+
+_CM_PER_INCH = 2.54
+
+
+class Resolution(NamedTuple):
+    """Pixels a unit of length, or their ratio where the unit is none: the shape of a pixel.
+
+    Attributes:
+        x: Pixels across.
+        y: Pixels down.
+        unit: What they are counted in.
+    """
+
+    x: float
+    y: float
+    unit: Literal["inch", "cm", "none"] = "inch"
+
+    @property
+    def dpi(self) -> tuple[float, float] | None:
+        """Pixels per inch, None where no length is known."""
+        factor = {"inch": 1.0, "cm": _CM_PER_INCH, "none": 0.0}[self.unit]
+        return (self.x * factor, self.y * factor) if factor else None
 
 
 @dataclass(frozen=True, slots=True)
@@ -38,36 +61,75 @@ class Metadata:
 
     Attributes:
         icc: ICC profile.
-        exif: EXIF as a TIFF block (no `Exif` prefix), orientation 1. From a TIFF: its text tags only.
+        exif: EXIF as a TIFF block (no `Exif` prefix), orientation 1, without a thumbnail.
         xmp: XMP packet.
-        dpi: Pixels per inch, (x, y). PNG and BMP store whole pixels per metre: 300 comes back as 299.9994.
+        iptc: Photoshop's image resources, which IPTC is in, without a thumbnail.
+        comments: Comments of a JPEG or a GIF.
+        resolution: Pixels a length. PNG and BMP store whole pixels per metre: 300 comes back as 299.9994.
         white: Stored value that stands for 1 in a float file.
+        min_is_white: Whether 0 stands for white in a float file.
         lossless: Whether a WebP is written without loss.
         tiff_compression: Compression a TIFF is written with.
+        tiff_tags: Further tags of a TIFF, in the byte order of `tiff_order`, copied to a TIFF only.
+        tiff_order: Byte order of a TIFF, "<" or ">".
         extra_sample: TIFF ExtraSamples code of alpha: 0 unspecified, 1 premultiplied, 2 straight.
         jpeg: Quantisation, where it was a JPEG.
-        png_chunks: Colour and text chunks of a PNG, whole, copied to a PNG only.
+        png_chunks: Colour, text and private chunks of a PNG, whole, copied to a PNG only.
+        jpeg_segments: Further application segments of a JPEG, whole, copied to a JPEG only.
+        duration_ms: How long a frame of an animation is shown.
     """
 
     icc: bytes | None = None
     exif: bytes | None = None
     xmp: bytes | None = None
-    dpi: tuple[float, float] | None = None
+    iptc: bytes | None = None
+    comments: tuple[bytes, ...] = ()
+    resolution: Resolution | None = None
     white: float = 1.0
+    min_is_white: bool = False
     lossless: bool = True
     tiff_compression: str = "adobe_deflate"
+    tiff_tags: tuple[Tag, ...] = ()
+    tiff_order: str = "<"
     extra_sample: int = 2
     jpeg: JpegCoding | None = None
     png_chunks: tuple[bytes, ...] = ()
+    jpeg_segments: tuple[bytes, ...] = ()
+    duration_ms: float | None = None
+
+    @property
+    def dpi(self) -> tuple[float, float] | None:
+        """Pixels per inch, (x, y)."""
+        return self.resolution.dpi if self.resolution else None
+
+    def turned(self) -> Metadata:
+        """The same of a picture whose width has become its height."""
+        if self.resolution is None:
+            return self
+        return replace(self, resolution=self.resolution._replace(x=self.resolution.y, y=self.resolution.x))
 
 
 Encoder = Callable[[IO[bytes], np.ndarray, Metadata], None]
 
 
 class Decoded(NamedTuple):
-    samples: np.ndarray  # (H, W, S) as stored, upright or not; with S 2 or 4 the last is alpha
-    orientation: int  # EXIF's 1 to 8
+    """A picture as a decoder hands it on.
+
+    Attributes:
+        samples: (H, W, S) as stored, upright or not; with S 2 or 4 the last is alpha.
+        orientation: EXIF's, 1 to 8.
+        metadata: What the file says beside its pixels.
+        nodata: Stored value that stands for no value.
+        notes: Sentences without an end on what was wrong in the file, or is not read.
+        mended: Whether a fault of the container is gone once the picture is written.
+    """
+
+    samples: np.ndarray
+    orientation: int
     metadata: Metadata
+    nodata: float | None = None
+    notes: tuple[str, ...] = ()
+    mended: bool = False
 
 
 def check_size(name: str, width: int, height: int, max_pixels: int) -> None:

@@ -1,9 +1,11 @@
-"""Pictures in and out: PNG, JPEG, TIFF, WebP and BMP at their own depth, with alpha and metadata kept."""
+"""Pictures in and out at their own depth, with alpha and metadata kept."""
 
 from __future__ import annotations
 
+import warnings
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
-from functools import partial
 from io import BytesIO
 from pathlib import Path
 from typing import IO, BinaryIO, NamedTuple
@@ -12,38 +14,94 @@ import numpy as np
 
 from deepgsr_cli.errors import InputError, OutputError, UserError
 from deepgsr_cli.files import atomic_write, files_below
+from deepgsr_cli.formats.bmp import decode_bmp, encode_bmp
 from deepgsr_cli.formats.codecs import DEPTHS, MAX_PIXELS, Decoded, Encoder, Metadata, bands, gray
-from deepgsr_cli.formats.exif import upright
-from deepgsr_cli.formats.jpeg_webp_bmp import decode_pillow, decode_webp, encode_pillow
-from deepgsr_cli.formats.png import PNG_SIGNATURE, decode_png, encode_png
-from deepgsr_cli.formats.tiff import decode_tiff, encode_tiff
+from deepgsr_cli.formats.exif import enlarged_exif, enlarged_xmp, upright
+from deepgsr_cli.formats.gif import decode_gif, encode_gif
+from deepgsr_cli.formats.jpeg import decode_jpeg, encode_jpeg
+from deepgsr_cli.formats.jpeg2000 import (
+    CODESTREAM_SIGNATURE,
+    JP2_SIGNATURE,
+    decode_jpeg2000,
+    encode_codestream,
+    encode_jpeg2000,
+)
+from deepgsr_cli.formats.netpbm import decode_netpbm, encode_netpbm
+from deepgsr_cli.formats.nodata import Holes, fill_holes, find_holes
+from deepgsr_cli.formats.png import PNG_PLACES, PNG_SIGNATURE, decode_png, encode_png
+from deepgsr_cli.formats.tiff import OF_SIZE, decode_tiff, describe_tags, encode_tiff
+from deepgsr_cli.formats.webp import decode_webp, encode_webp
 
-SUFFIXES = {
-    ".png": "PNG",
-    ".jpg": "JPEG",
-    ".jpeg": "JPEG",
-    ".tif": "TIFF",
-    ".tiff": "TIFF",
-    ".webp": "WEBP",
-    ".bmp": "BMP",
-}
 
+class Format(NamedTuple):
+    """A format of pictures.
 
-class _Holds(NamedTuple):
-    """What a format can hold."""
+    Attributes:
+        suffixes: Of its files; the first is that of files without a name of their own.
+        decode: Reads a picture.
+        encode: Writes one.
+        depths: Sample types it holds.
+        alpha: Whether it holds alpha.
+        side_px: Most pixels a side.
+        holds: Fields of `Metadata` that it holds.
+    """
 
+    suffixes: tuple[str, ...]
+    decode: Callable[[str, IO[bytes], int], Decoded]
+    encode: Encoder
     depths: tuple[str, ...]
     alpha: bool
     side_px: int
+    holds: frozenset[str]
 
 
-_HOLDS = {
-    "PNG": _Holds(DEPTHS[:2], True, 2**31 - 1),
-    "JPEG": _Holds(DEPTHS[:1], False, 65500),  # JPEG_MAX_DIMENSION of libjpeg
-    "TIFF": _Holds(DEPTHS, True, 2**32 - 1),
-    "WEBP": _Holds(DEPTHS[:1], True, 16383),
-    "BMP": _Holds(DEPTHS[:1], False, 2**31 - 1),
-}
+_EVERY = frozenset(("icc", "exif", "xmp"))
+_RESOLUTION, _NONE = frozenset(("resolution",)), frozenset[str]()
+FORMATS = {
+    "PNG": Format(
+        (".png",), decode_png, encode_png, DEPTHS[:2], True, 2**31 - 1,
+        _EVERY | {"resolution", "comments", "png_chunks"},
+    ),
+    "JPEG": Format(
+        (".jpg", ".jpeg", ".jpe", ".jfif", ".jif"), decode_jpeg, encode_jpeg, DEPTHS[:1], False, 65500,
+        _EVERY | {"resolution", "comments", "iptc", "jpeg_segments"},
+    ),  # 65500 is JPEG_MAX_DIMENSION of libjpeg
+    "TIFF": Format(
+        (".tif", ".tiff"), decode_tiff, encode_tiff, DEPTHS, True, 2**32 - 1,
+        _EVERY | {"resolution", "iptc", "tiff_tags"},
+    ),
+    "WEBP": Format((".webp",), decode_webp, encode_webp, DEPTHS[:1], True, 16383, _EVERY),
+    "GIF": Format((".gif",), decode_gif, encode_gif, DEPTHS[:1], True, 65535, frozenset(("comments",))),
+    "JPEG2000": Format(
+        (".jp2", ".jpx"), decode_jpeg2000, encode_jpeg2000, DEPTHS[:2], True, 2**31 - 1, _EVERY
+    ),
+    "J2K": Format((".j2k", ".j2c"), decode_jpeg2000, encode_codestream, DEPTHS[:2], True, 2**31 - 1, _NONE),
+    "PNM": Format(
+        (".pnm", ".ppm", ".pgm", ".pbm"), decode_netpbm, encode_netpbm, DEPTHS[:2], False, 2**31 - 1, _NONE
+    ),
+    "BMP": Format((".bmp",), decode_bmp, encode_bmp, DEPTHS[:1], False, 2**31 - 1, _RESOLUTION),
+}  # fmt: skip
+SUFFIXES = {suffix: name for name, format in FORMATS.items() for suffix in format.suffixes}
+# Of pictures in formats that are not read, which a folder may have: they are named, and not only counted.
+FOREIGN_SUFFIXES = (
+    *(
+        ".heic",
+        ".heif",
+        ".hif",
+        ".avif",
+        ".jxl",
+        ".gif",
+        ".jp2",
+        ".j2k",
+        ".jpx",
+        ".pgm",
+        ".ppm",
+        ".pnm",
+        ".pbm",
+    ),
+    *(".pam", ".psd", ".psb", ".xcf", ".exr", ".hdr", ".tga", ".svg", ".dng", ".cr2", ".cr3", ".nef", ".nrw"),
+    *(".arw", ".raf", ".orf", ".rw2", ".pef", ".srw", ".x3f", ".3fr", ".iiq", ".dcr", ".erf"),
+)
 
 _SIGNATURES = (
     (PNG_SIGNATURE, "PNG"),
@@ -53,7 +111,23 @@ _SIGNATURES = (
     (b"II+\0", "TIFF"),
     (b"MM\0+", "TIFF"),
     (b"BM", "BMP"),
+    (b"GIF8", "GIF"),
+    (JP2_SIGNATURE, "JPEG2000"),
+    (CODESTREAM_SIGNATURE, "J2K"),
+    *((b"P%d" % kind + blank, "PNM") for kind in range(1, 7) for blank in (b"\n", b" ", b"\r", b"\t")),
 )
+# Noise of sigma 75, the most that shipped weights know, puts one pixel in 1500 below -1 or above 2, and a
+# photograph has few highlights above 2. More than this share of the pixels there are on another scale.
+LOWEST, HIGHEST, MOST_BEYOND = -1.0, 2.0, 0.01
+_LOSSES = {
+    "icc": "colour profile",
+    "exif": "EXIF",
+    "xmp": "XMP",
+    "iptc": "IPTC",
+    "comments": "comments",
+    "resolution": "resolution",
+    "jpeg_segments": "further segments of a JPEG",
+}
 
 
 @dataclass(slots=True)
@@ -66,6 +140,9 @@ class Image:
         format: PNG, JPEG, TIFF, WEBP or BMP for pictures.
         alpha: (H, W) in `depth`, as stored; None where there is none.
         metadata: Carried from file to file.
+        holes: Pixels that have no value, and are written as they were.
+        notes: Sentences without an end on what was wrong in the file, or is not read of it.
+        mended: Whether a fault of the file is gone once the picture is written.
     """
 
     pixels: np.ndarray
@@ -73,6 +150,9 @@ class Image:
     format: str
     alpha: np.ndarray | None = None
     metadata: Metadata = field(default_factory=Metadata)
+    holes: Holes | None = None
+    notes: tuple[str, ...] = ()
+    mended: bool = False
 
 
 def read_image(source: Path | BinaryIO, *, max_pixels: int = MAX_PIXELS, white: float = 1.0) -> Image:
@@ -83,7 +163,7 @@ def read_image(source: Path | BinaryIO, *, max_pixels: int = MAX_PIXELS, white: 
     The content says the format, whatever the suffix. Depth is the file's sample type; 1- to 7-bit samples
     are widened to uint8 and 9- to 15-bit ones to uint16. Palettes become RGB, or gray when every colour in
     use is gray and no ICC profile says otherwise; a transparent colour becomes alpha. A TIFF's previews
-    are skipped, and its EXIF beyond the text tags is not kept.
+    are skipped. Pixels that GDAL's tag says have no value are filled by their surroundings.
 
     Args:
         source: A path, or a binary stream, which is read to its end.
@@ -91,10 +171,11 @@ def read_image(source: Path | BinaryIO, *, max_pixels: int = MAX_PIXELS, white: 
         white: Stored value that stands for 1 in a float file.
 
     Raises:
-        InputError: Missing, unreadable, damaged, too large, animated, of several pages, or of a kind that is
-            not read: CMYK, signed, 32-bit integer or complex samples.
+        InputError: Missing, unreadable, damaged, too large, animated, of several pages, with pixels that are
+            NaN or infinite, or of a kind that is not read: CMYK, signed, 32-bit integer or complex samples.
     """
-    return _image(*decode_picture(source, max_pixels=max_pixels), white)
+    decoded, format = decode_picture(source, max_pixels=max_pixels)
+    return make_image(_name_of(source), decoded, format, white)
 
 
 def decode_picture(source: Path | BinaryIO, *, max_pixels: int = MAX_PIXELS) -> tuple[Decoded, str]:
@@ -107,14 +188,32 @@ def decode_picture(source: Path | BinaryIO, *, max_pixels: int = MAX_PIXELS) -> 
     Raises:
         InputError: As `read_image`.
     """
+    name = _name_of(source)
+    with opened(source) as stream:
+        format = sniff(name, stream)
+        with damage(name, format):
+            return FORMATS[format].decode(name, stream, max_pixels), format
+
+
+def _name_of(source: Path | BinaryIO) -> str:
+    return str(source if isinstance(source, Path) else getattr(source, "name", "standard input"))
+
+
+@contextmanager
+def opened(source: Path | BinaryIO) -> Iterator[IO[bytes]]:
+    """Open a file for reading from its start, to where it can be sought; a stream is read to its end.
+
+    Raises:
+        InputError: It cannot be read.
+    """
     if not isinstance(source, Path):
-        name = str(getattr(source, "name", "standard input"))
-        return _decode(name, BytesIO(source.read()), max_pixels)
+        yield BytesIO(source.getbuffer() if isinstance(source, BytesIO) else source.read())
+        return
     try:
         if source.is_dir():
             raise InputError(f"{source}: is a folder, not a picture; give a file in it")
         with source.open("rb") as stream:
-            return _decode(str(source), stream if stream.seekable() else BytesIO(stream.read()), max_pixels)
+            yield stream if stream.seekable() else BytesIO(stream.read())
     except FileNotFoundError as error:
         raise InputError(f"{source}: there is no such file; check the path") from error
     except PermissionError as error:
@@ -123,13 +222,53 @@ def decode_picture(source: Path | BinaryIO, *, max_pixels: int = MAX_PIXELS) -> 
         raise InputError(f"{source}: cannot be read, {error.strerror or error}; check the path") from error
 
 
+def sniff(name: str, stream: IO[bytes]) -> str:
+    """Format of a picture, by its first bytes; the stream is at its start again.
+
+    Raises:
+        InputError: There are none, or they are of no format that is read.
+    """
+    head = stream.read(16)
+    stream.seek(0)
+    if not head:
+        raise InputError(f"{name}: the file is empty; copy or export it again")
+    format = "WEBP" if head[:4] == b"RIFF" and head[8:12] == b"WEBP" else ""
+    format = format or next((kind for start, kind in _SIGNATURES if head.startswith(start)), "")
+    if not format:
+        known = ", ".join(FORMATS)
+        raise InputError(f"{name}: is no picture of a format that is read, {known}; convert it to one")
+    return format
+
+
+@contextmanager
+def damage(name: str, format: str) -> Iterator[None]:
+    """Word what a decoder raises.
+
+    Raises:
+        InputError: The block raised another exception than a UserError.
+    """
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # of libraries, about the file
+            yield
+    except UserError:
+        raise
+    except MemoryError as error:
+        raise InputError(f"{name}: there is not enough memory to decode it; cut it into parts") from error
+    except Exception as error:  # the decoders' own kinds, struct.error, KeyError: anything, on hostile bytes
+        detail = " ".join(str(error).split())[:120] or type(error).__name__
+        raise InputError(
+            f"{name}: the {format} data is damaged or cut short ({detail}); copy it again"
+        ) from error
+
+
 def write_image(target: Path | BinaryIO, image: Image, *, format: str | None = None) -> None:
     """Write `image` at its depth, with alpha and the metadata the format can hold; a path atomically.
 
     Integers are rounded to nearest and clipped. A JPEG is written at quality 95 without chroma subsampling,
     whatever the source had: tables taken over from a coarse source would put back what was just removed.
     WebP is lossless unless its source was lossy; it has no gray, so gray is written as equal R, G and B. A
-    TIFF keeps a lossless compression and else gets deflate; of EXIF it holds the text tags.
+    TIFF keeps a lossless compression and else gets deflate. `losses` says what is left out.
 
     Args:
         target: A path, or a binary stream, which need not be seekable.
@@ -141,17 +280,16 @@ def write_image(target: Path | BinaryIO, image: Image, *, format: str | None = N
         ValueError: Pixels that are NaN or in HU for an integer file.
     """
     name = str(target if isinstance(target, Path) else getattr(target, "name", "standard output"))
-    if format is None:
-        format = SUFFIXES.get(target.suffix.lower()) if isinstance(target, Path) else image.format
-    if format not in _HOLDS:
+    format = format or format_of(target) or ("" if isinstance(target, Path) else image.format)
+    if format not in FORMATS:
         raise OutputError(
             f"{name}: no picture format is known by this name; use one of {', '.join(SUFFIXES)}"
         )
-    _check_holds(name, image, format)
-    encode = {"PNG": encode_png, "TIFF": encode_tiff}.get(format) or partial(encode_pillow, format=format)
-    samples = _samples(image)
+    check_holds(name, image, format)
+    encode = FORMATS[format].encode
+    samples = samples_of(image)
     if isinstance(target, Path):
-        with atomic_write(target) as temporary, temporary.open("wb") as stream:
+        with atomic_write(target) as temporary, temporary.open("w+b") as stream:
             _encode(encode, name, stream, samples, image.metadata, format)
         return
     buffer = BytesIO()
@@ -165,6 +303,61 @@ def write_image(target: Path | BinaryIO, image: Image, *, format: str | None = N
         ) from error
 
 
+def format_of(target: Path | BinaryIO) -> str | None:
+    """Format of a file to write, by its suffix; None for an unknown one and for a stream."""
+    return SUFFIXES.get(target.suffix.lower()) if isinstance(target, Path) else None
+
+
+def losses(image: Image, format: str) -> list[str]:
+    """Name what a picture has beside its pixels that a file of a format does not hold."""
+    metadata, holds = image.metadata, FORMATS[format].holds
+    lost = [name for field, name in _LOSSES.items() if field not in holds and getattr(metadata, field)]
+    if "tiff_tags" not in holds and metadata.tiff_tags:
+        lost.append(f"tags {', '.join(describe_tags(metadata))}")
+    if "png_chunks" not in holds:
+        # sRGB is what is assumed without a word.
+        kinds = dict.fromkeys(chunk[4:8].decode("latin-1") for chunk in metadata.png_chunks)
+        lost += [f"chunk {kind}" for kind in kinds if kind not in ("sRGB", "gAMA")]
+    return lost
+
+
+def check_range(image: Image, name: str) -> None:
+    """Refuse a float picture whose values are on another scale than that of its white.
+
+    Raises:
+        InputError: More than one pixel in a hundred is far below black or above white.
+    """
+    if not image.depth.startswith("float"):
+        return
+    pixels, metadata = image.pixels, image.metadata
+    beyond = np.count_nonzero((pixels < LOWEST) | (pixels > HIGHEST))
+    if beyond > MOST_BEYOND * pixels.size:
+        low, high = sorted(
+            (1 - value if metadata.min_is_white else value) * metadata.white
+            for value in (float(pixels.min()), float(pixels.max()))
+        )
+        raise InputError(
+            f"{name}: its values go from {low:g} to {high:g}, but white is {metadata.white:g};"
+            " state the value of white by --white, as --white 255, or divide the values by it"
+        )
+
+
+def enlarged(metadata: Metadata, size: tuple[int, int], scale: int) -> Metadata:
+    """Metadata of a picture after enlargement to a size, (width, height): it is as large on paper, of as many
+    times the dots an inch, and EXIF and XMP say so, too. What places pixels elsewhere is left out."""
+    resolution = metadata.resolution
+    if resolution is not None and resolution.unit != "none":
+        resolution = resolution._replace(x=resolution.x * scale, y=resolution.y * scale)
+    return replace(
+        metadata,
+        resolution=resolution,
+        tiff_tags=tuple(tag for tag in metadata.tiff_tags if tag.code not in OF_SIZE),
+        png_chunks=tuple(chunk for chunk in metadata.png_chunks if chunk[4:8] not in PNG_PLACES),
+        exif=metadata.exif and enlarged_exif(metadata.exif, size, scale),
+        xmp=metadata.xmp and enlarged_xmp(metadata.xmp, size, scale),
+    )
+
+
 def to_uint8(pixels: np.ndarray) -> np.ndarray:
     """Pixels, (C, H, W) in [0, 1], as uint8: (H, W) for C = 1, (H, W, C) else; rounded and clipped."""
     channels, height, width = pixels.shape
@@ -173,33 +366,15 @@ def to_uint8(pixels: np.ndarray) -> np.ndarray:
     return samples[..., 0] if channels == 1 else samples
 
 
-def _decode(name: str, stream: IO[bytes], max_pixels: int) -> tuple[Decoded, str]:
-    head = stream.read(16)
-    stream.seek(0)
-    if not head:
-        raise InputError(f"{name}: the file is empty; copy or export it again")
-    format = "WEBP" if head[:4] == b"RIFF" and head[8:12] == b"WEBP" else ""
-    format = format or next((kind for start, kind in _SIGNATURES if head.startswith(start)), "")
-    if not format:
-        raise InputError(f"{name}: is not a PNG, JPEG, TIFF, WebP or BMP picture; convert it to one")
-    decode = {"PNG": decode_png, "TIFF": decode_tiff, "WEBP": decode_webp}.get(format, decode_pillow)
-    try:
-        return decode(name, stream, max_pixels), format
-    except UserError:
-        raise
-    except MemoryError as error:
-        raise InputError(f"{name}: there is not enough memory to decode it; cut it into parts") from error
-    except Exception as error:  # the decoders' own kinds, struct.error, KeyError: anything, on hostile bytes
-        detail = " ".join(str(error).split())[:120] or type(error).__name__
-        raise InputError(
-            f"{name}: the {format} data is damaged or cut short ({detail}); copy it again"
-        ) from error
+def make_image(name: str, decoded: Decoded, format: str, white: float) -> Image:
+    """Make a picture as the models see it of what a decoder hands on.
 
-
-def _image(decoded: Decoded, format: str, white: float) -> Image:
-    samples, orientation, metadata = decoded
-    if orientation > 4 and metadata.dpi:
-        metadata = replace(metadata, dpi=metadata.dpi[::-1])
+    Raises:
+        InputError: Pixels that are NaN or infinite, and are not said to have no value.
+    """
+    samples, orientation, metadata, nodata, notes, mended = decoded
+    if orientation > 4:
+        metadata = metadata.turned()
     samples = upright(samples, orientation)
     depth = samples.dtype.name
     is_float = samples.dtype.kind == "f"
@@ -210,11 +385,36 @@ def _image(decoded: Decoded, format: str, white: float) -> Image:
     # With out and dtype given, numpy converts in small buffers: no float copy beside `pixels`.
     full = white if is_float else np.iinfo(depth).max
     np.divide(colour, np.float32(full), out=pixels, dtype=np.float32, casting="same_kind")
-    return Image(pixels, depth, format, alpha, metadata=replace(metadata, white=white if is_float else 1.0))
+    holes = None if nodata is None else find_holes(colour, nodata)
+    if holes is not None:
+        fill_holes(pixels, holes)
+        count = np.count_nonzero(holes.where.any(0))
+        notes = (*notes, f"{count:,} pixels without a value ({nodata:g}) are kept as they are")
+    if is_float:
+        _check_finite(name, pixels)
+    if metadata.min_is_white:
+        np.subtract(1, pixels, out=pixels)
+    metadata = replace(metadata, white=white if is_float else 1.0)
+    return Image(pixels, depth, format, alpha, metadata, holes, notes, mended)
 
 
-def _check_holds(name: str, image: Image, format: str) -> None:
-    holds = _HOLDS[format]
+def _check_finite(name: str, pixels: np.ndarray) -> None:
+    if np.isfinite(pixels.sum(dtype=np.float64)):
+        return
+    count = np.count_nonzero(~np.isfinite(pixels).all(0))
+    raise InputError(
+        f"{name}: has {count:,} NaN or infinite pixels, and no GDAL_NODATA tag says that they have no value;"
+        " replace them first"
+    )
+
+
+def check_holds(name: str, image: Image, format: str) -> None:
+    """Refuse a picture that a format cannot hold.
+
+    Raises:
+        OutputError: It has no such depth, alpha or size.
+    """
+    holds = FORMATS[format]
     if image.depth not in holds.depths:
         way_out = "write .png or .tif" if image.depth == "uint16" else "write .tif"
         raise OutputError(
@@ -222,6 +422,8 @@ def _check_holds(name: str, image: Image, format: str) -> None:
         )
     if image.alpha is not None and not holds.alpha:
         raise OutputError(f"{name}: the picture has alpha, a {format} holds none; write .png or .tif")
+    if image.alpha is not None and format == "GIF" and not np.isin(image.alpha, (0, 255)).all():
+        raise OutputError(f"{name}: has half transparent pixels, a GIF holds none; write .png or .webp")
     if image.alpha is not None and format != "TIFF" and image.metadata.extra_sample == 1:
         raise OutputError(
             f"{name}: the colours are premultiplied by alpha, a {format} holds none such; write .tif"
@@ -231,15 +433,18 @@ def _check_holds(name: str, image: Image, format: str) -> None:
         raise OutputError(f"{name}: the picture has {side}; write .tif")
 
 
-def _samples(image: Image) -> np.ndarray:
+def samples_of(image: Image) -> np.ndarray:
     """Pixels and alpha as the file holds them: (H, W) or (H, W, S), of dtype `image.depth`."""
     channels, height, width = image.pixels.shape
     samples = np.empty((height, width, channels + (image.alpha is not None)), image.depth)
     if samples.dtype.kind == "f":
         colour = samples[..., :channels].transpose(2, 0, 1)
-        np.multiply(image.pixels, np.float32(image.metadata.white), out=colour, casting="same_kind")
+        pixels = 1 - image.pixels if image.metadata.min_is_white else image.pixels
+        np.multiply(pixels, np.float32(image.metadata.white), out=colour, casting="same_kind")
     else:
         _quantise(image.pixels, samples[..., :channels])
+    if image.holes is not None:
+        samples[..., :channels].transpose(2, 0, 1)[image.holes.where] = image.holes.value
     if image.alpha is not None:
         if image.alpha.dtype != samples.dtype:
             raise ValueError(f"alpha is {image.alpha.dtype}, the picture {samples.dtype}")
@@ -289,8 +494,12 @@ def read_channels(path: Path, channels: int) -> np.ndarray:
 
     Colour becomes luma, rounded to 8 bits where the file has 8, as the gray versions of the common test sets
     were made; gray is repeated.
+
+    Raises:
+        InputError: The picture cannot be read, or its values are on another scale.
     """
     image = read_image(path)
+    check_range(image, str(path))
     pixels = image.pixels
     if channels == 1 and len(pixels) == 3:
         pixels = gray(pixels)

@@ -164,7 +164,7 @@ def _samples(name: str, source: Path | BinaryIO, max_pixels: int) -> _Samples:
             f"{name}: is a {format}, which mixes the colours of a mosaic; give what the sensor recorded, as"
             " PNG, TIFF, PGM, NPY or a raw file"
         )
-    samples, orientation, metadata = decoded
+    samples, orientation, metadata = decoded[:3]
     if samples.shape[2] != 1:
         raise InputError(_in_colour(name, samples.shape[2]))
     depth = samples.dtype.name
@@ -288,4 +288,4 @@ def _texts(path: Path) -> bytes | None:
     except Exception:  # of a raw file of another kind, or with tags of its maker's own
         return None
     texts = {code: tags[code].encode() for code in TEXT_TAGS if isinstance(tags.get(code), str)}
-    return exif_of(texts) if texts else None
+    return exif_of(texts)

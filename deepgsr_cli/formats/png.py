@@ -11,55 +11,135 @@ from typing import IO
 import numpy as np
 
 from deepgsr_cli.errors import InputError
-from deepgsr_cli.formats.codecs import Decoded, Metadata, check_size, gray_palette
-from deepgsr_cli.formats.exif import reset_orientation
+from deepgsr_cli.formats.codecs import Decoded, Metadata, Resolution, check_size, gray_palette
+from deepgsr_cli.formats.exif import made_true
 
 PNG_SIGNATURE = b"\x89PNG\r\n\x1a\n"
 
 # What imagecodecs needs of a PNG. Fed anything else libpng may complain on stderr.
 _PNG_CORE = (b"IHDR", b"PLTE", b"tRNS", b"IDAT", b"IEND")
-# Colour and text, copied as they are. tIME, and sBIT, bKGD and the like, would not be true of the new pixels.
-_PNG_KEPT = (b"cHRM", b"gAMA", b"sRGB", b"cICP", b"mDCV", b"cLLI", b"tEXt", b"zTXt", b"iTXt")
+# Colour, text, and size and place of the pixels, copied as they are. tIME, sBIT, bKGD and the like would not
+# be true of the new pixels.
+_PNG_KEPT = (b"cHRM", b"gAMA", b"sRGB", b"cICP", b"mDCV", b"cLLI", b"tEXt", b"zTXt", b"iTXt", b"sTER")
+PNG_PLACES = (b"sCAL", b"oFFs")  # x and y of which are not swapped
+# Chunks of the specification; what is private is copied where its name says that this is safe.
+_PNG_KNOWN = {*_PNG_CORE, *_PNG_KEPT, *PNG_PLACES, b"tIME", b"sBIT", b"bKGD", b"hIST", b"sPLT", b"dSIG"}
+_PNG_KNOWN |= {b"iCCP", b"eXIf", b"pHYs", b"pCAL", b"gIFg", b"gIFx", b"acTL", b"fcTL", b"fdAT"}
 _PNG_XMP = b"XML:com.adobe.xmp\0"
-_METRES_PER_INCH = 0.0254
+_METRES_PER_INCH, _METRES_PER_CM = 0.0254, 0.01
 _PROFILE_BYTES = 2**26
+# First column and row, and steps, of the seven passes of Adam7.
+_ADAM7 = ((0, 0, 8, 8), (4, 0, 8, 8), (0, 4, 4, 8), (2, 0, 4, 4), (0, 2, 2, 4), (1, 0, 2, 2), (0, 1, 1, 2))
+_CHANNELS = {0: 1, 2: 3, 3: 1, 4: 2, 6: 4}  # by colour type
 
 
 def decode_png(name: str, stream: IO[bytes], max_pixels: int) -> Decoded:
-    import imagecodecs
-
     core: list[bytes | memoryview] = [PNG_SIGNATURE]
     kept: list[bytes] = []
-    icc = exif = xmp = dpi = None
-    colour_type = -1
-    for kind, chunk in _png_chunks(memoryview(stream.read())):
+    notes: list[str] = []
+    icc = exif = xmp = resolution = None
+    width = height = 0
+    colour_type = interlaced = -1
+    profiles = 0
+    for kind, chunk in png_chunks(memoryview(stream.read())):
         body = chunk[8:-4]
         if kind == b"IHDR":
-            width, height, _, colour_type = struct.unpack_from(">IIBB", body)
+            width, height, _, colour_type, _, _, interlaced = struct.unpack_from(">IIBBBBB", body)
             check_size(name, width, height, max_pixels)
-        if kind == b"acTL":
-            raise InputError(f"{name}: is an animated PNG; extract its frames first")
+        if kind == b"acTL" and struct.unpack_from(">I", body)[0] > 1:
+            raise InputError(f"{name}: is an animated PNG, and one picture is read; extract its frames first")
         if kind in _PNG_CORE:
             core.append(chunk)
         elif kind == b"iCCP":
-            icc = _inflate(body[bytes(body).index(0) + 2 :])
+            profiles += 1
+            if profiles == 1:
+                icc = _profile(bytes(body), notes)
         elif kind == b"eXIf":
             exif = bytes(body)
-        elif kind == b"pHYs":
-            x, y, unit = struct.unpack(">IIB", body)
-            dpi = (x * _METRES_PER_INCH, y * _METRES_PER_INCH) if unit == 1 else None
+        elif kind == b"pHYs" and len(body) == 9:
+            resolution = _resolution(*struct.unpack(">IIB", body))
         elif kind == b"iTXt" and body[: len(_PNG_XMP)] == _PNG_XMP:
-            flags_languages_text = bytes(body[len(_PNG_XMP) :])
-            text = flags_languages_text[2:].split(b"\0", 2)[2]
-            xmp = _inflate(text) if flags_languages_text[0] else text
-        elif kind in _PNG_KEPT:
+            xmp = _xmp(bytes(body[len(_PNG_XMP) :]), notes)
+        elif kind in (*_PNG_KEPT, *PNG_PLACES) or (kind not in _PNG_KNOWN and kind[3:4].islower()):
             kept.append(bytes(chunk))
-    samples = imagecodecs.png_decode(b"".join(core))
+    if profiles > 1:
+        notes.append(f"of its {profiles} colour profiles the first is kept")
+    samples = _decode_interlaced(core, width, height) if interlaced == 1 else _decode(core)
     samples = samples.reshape(*samples.shape[:2], -1)
     if colour_type == 3:
         samples = gray_palette(samples, icc)
-    orientation, exif, xmp = reset_orientation(exif, xmp)
-    return Decoded(samples, orientation, Metadata(icc, exif, xmp, dpi, png_chunks=tuple(kept)))
+    orientation, exif, xmp = made_true(exif, xmp, (width, height))
+    if orientation > 4:
+        kept = [chunk for chunk in kept if chunk[4:8] not in PNG_PLACES]
+    metadata = Metadata(icc=icc, exif=exif, xmp=xmp, resolution=resolution, png_chunks=tuple(kept))
+    return Decoded(samples, orientation, metadata, notes=tuple(notes), mended=bool(notes))
+
+
+def _decode(core: list[bytes | memoryview]) -> np.ndarray:
+    import imagecodecs
+
+    return imagecodecs.png_decode(b"".join(core))
+
+
+def _decode_interlaced(core: list[bytes | memoryview], width: int, height: int) -> np.ndarray:
+    """Samples of an interlaced PNG, each pass decoded as a PNG of its own.
+
+    libpng would do it at once, and say on the process' standard error how it wants to be called.
+    """
+    header = bytes(core[1])
+    bits = header[16] * _CHANNELS[header[17]]
+    others = [bytes(chunk) for chunk in core[2:-1] if bytes(chunk[4:8]) != b"IDAT"]
+    passes = []
+    for left, top, across, down in _ADAM7:
+        columns, rows = -(-(width - left) // across), -(-(height - top) // down)
+        if columns > 0 and rows > 0:
+            passes.append((left, top, across, down, columns, rows, rows * (1 + (columns * bits + 7) // 8)))
+    size = sum(one[-1] for one in passes)
+    inflater = zlib.decompressobj()
+    packed = b"".join(chunk[8:-4] for chunk in core[2:-1] if bytes(chunk[4:8]) == b"IDAT")
+    raw = inflater.decompress(packed, size)
+    if len(raw) < size:
+        raise ValueError(f"{len(raw):,} of {size:,} bytes of its pixels are there")
+    samples: np.ndarray | None = None
+    at = 0
+    for left, top, across, down, columns, rows, length in passes:
+        part = struct.pack(">II", columns, rows) + header[16:20] + b"\0"
+        data = png_chunk(b"IDAT", zlib.compress(raw[at : at + length], 1))
+        chunks = [PNG_SIGNATURE, png_chunk(b"IHDR", part), *others, data, png_chunk(b"IEND", b"")]
+        pixels = _decode(list(chunks))
+        at += length
+        if samples is None:
+            samples = np.empty((height, width, *pixels.shape[2:]), pixels.dtype)
+        samples[top::down, left::across] = pixels
+    assert samples is not None  # the first pass of a picture is never empty
+    return samples
+
+
+def _profile(body: bytes, notes: list[str]) -> bytes | None:
+    """Colour profile of an iCCP chunk; None, and a note, where it is damaged, as it costs no picture."""
+    try:
+        return _inflate(body[body.index(0) + 2 :])
+    except (ValueError, zlib.error):
+        notes.append("its colour profile is damaged and left out")
+        return None
+
+
+def _xmp(flags_languages_text: bytes, notes: list[str]) -> bytes | None:
+    """XMP of the rest of an iTXt chunk; None, and a note, where it is damaged."""
+    try:
+        text = flags_languages_text[2:].split(b"\0", 2)[2]
+        return _inflate(text) if flags_languages_text[0] else text
+    except (ValueError, IndexError, zlib.error):
+        notes.append("its XMP is damaged and left out")
+        return None
+
+
+def _resolution(x: int, y: int, unit: int) -> Resolution | None:
+    if not x or not y:
+        return None
+    if unit != 1:
+        return Resolution(x, y, "none")
+    return Resolution(x * _METRES_PER_INCH, y * _METRES_PER_INCH)
 
 
 def read_values(path: Path) -> np.ndarray:
@@ -79,7 +159,7 @@ def read_values(path: Path) -> np.ndarray:
         raise InputError(f"{path}: cannot be read as a PNG; export it again or leave it out") from error
 
 
-def _png_chunks(data: memoryview) -> Iterator[tuple[bytes, memoryview]]:
+def png_chunks(data: memoryview) -> Iterator[tuple[bytes, memoryview]]:
     """Each chunk's type and the whole chunk, its checksum verified; nothing is missing once it ends."""
     at = len(PNG_SIGNATURE)
     kind = b""
@@ -96,7 +176,7 @@ def _png_chunks(data: memoryview) -> Iterator[tuple[bytes, memoryview]]:
         at += len(chunk)
 
 
-def _png_chunk(kind: bytes, body: bytes) -> bytes:
+def png_chunk(kind: bytes, body: bytes) -> bytes:
     return struct.pack(">I", len(body)) + kind + body + struct.pack(">I", zlib.crc32(kind + body))
 
 
@@ -115,15 +195,24 @@ def encode_png(stream: IO[bytes], samples: np.ndarray, metadata: Metadata) -> No
     encoded = memoryview(imagecodecs.png_encode(samples))
     header = len(PNG_SIGNATURE) + 12 + 13  # the IHDR chunk; the others may all follow it
     stream.write(encoded[:header])
-    if metadata.icc:
-        stream.write(_png_chunk(b"iCCP", b"ICC profile\0\0" + zlib.compress(metadata.icc)))
-    if metadata.dpi:
-        x, y = (round(dots / _METRES_PER_INCH) for dots in metadata.dpi)
-        stream.write(_png_chunk(b"pHYs", struct.pack(">IIB", x, y, 1)))
-    if metadata.exif:
-        stream.write(_png_chunk(b"eXIf", metadata.exif))
-    if metadata.xmp:
-        stream.write(_png_chunk(b"iTXt", _PNG_XMP + bytes(4) + metadata.xmp))
-    for chunk in metadata.png_chunks:
+    for chunk in metadata_chunks(metadata):
         stream.write(chunk)
     stream.write(encoded[header:])
+
+
+def metadata_chunks(metadata: Metadata) -> Iterator[bytes]:
+    """Chunks of a PNG that hold what it can of metadata."""
+    if metadata.icc:
+        yield png_chunk(b"iCCP", b"ICC profile\0\0" + zlib.compress(metadata.icc))
+    if metadata.resolution:
+        x, y, unit = metadata.resolution
+        metres = {"inch": _METRES_PER_INCH, "cm": _METRES_PER_CM, "none": 1.0}[unit]
+        whole = [min(max(1, round(value / metres)), 2**31 - 1) for value in (x, y)]
+        yield png_chunk(b"pHYs", struct.pack(">IIB", *whole, unit != "none"))
+    if metadata.exif:
+        yield png_chunk(b"eXIf", metadata.exif)
+    if metadata.xmp:
+        yield png_chunk(b"iTXt", _PNG_XMP + bytes(4) + metadata.xmp)
+    for comment in metadata.comments:
+        yield png_chunk(b"tEXt", b"Comment\0" + comment.replace(b"\0", b" "))
+    yield from metadata.png_chunks

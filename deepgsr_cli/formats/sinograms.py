@@ -5,9 +5,9 @@ from __future__ import annotations
 import math
 import zipfile
 import zlib
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -15,8 +15,9 @@ import numpy as np
 
 from deepgsr_cli.errors import InputError
 from deepgsr_cli.files import sha256
+from deepgsr_cli.formats.matlab import read_matlab
 
-SUFFIXES = (".npy", ".npz", ".h5", ".hdf5", ".tif", ".tiff")
+SUFFIXES = (".npy", ".npz", ".h5", ".hdf5", ".mat", ".tif", ".tiff")
 _DATA_EXCHANGE, _THETA = "/exchange/data", "/exchange/theta"
 # What the numbers of a file may be: line integrals, photons, or the share of them that comes through.
 VALUES = ("integrals", "counts", "transmission")
@@ -33,18 +34,21 @@ class Sinograms:
 
     NPY and NPZ hold (V, N) or (slices, V, N), TIFF one slice a page. HDF5 is the Scientific Data Exchange:
     `/exchange/data`, (V, slices, N). Counts become -ln((data - dark) / (white - dark)): of HDF5 where
-    `data_white` is there, of NPZ where an array `white` is, (N,) or (slices, N). Only NPZ is read as a whole.
+    `data_white` is there, of NPZ where an array `white` is, (N,) or (slices, N). MATLAB files have one slice,
+    `sinogram`, alone or in a structure with the `parameters` of the scan, as those of Helsinki. Only NPZ and
+    MATLAB files are read as a whole.
 
     Args:
         path: The file.
-        num_views: Views of the scan, V, which must be the file's.
-        num_bins: Bins of a view, N, which must be the file's.
+        num_views: Views of the scan, V, which must be the file's; None for those of the file.
+        num_bins: Bins of a view, N, which must be the file's; None for those of the file.
         values: What the numbers are, of `VALUES`; None for counts where there is white, and for line
             integrals elsewhere, unless they look like something else.
 
     Attributes:
         num_slices: Number of slices.
         theta: Angles of the views as the file has them, (V,), in degrees or in radians; None if it has none.
+        parameters: What the file says of the scan; empty if nothing.
 
     Raises:
         InputError: The file cannot be read, does not match the scan or itself, or its numbers are not what
@@ -56,13 +60,17 @@ class Sinograms:
         Journal of Synchrotron Radiation 21, 2014.
     """
 
-    def __init__(self, path: Path, num_views: int, num_bins: int, values: str | None = None) -> None:
+    def __init__(
+        self, path: Path, num_views: int | None, num_bins: int | None, values: str | None = None
+    ) -> None:
         self.path = path
-        self._shape = num_views, num_bins
         read = {".npy": _open_npy, ".npz": _open_npz, ".tif": _open_tiff, ".tiff": _open_tiff}
+        read[".mat"] = _open_matlab
         with _explained(path):
             self._stack = read.get(path.suffix.lower(), _open_hdf5)(path)
+            self._shape = (num_views, num_bins) if num_views and num_bins else self._stack.read(0).shape
         self.num_slices, self.theta = self._stack.num_slices, self._stack.theta
+        self.parameters = self._stack.parameters
         self._values = values or ("counts" if self._stack.white else None)
         if self.num_slices < 1:
             raise InputError(f"{path}: holds no sinogram; export it again")
@@ -183,6 +191,7 @@ class _Stack:
         white: Reads the mean counts of a slice's bins without the object, (N,); None if there are none.
         dark: The same without light.
         theta: Angles of the views, (V,), in the file's unit.
+        parameters: Of the scan.
     """
 
     num_slices: int
@@ -190,6 +199,7 @@ class _Stack:
     white: Callable[[int], np.ndarray] | None = None
     dark: Callable[[int], np.ndarray] | None = None
     theta: np.ndarray | None = None
+    parameters: Mapping[str, Any] = field(default_factory=dict)
 
 
 @contextmanager
@@ -258,6 +268,25 @@ def _open_tiff(path: Path) -> _Stack:
         raise ValueError(str(error)) from error
 
 
+def _open_matlab(path: Path) -> _Stack:
+    fields = read_matlab(path)
+    # The structures of Helsinki's scans have names of their own, as CtDataLimited.
+    inner = [value for value in fields.values() if isinstance(value, dict) and "sinogram" in value]
+    if "sinogram" not in fields and len(inner) != 1:
+        raise InputError(
+            f"{path}: has {', '.join(fields) or 'nothing'}; call the array to use sinogram, alone or in one"
+            " structure"
+        )
+    scan = fields if "sinogram" in fields else inner[0]
+    sinogram = np.asarray(scan["sinogram"])
+    if sinogram.ndim != 2:
+        raise InputError(f"{path}: an array of {sinogram.ndim} axes; give (views, bins)")
+    parameters = scan.get("parameters", {})
+    parameters = parameters if isinstance(parameters, dict) else {}
+    theta = np.ravel(parameters["angles"]) if "angles" in parameters else None
+    return replace(_of_stack(path, sinogram), theta=theta, parameters=parameters)
+
+
 def _open_hdf5(path: Path) -> _Stack:
     import h5py
 
@@ -287,7 +316,7 @@ def _open_hdf5(path: Path) -> _Stack:
                 _check_frames(path, name, file[name], shape)
                 counts[key] = rows(name)
         theta = np.asarray(file[_THETA][()]).ravel() if _THETA in file else None
-        return _Stack(shape[1], sinogram, **counts, theta=theta)
+        return _Stack(shape[1], sinogram, counts.get("white"), counts.get("dark"), theta)
 
 
 def _check_frames(path: Path, name: str, frames: Any, shape: tuple[int, ...]) -> None:

@@ -9,7 +9,8 @@ from collections.abc import Collection, Iterable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from deepgsr_cli.errors import UsageError, UserError
+from deepgsr_cli.errors import InputError, UsageError, UserError
+from deepgsr_cli.files import files_below
 
 STREAM = "-"
 
@@ -61,6 +62,7 @@ def plan(
     *,
     kind: str = "pictures",
     target_suffix: str | Mapping[str, str] | None = None,
+    foreign: Collection[str] = (),
 ) -> Plan:
     """Plan jobs for files, folders and globs.
 
@@ -77,6 +79,7 @@ def plan(
         kind: What the files are, in the plural.
         target_suffix: Of results without a name of their own; None for that of the input. A mapping has, by
             the suffix of the input in lower case, those that differ from it.
+        foreign: Suffixes of files of that kind that cannot be read; those found are named.
 
     Raises:
         UsageError: Nothing found, two results for one path, or a result in place of an input.
@@ -85,10 +88,11 @@ def plan(
     folder = None if output in (None, STREAM) else _as_folder(str(output), inputs)
     found: dict[Path, tuple[Path, Path]] = {}  # by real path: the input, and its path below its root
     passed_over: list[Path] = []
+    failures: list[InputError] = []
     for text in inputs:
         if text == STREAM:
             continue
-        candidates, implicit = _candidates(text)
+        candidates, implicit = _candidates(text, failures)
         for file, name in candidates:
             if implicit and (_hidden(name) or _is_result(file, task, suffixes) or _inside(file, folder)):
                 continue
@@ -120,17 +124,28 @@ def plan(
     if stream:
         jobs.append(Job(None, None if output == STREAM else Path(str(output)), Path("stdin")))
     refuse_collisions(jobs, set(found))
-    notes = [f"{len(passed_over)} files passed over that are no {kind}"] if passed_over else []
+    notes = _notes(passed_over, kind, foreign)
     if output not in (None, STREAM) and folder is None and not Path(str(output)).suffix:
         notes.append(f"-o {output}: is the name of a file; for a folder, give {output}/")
-    return Plan(jobs, notes, passed_over=passed_over)
+    return Plan(jobs, notes, list(failures), passed_over=passed_over)
 
 
-def _candidates(text: str) -> tuple[list[tuple[Path, Path]], bool]:
+def _notes(passed_over: list[Path], kind: str, foreign: Collection[str]) -> list[str]:
+    """Sentences on files that are passed over: no such files, and such of formats that are not read."""
+    unread = [file for file in passed_over if file.suffix.lower() in foreign]
+    others = len(passed_over) - len(unread)
+    notes = [f"{others} files passed over that are no {kind}"] if others else []
+    if unread:
+        names = ", ".join(file.name for file in unread[:3]) + (", ..." if len(unread) > 3 else "")
+        notes.append(f"{len(unread)} {kind} passed over of formats that are not read: {names}")
+    return notes
+
+
+def _candidates(text: str, failures: list[InputError]) -> tuple[list[tuple[Path, Path]], bool]:
     """Files that an input stands for, with their paths below it, and whether they are not named by it."""
     path = Path(text)
     if path.is_dir():
-        return [(file, file.relative_to(path)) for file in sorted(path.rglob("*")) if file.is_file()], True
+        return [(file, file.relative_to(path)) for file in sorted(files_below(path, failures))], True
     if path.exists() or not glob.has_magic(text):
         return [(path, Path(path.name))], False  # a missing file fails when it is read
     matches = [Path(match) for match in sorted(glob.glob(text, recursive=True))]

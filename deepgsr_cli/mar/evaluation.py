@@ -167,8 +167,7 @@ class MetalArtifacts(SliceEvaluation[Metal]):
 
     def cases(self) -> Iterator[Case[Metal, Tensor]]:
         pixel_mm = self.scan.operator.geometry.pixel_mm
-        for slice in self.slices:
-            hu = slice.read()[0]
+        for slice, hu, _ in self.read_slices():
             small = reduced(torch.from_numpy(hu), self.scan.operator.domain_shape[0]).numpy()
             truth = to_attenuation(small, select_device(self.device))
             scanned = partial(self._scanned, truth, zlib.crc32(hu.tobytes()))

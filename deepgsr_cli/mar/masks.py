@@ -10,15 +10,22 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from deepgsr_cli.ct.jobs import SliceJob
-from deepgsr_cli.errors import InputError
+from deepgsr_cli.ct.jobs import SinogramJob, SliceJob
+from deepgsr_cli.errors import InputError, OptionError
 from deepgsr_cli.files import sha256
-from deepgsr_cli.formats.dicom.segmentation import Place, frame_of, read_segmentation
+from deepgsr_cli.formats.dicom.segmentation import (
+    LABEL_MAP,
+    Place,
+    frame_of,
+    read_segmentation,
+    segment_labels,
+    segment_of,
+)
 from deepgsr_cli.formats.dicom.slices import slice_header
 from deepgsr_cli.formats.image import picture_paths, read_image
 from deepgsr_cli.jobs.plan import Job
 from deepgsr_cli.mar.implants import fit_shape
-from deepgsr_cli.tomography.geometry import Geometry, mar_640
+from deepgsr_cli.tomography.geometry import mar_640
 
 # Share of a slice that metal covers at most; the largest of the metal artifact papers cover a fiftieth.
 MOST_METAL = 0.2
@@ -32,34 +39,46 @@ class MetalMasks:
         planes: Bool, (planes, H, W).
         of_target: Planes of each slice, by the target of its job; a slice without any has no metal.
         sha256: Of the file, in hexadecimal digits.
+        segments: Names of the segments that were chosen; none for all there are.
+        note: What a user should know, in words; empty if nothing.
     """
 
     planes: np.ndarray
     of_target: dict[Path | None, list[int]]
     sha256: str
+    segments: tuple[str, ...] = ()
+    note: str = ""
+
+    @property
+    def origin(self) -> str:
+        """What a protocol says of the file."""
+        return f"sha256 {self.sha256}" + "".join(f", segment {name}" for name in self.segments)
 
     def __call__(self, job: Job) -> np.ndarray:
         """Where metal is in the slice of a job, bool, (H, W)."""
         return np.logical_or.reduce(self.planes[self.of_target[job.target]])
 
 
-def read_masks(path: Path, jobs: Sequence[Job], geometry: Geometry | None = None) -> MetalMasks:
+def read_masks(path: Path, jobs: Sequence[Job], segments: Sequence[str] = ()) -> MetalMasks:
     """Read the masks for the slices of a run.
 
     A PNG or a two-dimensional NPY is the mask of the only slice; the planes of a three-dimensional NPY are
-    those of the slices in their order. What is not zero is metal. The frames of a DICOM segmentation, all
-    segments together, belong to the slices they refer to, or else to those at the same place.
+    those of the slices in their order. What is not zero is metal. The frames of a DICOM segmentation, or of a
+    label map, belong to the slices they refer to, or else to those at the same place.
 
     Args:
         path: The file.
         jobs: Jobs of the run, one a slice.
-        geometry: Geometry of measured sinograms.
+        segments: Labels or numbers of the segments that are metal; none for all together.
 
     Raises:
-        InputError: It cannot be read, has another shape than the slices or another number of planes, marks
-            nothing, or more than `MOST_METAL` of a slice.
+        UsageError: Segments of a file that has none.
+        InputError: It cannot be read, has no such segment, another shape than the slices or another number
+            of planes, marks nothing, or more than `MOST_METAL` of a slice.
     """
-    kind = path.suffix.lower()
+    kind, note = path.suffix.lower(), ""
+    if kind in (".png", ".npy") and segments:
+        raise OptionError("segment", segments[0], f"is of a DICOM segmentation, and {path} is none")
     if kind in (".png", ".npy"):
         planes = read_mask(path)[None] if kind == ".png" else _read_npy(path)
         if len(planes) != len(jobs):
@@ -69,15 +88,16 @@ def read_masks(path: Path, jobs: Sequence[Job], geometry: Geometry | None = None
             )
         of_target = {job.target: [i] for i, job in enumerate(jobs)}
     else:
-        planes, of_target = _read_segmentation(path, jobs)
+        planes, of_target, note = _read_segmentation(path, jobs, segments)
     for job in jobs:
-        shape = job.series.shape if isinstance(job, SliceJob) else geometry.shape if geometry else ()
+        assert isinstance(job, SliceJob | SinogramJob)
+        shape = job.series.shape if isinstance(job, SliceJob) else job.geometry.shape
         if of_target[job.target] and planes.shape[1:] != shape:
             raise InputError(
                 f"{path}: the mask is {_size(planes.shape[1:])}, but {job.label} is {_size(shape)} pixels;"
                 " give the mask of this slice"
             )
-    masks = MetalMasks(planes, of_target, sha256(path))
+    masks = MetalMasks(planes, of_target, sha256(path), tuple(segments), note)
     shares = {job.label: float(masks(job).mean()) for job in jobs}
     if not any(shares.values()):
         raise InputError(
@@ -123,32 +143,65 @@ def _read_npy(path: Path) -> np.ndarray:
     return (array != 0) if array.ndim == 3 else (array != 0)[None]
 
 
-def _read_segmentation(path: Path, jobs: Sequence[Job]) -> tuple[np.ndarray, dict[Path | None, list[int]]]:
-    """Planes of a DICOM segmentation, (frames, H, W), and those of each job's slice, by its target."""
+def _read_segmentation(
+    path: Path, jobs: Sequence[Job], segments: Sequence[str]
+) -> tuple[np.ndarray, dict[Path | None, list[int]], str]:
+    """Planes of a DICOM segmentation, (frames, H, W), those of each job's slice by its target, and a note."""
     if not all(isinstance(job, SliceJob) for job in jobs):
         raise InputError(f"{path}: a segmentation is of DICOM slices; give a PNG or an NPY for a sinogram")
     segmentation = read_segmentation(path)
     try:
         pixels = segmentation.pixel_array.reshape(-1, segmentation.Rows, segmentation.Columns)
+        labels = segment_labels(segmentation)
+        numbers = [segment_of(segmentation, i) for i in range(len(pixels))]
+        frames = [frame_of(segmentation, i) for i in range(len(pixels))]
         fractional = segmentation.get("SegmentationType") == "FRACTIONAL"
         limit = segmentation.get("MaximumFractionalValue", 255) / 2 if fractional else 0
-        frames = [frame_of(segmentation, i) for i in range(len(pixels))]
     except Exception as error:  # the decoders' own kinds, and values that are not what their VR says
         raise InputError(f"{path}: the segmentation is damaged or cut short; export it again") from error
+    chosen = _chosen_segments(path, labels, segments)
+    if segmentation.SOPClassUID == LABEL_MAP:
+        planes = np.isin(pixels, list(chosen)) if segments else pixels > 0
+    else:
+        planes = pixels > limit
+        planes[[bool(segments) and number not in chosen for number in numbers]] = False
+    note = ""
+    if not segments and len(labels) > 1:
+        names = ", ".join(label or str(number) for number, label in labels.items())
+        note = (
+            f"{path}: its {len(labels)} segments, {names}, are taken for metal together; choose by --segment"
+        )
     of_target: dict[Path | None, list[int]] = {}
     for job in jobs:
         assert isinstance(job, SliceJob)
-        header, number = slice_header(job.series, job.index), job.series.slices[job.index].frame
+        header, frame = slice_header(job.series, job.index), job.series.slices[job.index].frame
         place = Place.of(header, str(header.get("FrameOfReferenceUID", "")))
-        any_frame = {(str(header.SOPInstanceUID), n) for n in (None, 1 if number is None else number + 1)}
-        chosen = [i for i, (sources, _) in enumerate(frames) if sources & any_frame]
-        of_target[job.target] = chosen or [i for i, (_, at) in enumerate(frames) if at.is_at(place)]
+        any_frame = {(str(header.SOPInstanceUID), n) for n in (None, 1 if frame is None else frame + 1)}
+        referred = [i for i, (sources, _) in enumerate(frames) if sources & any_frame]
+        of_target[job.target] = referred or [i for i, (_, at) in enumerate(frames) if at.is_at(place)]
     if not any(of_target.values()):
         raise InputError(
             f"{path}: none of its {_count(len(frames), 'frame')} is of a slice that was given, by reference"
             " or place; give the segmentation of this series"
         )
-    return pixels > limit, of_target
+    return planes, of_target, note
+
+
+def _chosen_segments(path: Path, labels: dict[int, str], segments: Sequence[str]) -> set[int]:
+    """Numbers of the segments that are chosen by label or number; of all where nothing is.
+
+    Raises:
+        InputError: There is no such segment.
+    """
+    chosen = set()
+    for name in segments:
+        found = {n for n, label in labels.items() if name in (str(n), label)}
+        found = found or {n for n, label in labels.items() if label.lower() == name.lower()}
+        if not found:
+            known = ", ".join(f"{n} {label}".strip() for n, label in labels.items()) or "without names"
+            raise InputError(f"{path}: has no segment {name}; its segments are {known}")
+        chosen |= found
+    return chosen or set(labels)
 
 
 def read_shapes(folder: Path) -> list[Tensor]:

@@ -84,9 +84,7 @@ class MetalCorrection:
     _write: ResultWriter = field(init=False)
 
     def __post_init__(self) -> None:
-        self._write = ResultWriter(
-            f"deepgsr {TASK} {self.method.name}", self._derivation(), self.plan.geometry
-        )
+        self._write = ResultWriter(f"deepgsr {TASK} {self.method.name}", self._derivation())
 
     @property
     def title(self) -> str:
@@ -100,7 +98,7 @@ class MetalCorrection:
         protocol = {
             "scan": self.plan.scan,
             "method": self.method.describe(),
-            "metal": self.metal if masks is None else f"{self.metal}, sha256 {masks.sha256}",
+            "metal": self.metal if masks is None else f"{self.metal}, {masks.origin}",
             "metal pixels": "kept" if self.method.keep_metal else "filled in",
         }
         if self.network is not None:
@@ -111,7 +109,7 @@ class MetalCorrection:
         masks, protocol = self.plan.masks, self.protocol
         parts = [f"{TASK}: {protocol['scan']}", f"method {protocol['method']}"]
         parts.append(f"metal pixels {protocol['metal pixels']}")
-        parts.append(f"metal {self.metal if masks is None else f'by a mask of sha256 {masks.sha256}'}")
+        parts.append(f"metal {self.metal if masks is None else f'by a mask of {masks.origin}'}")
         if self.network is not None:
             parts.append(f"weights sha256 {self.network.weights.sha256}")
         return "; ".join(parts)
@@ -188,10 +186,12 @@ class MetalCorrection:
         return _Case(x, slice.hu, metal, slice.pixel_mm, slice, A, lambda: A(x), correct, doubts=doubts)
 
     def _of_sinogram(self, job: SinogramJob) -> _Case:
-        assert self.plan.geometry is not None
+        geometry = job.geometry
         y = torch.from_numpy(job.sinograms.read(job.index)).to(self.device)[None, None]
-        whole = whole_scan(y, self.plan.geometry)
-        seen = self._A = self._A or Radon(self.plan.geometry)
+        whole = whole_scan(y, geometry)
+        if self._A is None or self._A.geometry != geometry:
+            self._A = Radon(geometry)
+        seen = self._A
         A = seen.of(whole.geometry) if whole.share else seen
         x = whole.cropped(A.fbp(whole.y))
         metal = self._metal(job, x)
@@ -201,9 +201,8 @@ class MetalCorrection:
             found = whole.cropped(method.reduction(self._model)(A, whole.y, whole.padded(metal)))
             return at_least_air(to_hu(torch.where(metal, x, found) if method.keep_metal else found), hu)
 
-        doubts = doubt_numbers(x, y, self.plan.geometry)
-        pixel_mm = self.plan.geometry.pixel_mm
-        return _Case(x, hu, metal, pixel_mm, None, seen, lambda: y, correct, whole.note, doubts)
+        doubts = doubt_numbers(x, y, geometry)
+        return _Case(x, hu, metal, geometry.pixel_mm, None, seen, lambda: y, correct, whole.note, doubts)
 
     def _metal(self, job: Job, x: Tensor) -> Tensor:
         """Where metal is, bool, (1, 1, H, W), in the slice of a job."""

@@ -11,16 +11,13 @@ import torch
 from torch import Tensor
 
 from deepgsr_cli.errors import OptionError, ShapeError
-from deepgsr_cli.formats.image import Image, read_image
+from deepgsr_cli.formats.image import HIGHEST, LOWEST, MOST_BEYOND, Image, read_image
 
 # What a restored array comes of.
 NumpyPicture: TypeAlias = np.ndarray | str | Path
 
 # Value of white by dtype; 1 for floating point.
 _WHITE = {"uint8": 255.0, "uint16": 65535.0}
-# Noise of sigma 75, the most that shipped weights know, puts one pixel in 1500 below -1 or above 2, and a
-# photograph has few highlights above 2. More than this share of the pixels there are on another scale.
-_LOWEST, _HIGHEST, _MOST_BEYOND = -1.0, 2.0, 0.01
 
 
 def as_array(picture: NumpyPicture | Tensor) -> np.ndarray:
@@ -92,8 +89,8 @@ def to_pixels(samples: np.ndarray, white: float) -> np.ndarray:
     channels = _colours(samples)
     colour = samples[..., :channels].transpose(2, 0, 1)
     pixels = np.ascontiguousarray(colour, dtype=np.float32) / np.float32(white)
-    beyond = np.count_nonzero((pixels < _LOWEST) | (pixels > _HIGHEST))
-    if beyond > _MOST_BEYOND * pixels.size:
+    beyond = np.count_nonzero((pixels < LOWEST) | (pixels > HIGHEST))
+    if beyond > MOST_BEYOND * pixels.size:
         low, high = float(samples[..., :channels].min()), float(samples[..., :channels].max())
         raise ShapeError(
             f"the picture goes from {low:g} to {high:g}, but white is {white:g}; give white=255, or the value"

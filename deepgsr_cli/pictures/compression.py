@@ -33,9 +33,10 @@ class Compression:
     last: int | None = None
 
     @property
-    def lossless(self) -> bool:
-        """Whether luma was rounded to whole numbers alone: a network returns such a picture as it is."""
-        return self.told[0] == 0
+    def negligible(self) -> bool:
+        """Whether what was lost is hardly more than the rounding of pixels, and such pictures stay as they
+        are."""
+        return self.quality >= _NEGLIGIBLE
 
 
 def compression_of(
@@ -92,24 +93,26 @@ def of_quality(
     return Compression(_numbers(steps, channels), round(quality), corner)
 
 
-def found_in(pixels: np.ndarray, noise: float | None = None) -> Compression | None:
+def found_in(pixels: np.ndarray) -> Compression | None:
     """Find the compression that a decoded picture has been through; None where there is no trace of any.
 
     Quantised coefficients are multiples of their step, up to the rounding of pixels. First comes the grid of
     blocks, on which most coefficients are near 0, then the step of each frequency, by its likelihood, then
-    the quality whose tables have such steps. Of several compressions the last one shows. Scaling, rotation
-    and noise efface the traces.
+    the quality whose tables have such steps. Of several compressions the last one shows. A little noise or a
+    change of brightness leaves the traces of large steps; scaling and rotation efface them.
 
     Args:
         pixels: (C, H, W) on the [0, 1] scale.
-        noise: Standard deviation on the 0-255 scale of what came over the compression; None for the rounding
-            of pixels alone.
 
     Source:
         After Fan and de Queiroz, Identification of bitmap compression history: JPEG detection and quantizer
         estimation, IEEE Transactions on Image Processing 12(2), 2003.
     """
-    noise = _ROUNDING if noise is None else noise
+    return _found(pixels, _ROUNDING) or _found(pixels, _EDITED)
+
+
+def _found(pixels: np.ndarray, noise: float) -> Compression | None:
+    """As `found_in`, below noise that came over it, of a standard deviation on the 0-255 scale."""
     planes, clipped = _planes(pixels)
     if min(clipped.shape) < _LEAST_SIDE:
         return None
@@ -131,18 +134,22 @@ def _found_before(pixels: np.ndarray, last: Compression) -> Compression | None:
     steps = standard_steps(torch.tensor([float(last.quality)])).luma
     # Rounding to a step makes an error of a twelfth of its square, or less where the coefficient is small.
     noise = math.sqrt(_ROUNDING**2 + float(steps.square().mean()) / 24)
-    found = found_in(pixels, noise)
+    found = _found(pixels, noise)
     if found is None or found.quality > last.quality - _COARSER:
         return None
     # Chroma is as the last one left it.
     return replace(found, told=(*found.told[:-1], last.told[-1]), last=last.quality)
 
 
+# From this quality on gray photographs have 48 dB and more, little less than rounding leaves, and a network
+# that has not learned for long does more harm than good.
+_NEGLIGIBLE = 97
 # From this quality on a compression leaves the traces of one before it, which is looked for if it is coarser
 # by this much.
 _FINE, _COARSER = 85, 15
 # Rounding of pixels adds a noise to coefficients whose deviation is 0.29, more where colours are rounded too.
-_ROUNDING = 0.4
+# After that, of a little noise, or of what a change of brightness makes of it.
+_ROUNDING, _EDITED = 0.4, 2.0
 # Share of coefficients that are anything, as clipping to black and white makes them.
 _OUTLIERS = 0.02
 # In units of the noise: coefficients beyond this are not what it makes of 0; steps are at least this, and

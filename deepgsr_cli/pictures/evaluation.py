@@ -1,4 +1,4 @@
-"""Evaluation of denoising, deraining and dejpeg, the classical methods beside ours in the same run."""
+"""Evaluation of tasks on pictures, the classical methods beside ours in the same run."""
 
 from __future__ import annotations
 
@@ -9,21 +9,35 @@ from pathlib import Path
 from typing import ClassVar
 
 import numpy as np
+import torch
 
-from deepgsr_cli.errors import UsageError
-from deepgsr_cli.evaluation.metrics import luma_y, psnr, psnr_b, rounded8, ssim
+from deepgsr_cli.errors import ShapeError, UsageError
+from deepgsr_cli.evaluation.metrics import luma_inside, luma_y, psnr, psnr_b, rounded8, ssim
 from deepgsr_cli.evaluation.records import Case, Column, Evaluation, Labels, Mean, Score
 from deepgsr_cli.files import fingerprint
-from deepgsr_cli.formats.image import picture_paths, read_channels, read_image, to_uint8
-from deepgsr_cli.formats.jpeg_webp_bmp import jpeg_file
+from deepgsr_cli.formats.image import check_range, picture_paths, read_channels, read_image, to_uint8
+from deepgsr_cli.formats.jpeg import jpeg_file
 from deepgsr_cli.pictures.baselines import BASELINES, baseline
 from deepgsr_cli.pictures.compression import Compression, of_coding
 from deepgsr_cli.pictures.dataset import pair_paths
 from deepgsr_cli.pictures.noise import protocol_noise
-from deepgsr_cli.pictures.restorer import Restorer, RunOptions
+from deepgsr_cli.pictures.resampling import interpolated, reduced
+from deepgsr_cli.pictures.restorer import Restorer, RunOptions, check_enlargement
+from deepgsr_cli.pictures.tasks import UPSCALE
 from deepgsr_cli.reports.report import ReportImage, ReportItem, fit_for_report
 
 OUTPUT = "clipped to [0, 1], rounded to 8 bits, no border left out"
+
+
+def _pixels(path: Path) -> np.ndarray:
+    """Pixels of a picture, (C, H, W), which must be in [0, 1] but for a few.
+
+    Raises:
+        InputError: It cannot be read, or its values are on another scale.
+    """
+    image = read_image(path)
+    check_range(image, str(path))
+    return image.pixels
 
 
 @dataclass(frozen=True)
@@ -170,7 +184,7 @@ class Denoising(PictureEvaluation):
 
     def cases(self) -> Iterator[Case[Degraded, np.ndarray]]:
         for path in self.paths:
-            clean = read_channels(path, 1) if self.gray else read_image(path).pixels
+            clean = read_channels(path, 1) if self.gray else _pixels(path)
             for sigma in self.sigmas:
                 noisy = clean + protocol_noise(clean.shape, sigma, self.seed)
                 labels: Labels = {"picture": str(path.relative_to(self.data)), "sigma": sigma}
@@ -323,7 +337,13 @@ class Deraining(PictureEvaluation):
     def cases(self) -> Iterator[Case[Degraded, np.ndarray]]:
         for rainy, clean in self.pairs:
             labels: Labels = {"picture": str(rainy.relative_to(self.data / "rain")), "sigma": 0.0}
-            yield Case(labels, Degraded(read_channels(rainy, 3), 0.0), read_channels(clean, 3))
+            degraded, truth = read_channels(rainy, 3), read_channels(clean, 3)
+            if degraded.shape != truth.shape:
+                sizes = [f"{width} x {height}" for _, height, width in (degraded.shape, truth.shape)]
+                raise ShapeError(
+                    f"{rainy}: is {sizes[0]}, its clean partner {sizes[1]}; give each picture its own partner"
+                )
+            yield Case(labels, Degraded(degraded, 0.0), truth)
 
     def figures(self, case: Case[Degraded, np.ndarray], result: np.ndarray) -> dict[str, float]:
         y, y_true = luma_y(rounded8(result)), luma_y(case.truth)
@@ -343,3 +363,105 @@ class Deraining(PictureEvaluation):
     def summary(self, means: Sequence[Mean]) -> dict[str, float]:
         names = {"psnr": "PSNR", "psnr_y": "PSNR-Y"}
         return {f"mean {names[n]} {m.method} (dB)": m.figures[n] for m in means for n in names}
+
+
+@dataclass(frozen=True)
+class Reduced(Degraded):
+    """A reduced picture, (3, H, W), and by how much it was reduced."""
+
+    scale: int
+
+
+@dataclass(frozen=True, kw_only=True)
+class Upscaling(PictureEvaluation):
+    """Pictures reduced and enlarged again.
+
+    Attributes:
+        scales: Sides of the pictures over those of the reduced ones.
+    """
+
+    scales: tuple[int, ...] = UPSCALE.scales
+
+    title, task, given = "Evaluation of upscaling", "upscale", "bicubic"
+    known_methods = ("deepgsr", *UPSCALE.baselines)
+    written = ("psnr_y", "ssim_y", "psnr", "seconds")
+    columns = (
+        Column("scale", "scale"),
+        Column("method", "method"),
+        Column("psnr_y", "PSNR-Y (dB)", ".2f"),
+        Column("ssim_y", "SSIM-Y", ".4f"),
+        *PictureEvaluation.columns[1:2],
+        *PictureEvaluation.columns[3:],
+    )
+    reported: ClassVar = {"psnr_y": "PSNR-Y {} (dB)", "ssim_y": "SSIM-Y {}"}
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        for scale in self.scales:
+            check_enlargement(scale, "deepgsr")
+
+    @cached_property
+    def paths(self) -> list[Path]:
+        """The true pictures."""
+        return picture_paths(self.data)[: self.limit]
+
+    def __len__(self) -> int:
+        return len(self.paths) * len(self.scales)
+
+    @cached_property
+    def methods(self) -> dict[str, Callable[[Degraded], np.ndarray]]:
+        names = dict.fromkeys((self.given, *self.method_names))
+        return {name: self._method(name) for name in names}
+
+    def _method(self, name: str) -> Callable[[Degraded], np.ndarray]:
+        restorer = self.restorers.get(name)
+
+        def enlarge(m: Degraded) -> np.ndarray:
+            assert isinstance(m, Reduced)
+            if restorer is not None:
+                return restorer.enlarge_pixels(m.pixels, m.scale)
+            return interpolated(m.pixels, m.scale, "lanczos" if name == "lanczos" else "bicubic")
+
+        return enlarge
+
+    def cases(self) -> Iterator[Case[Degraded, np.ndarray]]:
+        for path in self.paths:
+            true = read_channels(path, 3)
+            for scale in self.scales:
+                pixels = reduced(torch.from_numpy(true)[None], scale)[0].numpy()
+                height, width = (scale * length for length in pixels.shape[1:])
+                labels: Labels = {"picture": str(path.relative_to(self.data)), "scale": scale}
+                yield Case(labels, Reduced(pixels, 0.0, scale), true[:, :height, :width])
+
+    def figures(self, case: Case[Degraded, np.ndarray], result: np.ndarray) -> dict[str, float]:
+        assert isinstance(case.measurement, Reduced)
+        border = case.measurement.scale
+        y, y_true = luma_inside(result, border), luma_inside(case.truth, border)
+        inside = (..., slice(border, -border), slice(border, -border))
+        return {
+            "psnr_y": psnr(y, y_true),
+            "ssim_y": ssim(y, y_true),
+            "psnr": psnr(rounded8(result)[inside], case.truth[inside]),
+            "pixels": result[0].size,
+        }
+
+    def protocol(self) -> dict[str, str]:
+        return {
+            "data": f"{self.data.name}: {len(self.paths)} pictures, fingerprint {fingerprint(self.paths)}",
+            "input": "cut at the right and below to a multiple of the scale, reduced as RGB by the"
+            " antialiased bicubic of MATLAB's imresize, rounded to 8 bits",
+            "figures": "mean of each picture's PSNR and SSIM (Wang 2004) of Y (MATLAB rgb2ycbcr, in float),"
+            " and PSNR of RGB",
+            "output": "clipped to [0, 1], rounded to 8 bits, as many pixels as the scale left out at each"
+            " edge",
+            **self._labels_of_weights(3),
+        }
+
+    def item(self, labels: Labels) -> ReportItem:
+        scale = int(labels["scale"])
+        return ReportItem(f"{labels['picture']}, scale {scale}", metrics={"scale": scale})
+
+    def summary(self, means: Sequence[Mean]) -> dict[str, float]:
+        return {
+            f"mean PSNR-Y {m.method} at scale {m.labels['scale']} (dB)": m.figures["psnr_y"] for m in means
+        }

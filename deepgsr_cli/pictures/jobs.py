@@ -5,28 +5,50 @@ from __future__ import annotations
 import glob
 import sys
 import time
-from collections.abc import Callable
-from dataclasses import dataclass, field
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, field, replace
+from functools import partial
+from io import BytesIO
+from itertools import repeat
 from pathlib import Path
-from typing import ClassVar
+from typing import BinaryIO, ClassVar
 
 import numpy as np
 
 from deepgsr_cli.errors import InputError, ShapeError
 from deepgsr_cli.evaluation.metrics import psnr, rounded8, ssim
-from deepgsr_cli.files import make_folder
+from deepgsr_cli.files import copy_file, make_folder
 from deepgsr_cli.formats.codecs import MAX_PIXELS
-from deepgsr_cli.formats.image import Image, read_image, to_uint8, write_image
+from deepgsr_cli.formats.image import (
+    Image,
+    check_range,
+    enlarged,
+    format_of,
+    losses,
+    read_image,
+    to_uint8,
+    write_image,
+)
+from deepgsr_cli.formats.pages import Pages, check_paged, open_pages, write_pages
 from deepgsr_cli.jobs.plan import Job
 from deepgsr_cli.jobs.work import Column, Progress, Result
 from deepgsr_cli.pictures.arrays import is_clipped
 from deepgsr_cli.pictures.compression import compression_of
 from deepgsr_cli.pictures.noise import estimate_sigma, picture_sigma
+from deepgsr_cli.pictures.resampling import Method, enlarged_alpha, interpolated, without_hidden_colours
 from deepgsr_cli.pictures.restorer import Restorer
 from deepgsr_cli.reports.report import ReportImage, fit_for_report
+from deepgsr_cli.reports.sheet import contact_sheet
 
 # Restores the pixels of a picture; called with what is told of its progress.
 Restore = Callable[[Progress | None], np.ndarray]
+# Least side, in pixels, of a picture whose noise is estimated.
+SMALLEST_SIDE = 16
+# A preview shows a square of so many pixels, at these parts of the noise level, of this one where there is
+# none, and at these strengths.
+PREVIEW_SIDE, PREVIEW_PARTS, PREVIEW_SIGMA = 256, (0.5, 0.75, 1.0, 1.5, 2.0), 10.0
+PREVIEW_STRENGTHS = (0.2, 0.4, 0.6, 0.8, 1.0)
+GIF_NOTE = "a GIF holds 256 colours a picture"
 
 
 @dataclass(frozen=True)
@@ -63,6 +85,9 @@ class Restoration:
     restorer: Restorer
     options: FileOptions = field(default_factory=FileOptions)
     title: ClassVar[str] = "Restored pictures"
+    # What those restored are compared with, and what has the size of a reference, in words.
+    given: ClassVar[str] = "Input"
+    made: ClassVar[str] = "picture itself"
     columns: ClassVar[tuple[Column, ...]] = (
         Column("width", "size", mean=False, text="{width}\u00a0×\u00a0{height}"),
         Column("depth", "depth", mean=False),
@@ -104,25 +129,17 @@ class Restoration:
             UsageError: The weights do not fit.
         """
         started = time.perf_counter()
-        options, image = self.options, self._read(job.source)
-        reference = self._reference(job, image)
-        before = time.perf_counter()
-        self.restorer.load(len(image.pixels))
-        started += time.perf_counter() - before  # no time of this picture
-        result = _result(image)
-        restore = self._prepare(image, result)
-        shown = [("Input", to_uint8(image.pixels))] if for_report else []
-        compare(result, "_in", image, reference)
-        image.pixels = restore(progress)
-        compare(result, "", image, reference)
-        if job.target is None:
-            write_image(sys.stdout.buffer, image, format=options.format or self._streamed(image))
+        source = _source(job)
+        if (pages := self._pages(source)) is not None:
+            result = self._restore_pages(job, source, pages, for_report, progress)
         else:
-            make_folder(job.target.parent)
-            write_image(job.target, image, format=options.format)
-        result.facts["seconds"] = time.perf_counter() - started
-        if for_report:
-            show(result, [*shown, ("Restored", to_uint8(image.pixels))], reference)
+            image = self._read(source)
+            result, reason = self._restore(
+                image, job.label, self._reference(job, image), for_report, progress
+            )
+            notes = [*image.notes, *self._write(job, source, image, reason), result.note]
+            result.note = "; ".join(filter(None, notes))
+        result.facts["seconds"] = time.perf_counter() - started - result.facts.pop("loading")
         return result
 
     def review(self, job: Job) -> Result:
@@ -132,24 +149,105 @@ class Restoration:
             InputError: The picture, its result or its reference cannot be read.
             ShapeError: They differ in size or number of channels.
         """
-        image = self._read(job.source)
-        reference = self._reference(job, image)
+        image = self.first(_source(job))
+        reference = next(self._references(job))
+        self._check_like(self.options.reference, reference, image)
         result = _result(image)
-        compare(result, "_in", image, reference)
-        shown = [("Input", to_uint8(image.pixels))]
+        shown = self._compare_given(result, image, reference)
         assert job.target is not None
-        image.pixels = self._like(job.target, image)
+        after = self.first(job.target).pixels
+        self._check_like(job.target, after, image)
+        image.pixels = after
         compare(result, "", image, reference)
         show(result, [*shown, ("Restored", to_uint8(image.pixels))], reference)
         return result
 
-    def _read(self, source: Path | None) -> Image:
-        stream = sys.stdin.buffer if source is None else source
-        return read_image(stream, max_pixels=self.options.max_pixels, white=self.options.white)
+    def _pages(self, source: Path | BytesIO) -> Pages | None:
+        return open_pages(source, max_pixels=self.options.max_pixels, white=self.options.white)
 
-    def _prepare(self, image: Image, result: Result) -> Restore:
-        """Note in the result what is known of a picture before; return what restores its pixels."""
-        sigma = self._level(image, result) if self.restorer.takes_sigma else None
+    def first(self, source: Path | BytesIO) -> Image:
+        """Read the picture of a file, or the first of several."""
+        pages = self._pages(source)
+        return self._read(source) if pages is None else next(pages.read())
+
+    def _read(self, source: Path | BytesIO) -> Image:
+        return read_image(source, max_pixels=self.options.max_pixels, white=self.options.white)
+
+    def _restore(
+        self,
+        image: Image,
+        name: str,
+        reference: np.ndarray | None,
+        for_report: bool,
+        progress: Progress | None,
+    ) -> tuple[Result, str | None]:
+        """Restore the pixels of a picture, in place.
+
+        Returns:
+            What came of it, whose fact "loading" is the time in seconds of loading the weights; and why
+            nothing was to be done, empty where the options say so, None where the pixels are restored.
+
+        Raises:
+            InputError: The values of the picture are on another scale than that of its white.
+        """
+        before = time.perf_counter()
+        self._load(image)
+        loading = time.perf_counter() - before
+        result = _result(image)
+        restore: Restore | str | None = self._idle(image, result)
+        if restore is None:
+            check_range(image, name)
+            restore = self._prepare(image, result)
+        shown = self._compare_given(result, image, reference) if for_report or reference is not None else []
+        if not isinstance(restore, str):
+            image.pixels = restore(progress)
+        compare(result, "", image, reference)
+        if for_report:
+            show(result, [*shown, ("Restored", to_uint8(image.pixels))], reference)
+        result.facts["loading"] = loading
+        return result, restore if isinstance(restore, str) else None
+
+    def _load(self, image: Image) -> None:
+        """Load the model for a picture."""
+        self.restorer.load(len(image.pixels))
+
+    def _given(self, image: Image) -> Image:
+        """Return what the restored picture is compared with."""
+        return image
+
+    def _compare_given(
+        self, result: Result, image: Image, reference: np.ndarray | None
+    ) -> list[tuple[str, np.ndarray]]:
+        """Compare a picture as it is with its reference; return it for a report."""
+        given = self._given(image)
+        compare(result, "_in", given, reference)
+        return [(self.given, to_uint8(given.pixels))]
+
+    def restored(self, image: Image) -> np.ndarray:
+        """Return the pixels of a picture restored, or as they are where there is nothing to be done."""
+        restore = self._prepare(image, _result(image))
+        return image.pixels if isinstance(restore, str) else restore(None)
+
+    def _idle(self, image: Image, result: Result) -> str | None:
+        """Return why nothing need be looked for, empty where the options say so, None where there may be
+        something; a level that is given is noted in the result."""
+        given = self.options.level if self.restorer.takes_sigma else None
+        if given is not None:
+            result.facts["sigma"] = round(given, 2)
+        if self.options.strength == 0 or given == 0:
+            return ""
+        flat = all(float(channel.min()) == float(channel.max()) for channel in image.pixels)
+        return "one colour throughout" if flat else None
+
+    def _prepare(self, image: Image, result: Result) -> Restore | str:
+        """Note in the result what is known of a picture before; return what restores its pixels, or why
+        nothing is to be done."""
+        sigma = None
+        if self.restorer.takes_sigma:
+            sigma = self._level(image, result)
+            if sigma == 0:
+                too_small = min(image.pixels.shape[1:]) < SMALLEST_SIDE
+                return "too small to estimate its noise, give --sigma" if too_small else "no noise found"
 
         def restore(progress: Progress | None) -> np.ndarray:
             return self.restorer.restore_pixels(
@@ -163,10 +261,6 @@ class Restoration:
 
         return restore
 
-    def _streamed(self, image: Image) -> str:
-        """Return the format of a picture on standard output."""
-        return image.format
-
     def _level(self, image: Image, result: Result) -> float:
         """Return the noise level of the picture, given or estimated, and note it in the result."""
         sigma = self.options.level
@@ -174,25 +268,131 @@ class Restoration:
             estimates = estimate_sigma(image.pixels)
             sigma = min(picture_sigma(estimates), self.restorer.sigma_limit(len(image.pixels)))
             result.facts["sigma_estimated"] = [round(level, 2) for level in estimates]
-            if sigma == 0:
-                result.note = "no noise found, written unchanged"
-        result.facts["sigma"] = round(sigma, 2)
+            result.facts["sigma"] = round(sigma, 2)
         return sigma
 
-    def _reference(self, job: Job, image: Image) -> np.ndarray | None:
-        """Return the pixels of the job's reference, None if there is none."""
-        path = self.options.reference
-        return None if path is None else self._like(reference_of(job, path), image)
+    def _streamed(self, format: str) -> str:
+        """Return the format of a result on standard output, given that of the input."""
+        return format
 
-    def _like(self, path: Path, image: Image) -> np.ndarray:
-        """Return the pixels of a file, which must have the size and channels of an image."""
-        pixels = self._read(path).pixels
-        if pixels.shape != image.pixels.shape:
-            sizes = [f"{w} x {h} x {c}" for c, h, w in (pixels.shape, image.pixels.shape)]
+    def _restore_pages(
+        self, job: Job, source: Path | BytesIO, pages: Pages, for_report: bool, progress: Progress | None
+    ) -> Result:
+        """Restore the pictures of a file, each as it would be alone, and write each as it comes."""
+        target, format = self._target(job, pages.format)
+        check_paged(job.label, pages, format)
+        results: list[Result] = []
+        reasons: list[str | None] = []
+        notes = [f"{pages.count} pictures", *pages.notes]
+
+        def restored() -> Iterator[Image]:
+            for number, (image, reference) in enumerate(
+                zip(pages.read(), self._references(job, pages.count))
+            ):
+                name = f"{job.label}, picture {number + 1}"
+                self._check_like(self.options.reference, reference, image)
+                told = None if progress is None else partial(_as_part, progress, number, pages.count)
+                result, reason = self._restore(image, name, reference, for_report and number == 0, told)
+                results.append(result)
+                reasons.append(reason)
+                if number == 0:
+                    lost = losses(image, format)
+                    lost += ["durations"] if pages.format != "TIFF" == format else []
+                    notes.extend([f"a {format} file holds no {', no '.join(lost)}"] if lost else [])
+                told_of = (*image.notes, result.note)
+                notes.extend(note for note in told_of if note and note not in notes)
+                yield image
+
+        write_pages(target, restored(), pages, format)
+        unchanged = sum(reason is not None for reason in reasons)
+        if unchanged == pages.count and format == pages.format:
+            copy_file(source, target)
+        elif format == "GIF":
+            notes.append(GIF_NOTE)
+        result = _of_pages(results)
+        if "sigma_by_page" in result.facts:
+            low, high = min(result.facts["sigma_by_page"]), max(result.facts["sigma_by_page"])
+            notes.insert(1, f"noise estimated as sigma {low:g} to {high:g} (0-255 scale)")
+        if unchanged and any(reasons):
+            notes.append(f"{unchanged} of them are written unchanged ({next(filter(None, reasons))})")
+        result.note = "; ".join(notes)
+        return result
+
+    def _target(self, job: Job, format: str) -> tuple[Path | BinaryIO, str]:
+        """Return where the result of a job goes, and in which format, given that of its input."""
+        if job.target is None:
+            return sys.stdout.buffer, self.options.format or self._streamed(format)
+        make_folder(job.target.parent)
+        return job.target, self.options.format or format_of(job.target) or format
+
+    def _write(self, job: Job, source: Path | BytesIO, image: Image, reason: str | None) -> list[str]:
+        """Write a picture, or the bytes of its file where nothing was to be done.
+
+        Args:
+            job: Where to.
+            source: The file.
+            image: The picture.
+            reason: Why nothing was to be done, as `_restore` returns.
+
+        Returns:
+            What there is to know about what was written, as sentences without an end.
+        """
+        target, format = self._target(job, image.format)
+        prefix = f"{reason}, " if reason else ""
+        if reason is not None and format == image.format and not image.mended:
+            copy_file(source, target)
+            return [f"{prefix}written unchanged"] if reason else []
+        write_image(target, image, format=format)
+        notes = []
+        if reason is not None:
+            coded = f"coded anew as {format}" if format == "JPEG" else "pixels unchanged"
+            notes = [f"{prefix}{coded}"] if reason or format == "JPEG" else []
+        elif image.depth == "float64":
+            notes = ["64-bit values are restored at 32-bit precision"]
+        elif format == "GIF":
+            notes = [GIF_NOTE]
+        if lost := losses(image, format):
+            notes.append(f"a {format} file holds no {', no '.join(lost)}")
+        return notes
+
+    def _reference(self, job: Job, image: Image) -> np.ndarray | None:
+        """Return the pixels of the reference of a job with one picture, None if there is none."""
+        reference = next(self._references(job, 1))
+        self._check_like(self.options.reference, reference, image)
+        return reference
+
+    def _references(self, job: Job, count: int | None = None) -> Iterator[np.ndarray | None]:
+        """Yield the pixels of the reference of each picture of a job; one picture is that of all.
+
+        Raises:
+            ShapeError: There are several, and not as many as `count`.
+        """
+        if self.options.reference is None:
+            yield from repeat(None)
+            return
+        path = reference_of(job, self.options.reference)
+        pages = self._pages(path)
+        if pages is None:
+            yield from repeat(self._read(path).pixels)
+            return
+        if count not in (None, pages.count):
             raise ShapeError(
-                f"{path}: is {sizes[0]}, the picture itself {sizes[1]}; give the picture it was made from"
+                f"{path}: has {pages.count} pictures, {job.label} has {count}; give one, or {count}"
             )
-        return pixels
+        yield from (image.pixels for image in pages.read())
+
+    def _check_like(self, path: Path | None, pixels: np.ndarray | None, image: Image) -> None:
+        """Refuse pixels of a file that have another size or other channels than what an image becomes."""
+        shape = self._shape(image)
+        if pixels is not None and pixels.shape != shape:
+            sizes = [f"{w} x {h} x {c}" for c, h, w in (pixels.shape, shape)]
+            raise ShapeError(
+                f"{path}: is {sizes[0]}, the {self.made} {sizes[1]}; give the picture it was made from"
+            )
+
+    def _shape(self, image: Image) -> tuple[int, ...]:
+        """Return the size and channels, (C, H, W), of what an image becomes."""
+        return image.pixels.shape
 
 
 class Decompression(Restoration):
@@ -209,12 +409,12 @@ class Decompression(Restoration):
         level = self.options.level
         return {"quality": "auto" if level is None else f"{level:g}", **super().protocol}
 
-    def _prepare(self, image: Image, result: Result) -> Restore:
+    def _prepare(self, image: Image, result: Result) -> Restore | str:
         given, coding = self.options.level, image.metadata.jpeg
         compression = compression_of(image.pixels, coding, given)
         if compression is None:
-            result.note = "no trace of JPEG found, written unchanged; give --quality if there is one"
-            return lambda progress: image.pixels
+            result.note = "give --quality if there is one"
+            return "no trace of JPEG found"
         source = "pixels" if coding is None or compression.last is not None else "file"
         result.facts["quality"] = compression.quality
         result.facts["quality_from"] = source if given is None else "option"
@@ -223,8 +423,8 @@ class Decompression(Restoration):
         if compression.last is not None:
             result.facts["quality_last"] = compression.last
             result.note = f"compressed twice, the last time at quality {compression.last}"
-        if compression.lossless:
-            result.note = "nothing to remove at this quality, written unchanged"
+        if compression.negligible:
+            return "nothing to remove at this quality"
 
         def restore(progress: Progress | None) -> np.ndarray:
             return self.restorer.restore_compressed(
@@ -237,9 +437,207 @@ class Decompression(Restoration):
 
         return restore
 
-    def _streamed(self, image: Image) -> str:
+    def _streamed(self, format: str) -> str:
         # A JPEG would get back what has just been removed.
-        return "PNG" if image.format == "JPEG" else image.format
+        return "PNG" if format == "JPEG" else format
+
+
+@dataclass
+class Enlargement(Restoration):
+    """Enlargement of one picture file after another, which is compared with bicubic interpolation.
+
+    Attributes:
+        scale: Sides of the results over those of the pictures.
+        method: The network, or an interpolation.
+    """
+
+    scale: int = 2
+    method: Method = "deepgsr"
+    title: ClassVar[str] = "Enlarged pictures"
+    given: ClassVar[str] = "Bicubic"
+    made: ClassVar[str] = "enlarged picture"
+    columns: ClassVar[tuple[Column, ...]] = (
+        *Restoration.columns[:2],
+        Column("scale", "scale", mean=False),
+        Column("psnr_in", "PSNR bicubic (dB)"),
+        Column("psnr", "PSNR (dB)"),
+        Column("ssim_in", "SSIM bicubic"),
+        Column("ssim", "SSIM"),
+    )
+
+    @property
+    def protocol(self) -> dict[str, str]:
+        return {"scale": str(self.scale), "method": self.method, **super().protocol}
+
+    def _load(self, image: Image) -> None:
+        if self.method == "deepgsr":
+            super()._load(image)
+
+    def _given(self, image: Image) -> Image:
+        return replace(image, pixels=interpolated(image.pixels, self.scale))
+
+    def _shape(self, image: Image) -> tuple[int, ...]:
+        channels, height, width = image.pixels.shape
+        return channels, self.scale * height, self.scale * width
+
+    def _idle(self, image: Image, result: Result) -> str | None:
+        return None
+
+    def _prepare(self, image: Image, result: Result) -> Restore | str:
+        _, height, width = self._shape(image)
+        if height * width > self.options.max_pixels:
+            raise InputError(
+                f"the result would have {width} x {height} pixels, more than the {self.options.max_pixels:,}"
+                " allowed; give a smaller --scale, or if there is memory for it, raise --max-pixels"
+            )
+        result.facts |= {"scale": self.scale, "method": self.method}
+
+        def restore(progress: Progress | None) -> np.ndarray:
+            pixels = image.pixels
+            if image.alpha is not None:
+                pixels = without_hidden_colours(pixels, image.alpha)
+                image.alpha = enlarged_alpha(image.alpha, self.scale)
+            if image.holes is not None:
+                where = image.holes.where.repeat(self.scale, 1).repeat(self.scale, 2)
+                image.holes = image.holes._replace(where=where)
+            image.metadata = enlarged(image.metadata, (width, height), self.scale)
+            return self.restorer.enlarge_pixels(
+                pixels, self.scale, self.method, strength=self.options.strength, progress=progress
+            )
+
+        return restore
+
+
+@dataclass
+class Preview:
+    """One crop of each picture at several settings, side by side in a PNG, for a person to choose by.
+
+    Noise is removed at parts and multiples of the level that is given or estimated; the other tasks are shown
+    by their strength.
+
+    Attributes:
+        restoration: What is done to the pictures.
+    """
+
+    restoration: Restoration
+    title: ClassVar[str] = "Previews"
+    columns: ClassVar[tuple[Column, ...]] = Restoration.columns[:2]
+
+    @property
+    def protocol(self) -> dict[str, str]:
+        """All it takes to repeat the run."""
+        return self.restoration.protocol
+
+    def __call__(self, job: Job, *, for_report: bool = False, progress: Progress | None = None) -> Result:
+        """Read a picture, or the first of several, and write its preview.
+
+        Args:
+            job: Where from and where to.
+            for_report: Whether to keep the crops for a report.
+            progress: Called with finished and total settings.
+
+        Raises:
+            UserError: As of `Restoration`.
+        """
+        started = time.perf_counter()
+        image = self.restoration.first(_source(job))
+        before = time.perf_counter()
+        self.restoration.restorer.load(len(image.pixels))
+        started += time.perf_counter() - before
+        check_range(image, job.label)
+        result = _result(image)
+        top, left = detailed_corner(image.pixels, PREVIEW_SIDE)
+        crop = image.pixels[:, top : top + PREVIEW_SIDE, left : left + PREVIEW_SIDE]
+        image.pixels = np.ascontiguousarray(crop)
+        tiles = [("input", to_uint8(image.pixels))]
+        settings = self._settings(image, result)
+        for done, (name, pixels) in enumerate(settings, 1):
+            tiles.append((name, to_uint8(pixels)))
+            if progress is not None:
+                progress(done, len(PREVIEW_PARTS))
+        sheet = contact_sheet(tiles).transpose(2, 0, 1) / np.float32(255)
+        written = Image(sheet, "uint8", "PNG")
+        if job.target is None:
+            write_image(sys.stdout.buffer, written)
+        else:
+            make_folder(job.target.parent)
+            write_image(job.target, written, format="PNG")
+        result.facts["seconds"] = time.perf_counter() - started
+        result.note = f"a crop at column {left}, row {top}"
+        if for_report:
+            result.images = [ReportImage(name, pixels) for name, pixels in tiles]
+            result.caption = result.note
+        return result
+
+    def review(self, job: Job) -> Result:
+        """Return the size of a picture whose preview an earlier run has made."""
+        return _result(self.restoration.first(_source(job)))
+
+    def _settings(self, image: Image, result: Result) -> Iterator[tuple[str, np.ndarray]]:
+        """Yield the name of each setting and what it makes of the pixels."""
+        restorer, level = self.restoration.restorer, self.restoration.options.level
+        clipped = is_clipped(image.pixels, image.depth)
+        if restorer.takes_sigma:
+            known = restorer.sigma_limit(len(image.pixels))
+            level = restorer.level(image.pixels) if level is None else level
+            level = level or PREVIEW_SIGMA
+            result.facts["sigmas"] = [round(min(known, part * level), 1) for part in PREVIEW_PARTS]
+            for sigma in result.facts["sigmas"]:
+                yield f"--sigma {sigma:g}", restorer.restore_pixels(image.pixels, sigma, clipped=clipped)
+            return
+        given = image.pixels
+        pixels = self.restoration.restored(replace(image, pixels=given.copy()))
+        result.facts["strengths"] = [*PREVIEW_STRENGTHS]
+        for strength in PREVIEW_STRENGTHS:
+            yield f"--strength {strength:g}", given + np.float32(strength) * (pixels - given)
+
+
+def detailed_corner(pixels: np.ndarray, side: int) -> tuple[int, int]:
+    """Row and column of the square in a picture, (C, H, W), where means of 8 x 8 pixels vary most.
+
+    Means, as noise varies everywhere, and structure where there is something to see.
+    """
+    height, width = pixels.shape[1:]
+    corners = [
+        (top, left)
+        for top in {*range(0, max(1, height - side), max(8, side // 2)), max(0, height - side)}
+        for left in {*range(0, max(1, width - side), max(8, side // 2)), max(0, width - side)}
+    ]
+
+    def variation(corner: tuple[int, int]) -> float:
+        crop = pixels[:, corner[0] : corner[0] + side, corner[1] : corner[1] + side].mean(0)
+        rows, columns = len(crop) // 8, crop.shape[1] // 8
+        if not rows or not columns:
+            return 0.0
+        return float(crop[: 8 * rows, : 8 * columns].reshape(rows, 8, columns, 8).mean((1, 3)).std())
+
+    return max(sorted(corners), key=variation)
+
+
+def _as_part(progress: Progress, number: int, count: int, done: int, all_: int) -> None:
+    """Tell the progress of one of several pictures as that of all."""
+    progress(number * all_ + done, count * all_)
+
+
+def _of_pages(results: list[Result]) -> Result:
+    """What came of several pictures: facts of the first, and means of figures."""
+    first = results[0]
+    every = [result.facts for result in results]
+    facts = {name: value for name, value in first.facts.items() if name != "sigma_estimated"}
+    facts["pages"] = len(results)
+    facts["loading"] = sum(one["loading"] for one in every)
+    for name in ("psnr_in", "psnr", "ssim_in", "ssim"):
+        if name in facts:
+            facts[name] = float(np.mean([one[name] for one in every]))
+    if "sigma_estimated" in first.facts:
+        facts["sigma_by_page"] = [one["sigma"] for one in every if "sigma" in one]
+        facts["sigma"] = round(float(np.median(facts["sigma_by_page"])), 2)
+    return Result(facts, images=first.images, caption=first.caption)
+
+
+def _source(job: Job) -> Path | BytesIO:
+    """The input of a job; standard input is read to its end, as it may have to be written as it is."""
+    return BytesIO(sys.stdin.buffer.read()) if job.source is None else job.source
 
 
 def reference_of(job: Job, reference: Path) -> Path:

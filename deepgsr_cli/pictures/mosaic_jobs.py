@@ -114,6 +114,8 @@ class Demosaicking:
         sigma = self.options.sigma
         if sigma is None:
             sigma = self.demosaicker.level(mosaic.values, pattern)
+            estimate = f"noise estimated as sigma {sigma:.2f} (0-255 scale)"
+            result.note = "; ".join(filter(None, (result.note, estimate)))
         result.facts["sigma"] = round(sigma, 2)
         pixels = self.demosaicker(mosaic.values, pattern, sigma, progress=progress)
         pixels = developed(pixels, mosaic, linear=self.options.linear)

@@ -33,7 +33,7 @@ from deepgsr_cli.pictures.resampling import (
     resized,
     without_hidden_colours,
 )
-from deepgsr_cli.pictures.tasks import SIGMA, TASKS, UPSCALE, Shown
+from deepgsr_cli.pictures.tasks import DEJPEG, SIGMA, TASKS, UPSCALE, Shown
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -344,6 +344,8 @@ class Restorer:
             UsageError: sigma or strength out of range, or the weights do not fit.
             ShapeError: Not such an array, or not finite.
         """
+        if self.task == DEJPEG.name:
+            raise UsageError("dejpeg has to know how a picture was compressed; call decompress")
         _check(pixels, strength)
         if (sigma is not None) != self.takes_sigma:
             raise UsageError(f"sigma is {sigma}: denoise needs the noise level, the other tasks take none")
@@ -368,13 +370,15 @@ class Restorer:
 
         Args:
             pixels: (C, H, W), float32 on the [0, 1] scale, C 1 or 3.
-            compression: How the picture was compressed; where nothing was lost it comes back as it is.
+            compression: How the picture was compressed; it comes back as it is where that is negligible.
             strength: Share of the correction that is applied, 0 to 1.
             in_place: Overwrite `pixels`.
             progress: Called with finished and total pixels.
         """
+        if self.task != DEJPEG.name:
+            raise UsageError(f"{self.task} is not told of a compression; make a Restorer of task dejpeg")
         _check(pixels, strength)
-        if compression.lossless or strength == 0:
+        if compression.negligible or strength == 0:
             return pixels if in_place else pixels.copy()
         # Networks have learned where blocks lie in pictures that begin with a whole one.
         top, left = (-place % 8 for place in compression.corner)

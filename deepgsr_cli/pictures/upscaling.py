@@ -10,7 +10,7 @@ from torch import Tensor, nn
 
 from deepgsr_cli.compute.precision import autocast
 from deepgsr_cli.errors import OptionError
-from deepgsr_cli.evaluation.metrics import luma_y, psnr, rounded8
+from deepgsr_cli.evaluation.metrics import luma_inside, psnr
 from deepgsr_cli.models import NSR
 from deepgsr_cli.pictures.resampling import RIM, clean_part, resized
 from deepgsr_cli.pictures.training import PictureSample, PictureTraining
@@ -56,22 +56,13 @@ class UpscaleTraining(PictureTraining):
         return _mean_psnr(resized(sample.degraded, height, width), sample.clean, scale)
 
 
-def psnr_of_luma(enlarged: np.ndarray, true: np.ndarray, scale: int) -> float:
-    """PSNR in dB of the Y channel of pictures, (3, H, W) in [0, 1], as super-resolution is compared by.
-
-    They are rounded to 8 bits first, and `scale` pixels along each edge are left out.
-    """
-    inside = (..., slice(scale, -scale), slice(scale, -scale))
-    return psnr(luma_y(rounded8(enlarged))[inside], luma_y(true)[inside])
-
-
 def _scale_of(sample: PictureSample) -> int:
     """Scale that pictures to validate on were reduced by."""
     return sample.clean.shape[-1] // sample.degraded.shape[-1]
 
 
 def _mean_psnr(enlarged: Tensor, clean: Tensor, scale: int) -> float:
-    """Mean `psnr_of_luma` of pictures, (B, 3, H, W), whose clean version may be larger by an edge."""
+    """Mean PSNR in dB of `luma_inside` of pictures, (B, 3, H, W), whose clean version may be larger."""
     height, width = enlarged.shape[-2:]
     pairs = zip(enlarged.cpu().numpy(), clean[..., :height, :width].numpy())
-    return float(np.mean([psnr_of_luma(*pair, scale) for pair in pairs]))
+    return float(np.mean([psnr(luma_inside(x, scale), luma_inside(y, scale)) for x, y in pairs]))

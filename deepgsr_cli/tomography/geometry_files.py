@@ -3,9 +3,12 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Mapping
 from dataclasses import MISSING, asdict, fields
 from pathlib import Path
 from typing import Any
+
+import numpy as np
 
 from deepgsr_cli.errors import InputError, ShapeError
 from deepgsr_cli.files import atomic_write
@@ -20,6 +23,7 @@ from deepgsr_cli.tomography.geometry import (
     whole_number,
 )
 
+_UNITS_MM = {"mm": 1.0, "cm": 10.0, "m": 1000.0}
 _MOST_DEG = 36000.0  # a hundred turns
 _ANGLE_KEYS = ("angles_deg", "start_deg", "range_deg", "num_views")
 
@@ -50,6 +54,52 @@ def read_geometry(path: Path) -> Geometry:
         return Geometry(angles_rad=angles, **table)
     except (InputError, ShapeError) as error:
         raise InputError(f"{path}: {error}") from error
+
+
+def geometry_of(parameters: Mapping[str, Any]) -> Geometry:
+    """Geometry of the parameters that the X-ray laboratory in Helsinki stores with its sinograms.
+
+    The slice has a pixel a bin, each of a bin's size at the isocentre. Angles are in degrees and grow
+    counter-clockwise, bins count to the right as the source sees them: a full turn of a disk, and arcs of 155
+    degrees of a phantom, of the challenge's data are reconstructed so with the least residual.
+
+    Raises:
+        InputError: Something is missing or impossible.
+
+    Source:
+        Meaney, de Moura, Siltanen, Helsinki Tomography Challenge 2022: open tomographic dataset, 2022.
+    """
+    unit = str(parameters.get("distanceUnit", "mm"))
+    if unit not in _UNITS_MM:
+        raise InputError(f"distanceUnit is {unit}; known are {', '.join(_UNITS_MM)}")
+    kind = str(parameters.get("geometryType", "cone")).lower()
+    if kind not in ("cone", "fan"):  # of a cone there is the central slice, which is a fan
+        raise InputError(f"geometryType is {kind}; known are cone and fan, others need a geometry file")
+
+    def number(*names: str) -> float:
+        for name in names:
+            if name in parameters:
+                return finite_number(name, np.asarray(parameters[name]).item())
+        raise InputError(f"{names[0]} is missing in the file's parameters; give a geometry file")
+
+    if "angles" not in parameters:
+        raise InputError("angles are missing in the file's parameters; give a geometry file")
+    mm = _UNITS_MM[unit]
+    source_mm, length_mm = mm * number("distanceSourceOrigin"), mm * number("distanceSourceDetector")
+    bin_mm = mm * number("pixelSizePost", "pixelSize")
+    num_bins = whole_number("numDetectorsPost", number("numDetectorsPost", "numDetectors"))
+    pixel_mm = bin_mm * source_mm / length_mm
+    angles = np.ravel(parameters["angles"]).tolist()
+    return Geometry(
+        kind="fan-flat",
+        shape=(num_bins, num_bins),
+        pixel_mm=(pixel_mm, pixel_mm),
+        num_bins=num_bins,
+        bin_mm=bin_mm,
+        angles_rad=tuple(math.radians(finite_number("angles", angle)) for angle in angles),
+        source_mm=source_mm,
+        detector_mm=length_mm - source_mm,
+    )
 
 
 def write_geometry(geometry: Geometry, path: Path) -> None:

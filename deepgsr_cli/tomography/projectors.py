@@ -203,7 +203,7 @@ def check_matrix_bytes(maps: list[RaySamples | PixelSamples], dtype: torch.dtype
 
 
 class WalkKernel:
-    """Map from lines of pixels to rays, compiled; its transpose runs through the same code."""
+    """Map from lines of pixels to rays, compiled, and its transpose."""
 
     def __init__(self, samples: RaySamples) -> None:
         self.samples = samples
@@ -212,28 +212,28 @@ class WalkKernel:
         self.last = np.maximum.reduceat(samples.last, starts)
 
     def forward(self, lines: Tensor) -> Tensor:
-        """Sums, (B, T), over lines (B, L, K)."""
-        padded = F.pad(lines.double(), (1, 2)).numpy()
-        sums = np.zeros((len(lines), self.samples.num_targets))
-        self._run(padded, sums, adjoint=False)
-        return torch.from_numpy(sums * self.samples.rays.step_mm).to(lines.dtype)
+        """Sums, (B, T), over lines (B, L, K), in the arithmetic of their dtype."""
+        walk, samples, rays = compiled(_walk, reordered=True), self.samples, self.samples.rays
+        padded = F.pad(lines, (1, 2)).contiguous().numpy()
+        sums = np.empty((len(lines), samples.num_targets), padded.dtype)
+
+        def work(first: int, last: int) -> None:
+            walk(padded, rays.start, rays.slope, samples.first, samples.last, sums, first, last)
+
+        in_threads(work, samples.num_targets)
+        return torch.from_numpy(sums * rays.step_mm.astype(sums.dtype))
 
     def adjoint(self, values: Tensor) -> Tensor:
         """Lines, (B, L, K), onto which the values of the targets, (B, T), are spread."""
-        padded = np.zeros((len(values), self.samples.num_lines, self.samples.length + 3))
-        self._run(padded, values.double().numpy() * self.samples.rays.step_mm, adjoint=True)
-        return torch.from_numpy(padded[..., 1:-2]).to(values.dtype)
-
-    def _run(self, padded: Array, values: Array, *, adjoint: bool) -> None:
-        walk, rays = compiled(_walk), self.samples.rays
+        spread, samples, rays = compiled(_spread), self.samples, self.samples.rays
+        padded = np.zeros((len(values), samples.num_lines, samples.length + 3))
+        weighted = values.double().numpy() * rays.step_mm
 
         def work(first: int, last: int) -> None:
-            blocks, lines = (0, len(self.first)), (0, self.samples.num_lines)
-            # Whatever is summed into belongs to one thread only.
-            blocks, lines = (blocks, (first, last)) if adjoint else ((first, last), lines)
-            walk(padded, rays.start, rays.slope, self.first, self.last, values, *blocks, *lines, adjoint)
+            spread(padded, rays.start, rays.slope, self.first, self.last, weighted, first, last)
 
-        in_threads(work, self.samples.num_lines if adjoint else len(self.first))
+        in_threads(work, samples.num_lines)
+        return torch.from_numpy(padded[..., 1:-2]).to(values.dtype)
 
 
 class SmearKernel:
@@ -245,10 +245,11 @@ class SmearKernel:
         self.cos, self.sin = np.cos(theta), np.sin(theta)
 
     def forward(self, lines: Tensor) -> Tensor:
-        """Sums, (B, T), over views (B, V, N)."""
-        image = np.zeros((len(lines), *self.geometry.shape))
-        self._run(F.pad(lines.double(), (1, 2)).numpy(), image, adjoint=False)
-        return torch.from_numpy(image).to(lines.dtype).flatten(1)
+        """Sums, (B, T), over views (B, V, N), in the arithmetic of their dtype."""
+        padded = F.pad(lines, (1, 2)).contiguous().numpy()
+        image = np.zeros((len(lines), *self.geometry.shape), padded.dtype)
+        self._run(padded, image, adjoint=False)
+        return torch.from_numpy(image).flatten(1)
 
     def adjoint(self, values: Tensor) -> Tensor:
         """Views, (B, V, N), onto which the values of the pixels, (B, T), are spread."""
@@ -273,27 +274,48 @@ class SmearKernel:
         in_threads(work, g.num_views if adjoint else g.shape[0])
 
 
+# A loop is computed several numbers at a time only where the compiler knows that what it writes is nothing it
+# reads, which it cannot know of two arrays that are indexed by a third. So a loop sums into one number, or
+# fills a short array for the next one.
+
+
 def _walk(
-    lines: Array, start: Array, slope: Array, first: Array, last: Array, values: Array,
-    first_block: int, last_block: int, first_line: int, last_line: int, adjoint: bool,
+    lines: Array, start: Array, slope: Array, first: Array, last: Array, sums: Array,
+    first_ray: int, last_ray: int,
 ) -> None:  # fmt: skip
-    """Add samples of lines, (B, L, K + 3), to the rays' values, (B, R), or spread these onto the lines."""
+    """Sum the samples of lines, (B, L, K + 3), along rays, into sums, (B, R)."""
+    padded_length = lines.shape[2]
+    scalar, top = lines.dtype.type, float(padded_length - 2)
+    for b in range(len(lines)):
+        pixels = lines[b].ravel()
+        for ray in range(first_ray, last_ray):
+            total, ray_start, ray_slope = scalar(0), start[ray] + 1, slope[ray]
+            for line in range(first[ray], last[ray]):
+                position = min(max(ray_start + ray_slope * line, 0.0), top)
+                whole = np.int32(position)
+                fraction = scalar(position - whole)
+                k = line * padded_length + whole
+                total += pixels[k] + fraction * (pixels[k + 1] - pixels[k])
+            sums[b, ray] = total
+
+
+def _spread(
+    lines: Array, start: Array, slope: Array, first: Array, last: Array, values: Array,
+    first_line: int, last_line: int,
+) -> None:  # fmt: skip
+    """Spread the values of rays, (B, R), onto lines, (B, L, K + 3); first and last are of blocks of rays."""
     top = float(lines.shape[2] - 2)
     for b in range(len(lines)):
-        for block in range(first_block, last_block):
+        for block in range(len(first)):
             for line in range(max(first[block], first_line), min(last[block], last_line)):
                 pixels = lines[b, line]
                 for ray in range(block * _BLOCK, min((block + 1) * _BLOCK, len(start))):
                     position = min(max(start[ray] + slope[ray] * line + 1, 0.0), top)
                     whole = np.int32(position)
-                    fraction = position - whole
+                    upper = (position - whole) * values[b, ray]
                     k = np.uintp(whole)
-                    if adjoint:
-                        upper = fraction * values[b, ray]
-                        pixels[k] += values[b, ray] - upper
-                        pixels[k + np.uintp(1)] += upper
-                    else:
-                        values[b, ray] += pixels[k] + fraction * (pixels[k + np.uintp(1)] - pixels[k])
+                    pixels[k] += values[b, ray] - upper
+                    pixels[k + np.uintp(1)] += upper
 
 
 def _smear(
@@ -304,32 +326,49 @@ def _smear(
     """Add samples of views, (B, V, N + 3), to an image, (B, H, W), or spread it onto the views."""
     height, width = image.shape[1:]
     top = float(views.shape[2] - 2)
-    for b in range(len(views)):
-        for view in range(first_view, last_view):
-            samples = views[b, view]
-            for row in range(first_row, last_row):
-                pixels = image[b, row]
-                x, y = -(width - 1) / 2 * spacing_x, ((height - 1) / 2 - row) * spacing_y
-                across_left = x * cos[view] + y * sin[view]
-                distance_left = source_mm + y * cos[view] - x * sin[view]
-                across_step, distance_step = spacing_x * cos[view], -spacing_x * sin[view]
+    # Of a row of pixels: the bin before each, how far it is beyond it, its weight, and what is read there.
+    index = np.empty(width, np.int32)
+    fraction, read = np.empty(width, views.dtype), np.empty(width, views.dtype)
+    weight = np.ones(width, views.dtype)
+    for view in range(first_view, last_view):
+        for row in range(first_row, last_row):
+            x, y = -(width - 1) / 2 * spacing_x, ((height - 1) / 2 - row) * spacing_y
+            across_left = x * cos[view] + y * sin[view]
+            distance_left = source_mm + y * cos[view] - x * sin[view]
+            across_step, distance_step = spacing_x * cos[view], -spacing_x * sin[view]
+            if kind == 0:
                 for column in range(width):
-                    position, weight = across_left + across_step * column, 1.0
-                    if kind > 0:
-                        inverse = 1 / (distance_left + distance_step * column)
-                        position *= inverse
-                        weight = (source_mm * inverse) ** 2
-                        if kind > 1:
-                            weight /= 1 + position**2
-                            position = math.atan(position)
+                    position = across_left + across_step * column
                     position = min(max(position * bins + centre, 0.0), top)
-                    whole = np.int32(position)
-                    fraction = position - whole
-                    k = np.uintp(whole)
-                    if adjoint:
-                        value = weight * pixels[column]
-                        samples[k] += (1 - fraction) * value
-                        samples[k + np.uintp(1)] += fraction * value
-                    else:
-                        value = samples[k] + fraction * (samples[k + np.uintp(1)] - samples[k])
-                        pixels[column] += weight * value
+                    index[column] = np.int32(position)
+                    fraction[column] = position - np.int32(position)
+            elif kind == 1:
+                for column in range(width):
+                    inverse = 1 / (distance_left + distance_step * column)
+                    position = (across_left + across_step * column) * inverse
+                    weight[column] = (source_mm * inverse) ** 2
+                    position = min(max(position * bins + centre, 0.0), top)
+                    index[column] = np.int32(position)
+                    fraction[column] = position - np.int32(position)
+            else:
+                for column in range(width):
+                    inverse = 1 / (distance_left + distance_step * column)
+                    position = (across_left + across_step * column) * inverse
+                    weight[column] = (source_mm * inverse) ** 2 / (1 + position**2)
+                    position = min(max(math.atan(position) * bins + centre, 0.0), top)
+                    index[column] = np.int32(position)
+                    fraction[column] = position - np.int32(position)
+            for b in range(len(views)):
+                samples, pixels = views[b, view], image[b, row]
+                if adjoint:
+                    for column in range(width):
+                        k, value = np.uintp(index[column]), weight[column] * pixels[column]
+                        samples[k] += (1 - fraction[column]) * value
+                        samples[k + np.uintp(1)] += fraction[column] * value
+                else:
+                    for column in range(width):
+                        k = np.uintp(index[column])
+                        change = fraction[column] * (samples[k + np.uintp(1)] - samples[k])
+                        read[column] = weight[column] * (samples[k] + change)
+                    for column in range(width):
+                        pixels[column] += read[column]

@@ -87,7 +87,7 @@ def test_what_cannot_be_reviewed_is_told_in_a_report(run, folder):
     Path("out/a.png").write_text("damaged")
     result = run("denoise", "in", "-o", "out", "--skip-existing", "--report", "r.json")
     assert result.exit_code == 0
-    assert items("r.json")[0]["note"].startswith("skipped: its output exists; out/a.png: is not a PNG")
+    assert items("r.json")[0]["note"].startswith("skipped: its output exists; out/a.png: is no picture")
 
 
 @pytest.mark.parametrize("suffix", [".dcm", ".tif", ".npy"])
@@ -117,6 +117,42 @@ def test_progress_names_the_file_in_work_and_its_number(run, folder, monkeypatch
     run("denoise", "in", "-o", "out", "--sigma", 25)
     assert told[0] == (0, "1/2 in/a.png")
     assert [text for _, text in told].index("2/2 in/b.png") > 0
+
+
+def test_a_format_gives_names_of_its_suffix_where_none_is_given(run):
+    picture("a.png")
+    assert run("denoise", "a.png", "--sigma", 25, "--format", "jpeg").exit_code == 0
+    assert run("denoise", "a.png", "--sigma", 25, "--format", "jpeg", "-o", "out/").exit_code == 0
+    assert Path("a_denoise.jpg").read_bytes()[:2] == Path("out/a.jpg").read_bytes()[:2] == b"\xff\xd8"
+    assert not Path("a_denoise.png").exists()
+
+
+def test_a_preview_is_a_png_beside_no_result(run):
+    picture("a.png")
+    Path("a.png").rename("a.tif")
+    assert run("denoise", "a.tif", "--preview").exit_code == 0
+    assert [path.name for path in sorted(Path().glob("*.*"))] == ["a.tif", "a_denoise_preview.png"]
+    assert (
+        "leave --reference and --format out" in run("denoise", "a.tif", "--preview", "--format", "png").stderr
+    )
+    assert "--preview" in run("upscale", "a.tif", "--preview").stderr
+
+
+def test_an_unknown_suffix_is_refused_before_the_work(run, monkeypatch):
+    picture("a.png")
+    monkeypatch.setattr(pictures.PictureCommand, "open", None)
+    result = run("denoise", "a.png", "-o", "b.xyz")
+    assert result.exit_code == 2
+    assert result.stderr.startswith("b.xyz: no picture format is known by this name; use one of .png")
+
+
+@pytest.mark.parametrize("suffix", [".jfif", ".jpe"])
+def test_jpegs_of_other_names_are_found_and_written(run, suffix):
+    write_image(Path("a.jpg"), Image(smooth_picture(1, 17, 19), "uint8", "JPEG"))
+    Path("in").mkdir()
+    Path("a.jpg").rename(f"in/a{suffix}")
+    assert run("denoise", "in", "-o", "out", "--sigma", 25).exit_code == 0
+    assert Path(f"out/a{suffix}").read_bytes()[:2] == b"\xff\xd8"
 
 
 @pytest.mark.parametrize("name", ["denoise", "phase"])

@@ -395,6 +395,56 @@ def test_a_mask_says_what_is_metal_whatever_its_kind(run, series, tmp_path, kind
     assert (after[other] != before[other]).any()
 
 
+def two_segments(path: Path, slices: list[Path], *, label_map: bool) -> Path:
+    """A segmentation of the middle slice, one rod as "metal" and the other as "liver"."""
+    metal, liver = rods() & (np.arange(SIZE) < 32), rods() & (np.arange(SIZE) >= 32)
+    planes = [metal] if label_map else [metal, liver]
+    seg = pydicom.dcmread(segmentation(path, planes, sources=[slices[1]] * len(planes)))
+    seg.SegmentSequence = []
+    for number, label in enumerate(("Background", "metal", "liver")):
+        if number or label_map:
+            segment = Dataset()
+            segment.SegmentNumber, segment.SegmentLabel = number, label
+            seg.SegmentSequence.append(segment)
+    if label_map:
+        seg.SOPClassUID, seg.SegmentationType = "1.2.840.10008.5.1.4.1.1.66.7", "LABELMAP"
+        seg.BitsAllocated, seg.BitsStored, seg.HighBit = 8, 8, 7
+        seg.PixelData = (metal + 2 * liver).astype(np.uint8).tobytes()
+    else:
+        for number, groups in enumerate(seg.PerFrameFunctionalGroupsSequence, 1):
+            groups.SegmentIdentificationSequence = [Dataset()]
+            groups.SegmentIdentificationSequence[0].ReferencedSegmentNumber = number
+    return saved(seg, path)
+
+
+@pytest.mark.parametrize("label_map", [False, True])
+def test_a_segment_is_chosen_by_label_or_number(run, series, tmp_path, label_map):
+    slices = [series / f"{k}.dcm" for k in range(3)]
+    mask = two_segments(tmp_path / "seg.dcm", slices, label_map=label_map)
+    metal = rods() & (np.arange(SIZE) < 32)
+    for k, chosen in enumerate((("metal",), ("METAL",), ("1",), ("2",), ("1", "liver"), ())):
+        options = [word for name in chosen for word in ("--segment", name)]
+        result = run("mar", slices[1], "-o", f"{k}.npy", "--mask", mask, "--json", *options)
+        assert result.exit_code == 0, result.output
+        wanted = rods().sum() if len(chosen) != 1 else (rods() & ~metal if chosen == ("2",) else metal).sum()
+        assert json.loads(result.stdout)["metal_px"] == wanted
+        told = "its 2 segments, metal, liver, are taken for metal together; choose by --segment"
+        assert (told in result.stderr.replace("\n", " ")) == (not chosen)
+    result = run("mar", slices[1], "-o", "out.dcm", "--mask", mask, "--segment", "bone")
+    assert result.exit_code == 1
+    assert "has no segment bone; its segments are 1 metal, 2 liver" in result.stderr.replace("\n", " ")
+    assert run("mar", slices[1], "-o", "out.dcm", "--mask", mask, "--segment", "metal").exit_code == 0
+    assert "segment metal" in pydicom.dcmread("out.dcm").DerivationDescription
+
+
+def test_segments_are_of_segmentations(run, series, tmp_path):
+    mask = saved_mask("png", tmp_path / "mask", rods(), [])
+    for options in (("--segment", "metal"), ("--segment", "metal", "--mask", mask)):
+        result = run("mar", series / "1.dcm", "-o", "out.dcm", *options)
+        assert result.exit_code == 2
+        assert "--segment metal is of a" in result.stderr
+
+
 def wrong_masks() -> dict[str, tuple[object, str]]:
     square = np.zeros((SIZE, SIZE), bool)
     return {
@@ -445,7 +495,7 @@ def test_a_segmentation_of_other_slices_or_another_file_is_refused(run, series, 
     assert "none of its 1 frame is of a slice that was given" in result.stderr
     result = run("mar", series, "-o", "out", "--mask", series / "0.dcm")
     assert result.exit_code == 1
-    assert "modality CT, no segmentation" in result.stderr
+    assert "is CT Image Storage, no segmentation" in result.stderr
 
 
 # Sinograms
@@ -662,3 +712,15 @@ def test_a_wrong_evaluation_is_one_sentence(run, series, metals, options, code, 
     result = run("eval", "mar", "--data", series, "--masks", metals, *options)
     assert result.exit_code == code
     assert words in result.stderr
+
+
+def test_an_evaluation_goes_on_after_a_broken_slice(run, series, metals):
+    whole = (series / "1.dcm").read_bytes()
+    (series / "1.dcm").write_bytes(whole[: len(whole) - 3000])
+    options = ("--data", series, "--masks", metals, "--method", "li", "--json")
+    result = run("eval", "mar", *options)
+    assert result.exit_code == 1
+    assert "1.dcm: the pixel data are missing, damaged or cut short" in result.stderr.replace("\n", " ")
+    assert "1 files could not be read" in result.stderr
+    *scores, _ = map(json.loads, result.stdout.splitlines())
+    assert {score["slice"] for score in scores} == {"0.dcm", "2.dcm"}

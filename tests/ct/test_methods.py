@@ -689,3 +689,19 @@ def test_a_wrong_evaluation_is_one_sentence(run, series, options, code, words):
     result = run("eval", "ct-recon", "--data", series, "--method", "fbp", *options)
     assert result.exit_code == code
     assert words in result.stderr
+
+
+def test_an_evaluation_goes_on_after_a_broken_slice(run, series):
+    whole = (series / "1.dcm").read_bytes()
+    (series / "1.dcm").write_bytes(whole[: len(whole) - 3000])
+    options = ("--data", series, "--method", "fbp", "--views", "20", "--json")
+    result = run("eval", "ct-recon", *options)
+    assert result.exit_code == 1
+    assert "1.dcm: the pixel data are missing, damaged or cut short" in result.stderr.replace("\n", " ")
+    *scores, _ = map(json.loads, result.stdout.splitlines())
+    assert [score["slice"] for score in scores] == ["0.dcm", "2.dcm"]
+    for k in (0, 2):
+        (series / f"{k}.dcm").write_bytes(whole[: len(whole) - 3000])
+    result = run("eval", "ct-recon", *options)
+    assert result.exit_code == 1
+    assert result.stdout == ""

@@ -2,7 +2,7 @@ import numpy as np
 import pytest
 import skimage.metrics
 
-from deepgsr_cli.evaluation.metrics import luma_y, psnr, psnr_b, rounded8, ssim
+from deepgsr_cli.evaluation.metrics import luma_inside, luma_y, psnr, psnr_b, rounded8, ssim
 from deepgsr_cli.formats.codecs import gray
 
 
@@ -79,3 +79,12 @@ def test_gray_is_bt601_luma_and_keeps_gray():
 def test_luma_y_is_the_broadcast_range_of_bt601():
     corners = np.array([[0, 0, 0], [1, 1, 1], [1, 0, 0], [0, 1, 0], [0, 0, 1]], float).T[..., None]
     np.testing.assert_allclose(luma_y(corners)[0, :, 0] * 255, [16, 235, 81.481, 144.553, 40.966], atol=1e-9)
+
+
+def test_luma_inside_is_that_of_the_rounded_pixels_without_their_edges():
+    pixels = np.random.default_rng(0).uniform(-0.1, 1.1, (3, 20, 23))
+    expected = luma_y(rounded8(pixels))[:, 3:17, 3:20]
+    found = luma_inside(pixels, 3)
+    np.testing.assert_array_equal(found, expected)
+    pixels[:, :3] = pixels[:, :, -3:] = 0
+    np.testing.assert_array_equal(luma_inside(pixels, 3), expected)

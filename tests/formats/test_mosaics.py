@@ -86,7 +86,7 @@ def test_a_mosaic_is_not_turned_when_it_is_read(tmp_path):
         ("a.pgm", b"P5\n4 x\n255\n", "its header is not that of a PGM"),
         ("a.pgm", b"P5\n4 4\n70000\n", "its largest value is 70000"),
         ("a.npy", b"\x93NUMPY rubbish", "damaged or cut short"),
-        ("a.png", b"rubbish", "is not a PNG"),
+        ("a.png", b"rubbish", "is no picture"),
         ("a.dng", b"rubbish", "LibRaw cannot read it"),
         ("a.png", b"", "the file is empty"),
     ],

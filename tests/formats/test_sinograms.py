@@ -15,6 +15,7 @@ from deepgsr_cli.errors import InputError, ShapeError
 from deepgsr_cli.formats.sinograms import Sinograms
 from deepgsr_cli.tomography.geometry import Geometry, even_angles
 from deepgsr_cli.tomography.geometry_files import write_geometry
+from tests.samples import saved_matlab
 
 VIEWS, BINS, SLICES = 24, 40, 3
 LIGHT, DARK = 20000.0, 300.0
@@ -182,3 +183,111 @@ def test_arrays_of_shares_are_recognised_too():
     geometry = Geometry("parallel", (16, 16), (4.0, 4.0), BINS, 2.5, even_angles(0, 180, VIEWS))
     with pytest.raises(ShapeError, match="as I / I0 is; give -ln of it"):
         reconstruct_ct(np.exp(-Y), geometry, method="fbp")
+
+
+# MATLAB files of a laboratory's scanner, with the parameters of the scan
+
+SOURCE_MM, LENGTH_MM, CELL_MM, CELLS = 400.0, 550.0, 1.5, 80
+WATER = 0.0192
+
+
+def marched(angles_deg: np.ndarray) -> np.ndarray:
+    """Sinogram, (V, N), of a disk of water with a denser one in it, up and to the right, by marching rays.
+
+    Without our geometry or projector: at 0 degrees the source is below, it goes round counter-clockwise, and
+    cells count from left to right as it sees them.
+    """
+    step = np.arange(0, LENGTH_MM, 0.25)
+    cells = (np.arange(CELLS) - (CELLS - 1) / 2) * CELL_MM
+    views = []
+    for angle in np.radians(angles_deg):
+        right, ahead = np.array([np.cos(angle), np.sin(angle)]), np.array([-np.sin(angle), np.cos(angle)])
+        source = -SOURCE_MM * ahead
+        towards = LENGTH_MM * ahead + cells[:, None] * right
+        towards /= np.linalg.norm(towards, axis=1, keepdims=True)
+        x, y = np.moveaxis(source + step[:, None, None] * towards, -1, 0)
+        water, dense = np.hypot(x - 2, y + 3) < 35, np.hypot(x - 12, y - 9) < 8
+        views.append(WATER * (water + 0.3 * dense).sum(0) * 0.25)
+    return np.array(views)
+
+
+def laboratory(path: Path, version: str, angles_deg: np.ndarray, **changes: object) -> Path:
+    parameters = {
+        "geometryType": "Cone",
+        "distanceSourceOrigin": SOURCE_MM,
+        "distanceSourceDetector": LENGTH_MM,
+        "distanceUnit": "mm",
+        "angles": angles_deg,
+        "pixelSizePost": CELL_MM,
+        "numDetectorsPost": CELLS,
+        **changes,
+    }
+    parameters = {name: value for name, value in parameters.items() if value is not None}
+    scan = {"type": "2d", "sinogram": marched(angles_deg), "parameters": parameters}
+    return saved_matlab(path, {"CtDataLimited": scan}, version)
+
+
+@pytest.mark.parametrize("version", ["5", "7.3"])
+def test_a_laboratory_file_has_right_places_and_values(tmp_path, version):
+    path = laboratory(tmp_path / "scan.mat", version, np.arange(180) * 2.0)
+    result = reconstruct(path, "-o", tmp_path / "out.npy", "--strict")
+    assert result.exit_code == 0, result.output
+    assert "the geometry is that of the files' parameters" in result.stderr
+    hu = np.load(tmp_path / "out.npy")
+    assert hu.shape == (CELLS, CELLS)
+    pixel_mm = CELL_MM * SOURCE_MM / LENGTH_MM
+    row, column = np.mgrid[:CELLS, :CELLS] - (CELLS - 1) / 2
+    x, y = column * pixel_mm, -row * pixel_mm
+    dense, water = np.hypot(x - 12, y - 9) < 5, (np.hypot(x - 2, y + 3) < 30) & (np.hypot(x - 12, y - 9) > 12)
+    assert abs(hu[dense].mean() - 300) < 10
+    assert abs(hu[water].mean()) < 10
+
+
+def test_arcs_of_a_laboratory_go_to_the_iterative_methods_each_with_its_own_angles(tmp_path):
+    for start in (0.0, 100.0):
+        laboratory(tmp_path / f"{start:g}.mat", "5", start + np.arange(90) * 1.0)
+    arguments = [tmp_path / "0.mat", tmp_path / "100.mat", "-o", tmp_path / "out", "--format", "npy"]
+    result = CliRunner().invoke(app, ["ct-recon", *map(str, arguments), "--method", "sirt"])
+    assert result.exit_code == 0, result.output
+    for name in ("0", "100"):
+        assert np.load(tmp_path / "out" / f"{name}.npy")[40, 40] > -300
+    result = CliRunner().invoke(app, ["ct-recon", *map(str, arguments), "--method", "fbp", "--overwrite"])
+    assert result.exit_code == 1
+    assert "the views cover 90 degrees" in result.stderr
+
+
+def test_metal_is_corrected_in_a_laboratory_file(tmp_path):
+    path = laboratory(tmp_path / "scan.mat", "5", np.arange(180) * 2.0)
+    arguments = ["mar", path, "-o", tmp_path / "out.npy", "--method", "li", "--metal-threshold", "1000"]
+    result = CliRunner().invoke(app, list(map(str, arguments)))
+    assert result.exit_code == 0, result.output
+
+
+@pytest.mark.parametrize(
+    ("changes", "sentence"),
+    [
+        ({"distanceSourceOrigin": None}, "distanceSourceOrigin is missing in the file's parameters"),
+        ({"angles": None}, "angles are missing"),
+        ({"distanceUnit": "inch"}, "distanceUnit is inch; known are mm, cm, m"),
+        ({"geometryType": "helix"}, "geometryType is helix"),
+        ({"numDetectorsPost": 79}, "a sinogram of 90 x 80, but --geometry has 90 views x 79 bins"),
+        ({"distanceSourceDetector": 100.0}, "detector_mm is -300; give the distance"),
+    ],
+)
+def test_parameters_that_do_not_fit_are_one_sentence(tmp_path, changes, sentence):
+    path = laboratory(tmp_path / "scan.mat", "5", np.arange(90) * 4.0, **changes)
+    result = reconstruct(path, "-o", tmp_path / "out.npy")
+    assert result.exit_code == 1
+    assert sentence in result.stderr.replace("\n", " ")
+
+
+def test_a_matlab_file_without_parameters_needs_a_geometry_file(tmp_path, parallel):
+    path = saved_matlab(tmp_path / "y.mat", {"sinogram": Y}, "7.3")
+    result = reconstruct(path, "-o", tmp_path / "out.npy")
+    assert result.exit_code == 1
+    assert "says nothing of its geometry; give --geometry FILE" in result.stderr.replace("\n", " ")
+    result = reconstruct(path, "-o", tmp_path / "out.npy", "--geometry", parallel)
+    assert result.exit_code == 0, result.output
+    path = saved_matlab(tmp_path / "z.mat", {"first": Y, "second": Y}, "5")
+    with pytest.raises(InputError, match="has first, second; call the array to use sinogram"):
+        Sinograms(path, VIEWS, BINS)

@@ -123,6 +123,25 @@ def test_an_input_is_not_overwritten_through_a_link(tree):
         plan(["in/a.png"], "link.png", "denoise", SUFFIXES)
 
 
+@pytest.mark.skipif(os.name == "nt", reason="symbolic links need rights on Windows")
+def test_a_linked_folder_is_searched_once_and_a_circle_of_links_ends(tree):
+    (tree / "elsewhere").mkdir()
+    (tree / "elsewhere/c.png").touch()
+    for name, target in (("one", "../elsewhere"), ("two", "../elsewhere"), ("up", ".."), ("self", ".")):
+        (tree / "in" / name).symlink_to(target)
+    names = [job.name.name for job in plan(["in"], "out", "denoise", SUFFIXES).jobs]
+    assert names.count("c.png") == 1
+    assert len(names) == len(set(names))
+
+
+def test_files_of_formats_that_are_not_read_are_named(tree):
+    for name in ("x.heic", "y.RAW", "notes.txt"):
+        (tree / "in" / name).touch()
+    found = plan(["in"], "out", "denoise", SUFFIXES, foreign=(".heic", ".raw"))
+    assert found.notes[-1] == "2 pictures passed over of formats that are not read: x.heic, y.RAW"
+    assert found.notes[0] == plan(["in"], "out", "denoise", (*SUFFIXES, ".heic", ".raw")).notes[0]
+
+
 def test_shards_are_disjoint_and_cover_all():
     jobs = list(range(10))
     parts = [shard(jobs, f"{i}/3") for i in (1, 2, 3)]

@@ -4,12 +4,10 @@ from __future__ import annotations
 
 import dataclasses
 import json
-from pathlib import Path
 
 import h5py
 import numpy as np
 import pytest
-import scipy.io
 import tifffile
 import torch
 from typer.testing import CliRunner
@@ -21,7 +19,7 @@ from deepgsr_cli.formats.image import read_image
 from deepgsr_cli.formats.patterns import Measurement, read_measurement, write_measurement
 from deepgsr_cli.phase.methods import Settings, align
 from deepgsr_cli.phase.simulation import Simulation
-from tests.samples import smooth_picture
+from tests.samples import saved_matlab, smooth_picture
 
 TRUTH = smooth_picture(1, 24, 20)
 HIO = Settings("hio", restarts=2, iterations=150)
@@ -95,25 +93,6 @@ def test_what_cannot_be_right_is_told_with_its_cause(tmp_path, change, cause):
     assert out.exists()
 
 
-def matlab_73(path: Path, **fields: np.ndarray | str | float) -> None:
-    """Write variables as MATLAB does in version 7.3: axes in reverse, texts as codes, complex as pairs."""
-    with h5py.File(path, "w", userblock_size=512) as file:
-        for name, value in fields.items():
-            if isinstance(value, str):
-                file[name] = np.array([[ord(c)] for c in value], np.uint16)
-                file[name].attrs["MATLAB_class"] = np.bytes_(b"char")
-                continue
-            array = np.atleast_2d(np.asarray(value)).T
-            if array.dtype.kind == "c":
-                pairs = np.empty(array.shape, [("real", "f8"), ("imag", "f8")])
-                pairs["real"], pairs["imag"] = array.real, array.imag
-                array = pairs
-            file[name] = array
-            file[name].attrs["MATLAB_class"] = np.bytes_(b"double")
-    with path.open("r+b") as file:
-        file.write(b"MATLAB 7.3 MAT-file".ljust(124) + b"\x00\x02IM")
-
-
 @pytest.mark.parametrize("version", ["5", "7.3"])
 @pytest.mark.parametrize("last", [True, False])
 def test_matlab_files_hold_measurements(tmp_path, version, last):
@@ -122,10 +101,7 @@ def test_matlab_files_hold_measurements(tmp_path, version, last):
     if last:  # as MATLAB stacks pictures
         intensity, masks = (np.moveaxis(stack, 0, -1) for stack in (intensity, masks))
     fields = {"intensity": intensity, "masks": masks, "model": "cdp", "alpha": 1.0}
-    if version == "5":
-        scipy.io.savemat(tmp_path / "m.mat", fields)
-    else:
-        matlab_73(tmp_path / "m.mat", **fields)
+    saved_matlab(tmp_path / "m.mat", fields, version)
     read = read_measurement(tmp_path / "m.mat")
     np.testing.assert_array_equal(read.intensity, measurement.intensity)
     np.testing.assert_array_equal(read.masks, measurement.masks)
@@ -148,9 +124,8 @@ def test_folders_hold_files_of_all_kinds(tmp_path):
     (tmp_path / "in").mkdir()
     measurement = measured("cdp")
     write_measurement(tmp_path / "in" / "a.npz", measurement)
-    matlab_73(
-        tmp_path / "in" / "b.mat", intensity=measurement.intensity, masks=measurement.masks, model="cdp"
-    )
+    fields = {"intensity": measurement.intensity, "masks": measurement.masks, "model": "cdp"}
+    saved_matlab(tmp_path / "in" / "b.mat", fields, "7.3")
     result = run(tmp_path / "in", "-o", tmp_path / "out")
     assert result.exit_code == 0, result.output
     first, second = (read_image(tmp_path / "out" / f"{name}.png").pixels for name in "ab")

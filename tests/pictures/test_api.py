@@ -4,7 +4,7 @@ import torch
 
 from deepgsr_cli.errors import ShapeError, UsageError
 from deepgsr_cli.formats.image import Image, read_image, write_image
-from deepgsr_cli.pictures.api import denoise, derain, estimate_noise, restore
+from deepgsr_cli.pictures.api import denoise, derain, estimate_noise, restore, upscale
 from deepgsr_cli.pictures.restorer import Restorer, RunOptions
 from tests.invoke import invoke
 from tests.samples import smooth_picture
@@ -195,3 +195,17 @@ def test_a_restorer_reads_its_weights_and_their_level_once(tiny_weights):
 def test_errors_name_arguments():
     with pytest.raises(UsageError, match=r"^tile is -1: give 0 or more"):
         RunOptions(tile=-1)
+
+
+def test_upscale_is_the_restorer_by_one_call(upscale_weights):
+    picture = samples(3)
+    options = {"weights": str(upscale_weights), "device": "cpu"}
+    large = upscale(picture, 3, strength=0.5, **options)
+    restorer = Restorer(str(upscale_weights), RunOptions("cpu"), task="upscale")
+    assert np.array_equal(large, restorer.enlarge(picture, 3, strength=0.5))
+    assert not np.array_equal(large, upscale(picture, 3, **options))
+    tensor = upscale(torch.from_numpy(picture), method="bicubic")
+    assert (tensor.shape, tensor.dtype) == ((74, 106, 3), torch.uint8)
+    assert upscale(picture, 4, ensemble=True, **options).shape == (148, 212, 3)
+    with pytest.raises(ShapeError, match="give white=255"):
+        upscale(picture.astype(np.float32), **options)

@@ -7,7 +7,7 @@ import pytest
 from deepgsr_cli.errors import OptionError
 from deepgsr_cli.formats.codecs import JpegCoding
 from deepgsr_cli.formats.image import Image, read_image, to_uint8, write_image
-from deepgsr_cli.formats.jpeg_webp_bmp import jpeg_file
+from deepgsr_cli.formats.jpeg import jpeg_file
 from deepgsr_cli.formats.resize import resized
 from deepgsr_cli.pictures.compression import compression_of, found_in, of_coding, of_quality
 from tests.samples import smooth_picture
@@ -41,6 +41,15 @@ def test_the_resolution_of_chroma_is_found(quality):
     for subsampled in (True, False):
         pixels = decoded(photograph(3), quality, subsampled)
         assert found_in(pixels) == of_quality(quality, 3, subsampled=subsampled)
+
+
+@pytest.mark.parametrize("quality", [20, 60])
+def test_a_little_noise_and_another_brightness_leave_the_traces(quality):
+    pixels = decoded(photograph(3), quality)[:, 2:, 7:]
+    noise = np.random.default_rng(0).normal(0, 1.5 / 255, pixels.shape)
+    for changed in (pixels + noise, pixels**0.95):
+        found = found_in(np.rint(255 * changed.clip(0, 1)).astype(np.float32) / 255)
+        assert (abs(found.quality - quality) <= 2, found.corner) == (True, (6, 1))
 
 
 def test_16_bits_tell_as_much():
@@ -153,5 +162,5 @@ def test_a_quality_that_cannot_be_is_named(quality):
         compression_of(np.zeros((1, 8, 8), np.float32), quality=quality)
 
 
-def test_nothing_is_lost_where_luma_keeps_whole_numbers():
-    assert [q for q in range(1, 101) if of_quality(q, 3).lossless] == [100]
+def test_little_is_lost_at_the_highest_qualities():
+    assert [q for q in range(1, 101) if of_quality(q, 3).negligible] == [97, 98, 99, 100]

@@ -9,7 +9,7 @@ from deepgsr_cli.models.mosaics import bayer_mask, bilinear, malvar, mosaic_of
 from deepgsr_cli.pictures.demosaicking import Demosaicker
 from deepgsr_cli.pictures.mosaics import decoded, encoded, turned
 from deepgsr_cli.pictures.restorer import RunOptions
-from tests.dng import BLACK, NEUTRAL, WHITE, write_dng
+from tests.dng import BLACK, NEUTRAL, WHITE, XYZ_TO_CAMERA, write_dng
 from tests.samples import smooth_picture
 
 PATTERNS = ["RGGB", "GRBG", "GBRG", "BGGR"]
@@ -34,10 +34,8 @@ def test_each_pattern_gives_what_its_turned_mosaic_gives(pattern, method, mosaic
     values, clean = mosaic(pattern)
     pixels = demosaicker(values, pattern)
     assert pixels.shape == clean.shape
-    measured = np.take_along_axis(pixels, clean.argmax(0)[None] * 0, 0)  # red alone
-    where = np.array(list(pattern)).reshape(2, 2) == "R"
-    row, column = np.argwhere(where)[0]
-    np.testing.assert_allclose(measured[0, row::2, column::2], clean[0, row::2, column::2], atol=1e-6)
+    row, column = divmod(pattern.index("R"), 2)
+    np.testing.assert_allclose(pixels[0, row::2, column::2], clean[0, row::2, column::2], atol=1e-6)
     np.testing.assert_array_equal(turned(pixels, pattern), demosaicker(turned(values, pattern)))
 
 
@@ -181,8 +179,6 @@ def test_colours_before_a_camera_come_out_as_they_are(tmp_path):
 
 def camera_matrix():
     """From balanced camera colours to linear sRGB; DNG 1.4 and IEC 61966-2-1, white becoming white."""
-    from tests.dng import XYZ_TO_CAMERA
-
     to_xyz = np.array([[0.4124, 0.3576, 0.1805], [0.2126, 0.7152, 0.0722], [0.0193, 0.1192, 0.9505]])
     from_srgb = np.array(XYZ_TO_CAMERA) @ to_xyz
     return np.linalg.inv(from_srgb / from_srgb.sum(1, keepdims=True))

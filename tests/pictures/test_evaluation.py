@@ -2,18 +2,20 @@ import sys
 
 import numpy as np
 import pytest
+import torch
 
-from deepgsr_cli.errors import InputError, UsageError
+from deepgsr_cli.errors import InputError, ShapeError, UsageError
 from deepgsr_cli.evaluation.metrics import luma_y, psnr, psnr_b, rounded8, ssim
 from deepgsr_cli.evaluation.records import Score
 from deepgsr_cli.evaluation.run import scores
 from deepgsr_cli.evaluation.summary import means
 from deepgsr_cli.formats.codecs import gray
 from deepgsr_cli.formats.image import Image, read_image, to_uint8, write_image
-from deepgsr_cli.formats.jpeg_webp_bmp import jpeg_file
+from deepgsr_cli.formats.jpeg import jpeg_file
 from deepgsr_cli.pictures.compression import of_coding
-from deepgsr_cli.pictures.evaluation import Dejpeg, Denoising
+from deepgsr_cli.pictures.evaluation import Dejpeg, Denoising, Deraining, Upscaling
 from deepgsr_cli.pictures.noise import protocol_noise
+from deepgsr_cli.pictures.resampling import reduced
 from deepgsr_cli.pictures.restorer import Restorer, RunOptions
 from tests.samples import smooth_picture
 
@@ -116,6 +118,22 @@ def test_a_package_that_is_missing_is_said_before_any_work(tmp_path, tiny_weight
         next(scores(evaluation(tmp_path / "none", tiny_weights, method_names=("deepgsr", "bm3d"))))
 
 
+def test_a_clean_picture_on_another_scale_is_refused_by_name(tmp_path, tiny_weights):
+    write_image(tmp_path / "a.tif", Image(smooth_picture(1, 40, 41) * 255, "float32", "TIFF"))
+    for as_gray in (False, True):
+        evaluation = Denoising(data=tmp_path, sigmas=(25.0,), gray=as_gray)
+        with pytest.raises(InputError, match=r"a\.tif: its values go from"):
+            list(evaluation.cases())
+
+
+def test_partners_of_two_sizes_are_refused_by_name(tmp_path):
+    for folder, width in (("rain", 41), ("clean", 40)):
+        (tmp_path / folder).mkdir()
+        write_image(tmp_path / folder / "a.png", Image(smooth_picture(3, 30, width), "uint8", "PNG"))
+    with pytest.raises(ShapeError, match=r"a\.png: is 41 x 30, its clean partner 40 x 30"):
+        list(Deraining(data=tmp_path).cases())
+
+
 def jpegs(folder, jpeg_weights, channels, **settings):
     return Dejpeg(data=folder, weights=str(jpeg_weights[channels]), device="cpu", **settings)
 
@@ -158,3 +176,38 @@ def test_three_equal_channels_are_gray_and_chroma_may_be_whole(tmp_path, jpeg_we
 def test_a_quality_that_cannot_be_is_named(folder, jpeg_weights, quality):
     with pytest.raises(UsageError, match=f"--quality {quality}: give 1 to 100"):
         jpegs(folder, jpeg_weights, 3, qualities=(quality,))
+
+
+def upscaling(folder, upscale_weights, **settings):
+    return Upscaling(data=folder, weights=str(upscale_weights), device="cpu", **settings)
+
+
+def test_pictures_are_reduced_to_whole_pixels_and_measured_without_edges(folder, upscale_weights):
+    evaluation = upscaling(folder, upscale_weights, scales=(3,), method_names=("deepgsr", "lanczos"))
+    case = next(evaluation.cases())
+    true = read_image(folder / "b.png").pixels[:, :39, :51]
+    assert np.array_equal(case.truth, true)
+    small = reduced(torch.from_numpy(true)[None], 3)[0].numpy()
+    assert np.array_equal(case.measurement.pixels, small)
+    found = list(scores(evaluation))[:3]
+    restorer = Restorer(str(upscale_weights), RunOptions(device="cpu"), task="upscale")
+    for score, method in zip(found, ("bicubic", "deepgsr", "lanczos")):
+        assert (*score.labels.values(), score.method) == ("b.png", 3, method)
+        enlarged = rounded8(restorer.enlarge_pixels(small, 3, method))
+        y, y_true = luma_y(enlarged)[:, 3:-3, 3:-3], luma_y(rounded8(true))[:, 3:-3, 3:-3]
+        assert score.figures["psnr_y"] == psnr(y, y_true)
+        assert score.figures["ssim_y"] == ssim(y, y_true)
+        assert score.figures["psnr"] == psnr(enlarged[:, 3:-3, 3:-3], true[:, 3:-3, 3:-3])
+
+
+def test_all_scales_are_evaluated_and_gray_pictures_as_colour_ones(tmp_path, upscale_weights):
+    write_image(tmp_path / "a.png", Image(smooth_picture(1, 41, 52), "uint8", "PNG"))
+    evaluation = upscaling(tmp_path, upscale_weights)
+    assert len(evaluation) == 3
+    assert [case.measurement.pixels.shape for case in evaluation.cases()] == [
+        (3, 20, 26),
+        (3, 13, 17),
+        (3, 10, 13),
+    ]
+    with pytest.raises(UsageError, match="scale is 5: give 2, 3 or 4"):
+        upscaling(tmp_path, upscale_weights, scales=(2, 5))

@@ -1,16 +1,19 @@
 import io
 import sys
+import tracemalloc
 from pathlib import Path
 
 import numpy as np
+import PIL.Image
 import pytest
+import tifffile
 
-from deepgsr_cli.errors import InputError, ShapeError
+from deepgsr_cli.errors import InputError, OutputError, ShapeError
 from deepgsr_cli.evaluation.metrics import psnr
-from deepgsr_cli.formats.codecs import Metadata
-from deepgsr_cli.formats.image import Image, read_image, write_image
+from deepgsr_cli.formats.codecs import Metadata, Resolution
+from deepgsr_cli.formats.image import Image, read_image, to_uint8, write_image
 from deepgsr_cli.jobs.plan import Job
-from deepgsr_cli.pictures.jobs import FileOptions, Restoration
+from deepgsr_cli.pictures.jobs import FileOptions, Preview, Restoration, detailed_corner
 from deepgsr_cli.pictures.restorer import Restorer, RunOptions
 from tests.samples import smooth_picture
 
@@ -38,7 +41,13 @@ def job(path: Path) -> Job:
 @pytest.mark.parametrize("channels", [1, 3])
 def test_depth_alpha_and_metadata_survive(tmp_path, denoiser, depth, channels):
     alpha = np.random.default_rng(0).integers(0, np.iinfo(depth).max, (41, 52), depth, endpoint=True)
-    source = picture(tmp_path / "a.png", channels, depth, alpha=alpha, metadata=Metadata(dpi=(300.0, 300.0)))
+    source = picture(
+        tmp_path / "a.png",
+        channels,
+        depth,
+        alpha=alpha,
+        metadata=Metadata(resolution=Resolution(300.0, 300.0)),
+    )
     Restoration(denoiser(channels), FileOptions(level=25))(job(source))
     before, after = read_image(source), read_image(tmp_path / "out.png")
     assert (after.depth, after.pixels.shape) == (depth, before.pixels.shape)
@@ -93,6 +102,58 @@ def test_a_clean_picture_is_written_unchanged(tmp_path, denoiser):
     assert np.array_equal(read_image(tmp_path / "out.png").pixels, read_image(source).pixels)
 
 
+def test_written_unchanged_is_the_bytes_of_the_file(tmp_path, denoiser, monkeypatch):
+    path = tmp_path / "a.jpg"
+    PIL.Image.fromarray(to_uint8(smooth_picture(3, 160, 170))).save(path, quality=60, comment=b"a cat")
+    result = Restoration(denoiser(), FileOptions())(job(path))
+    assert result.note == "no noise found, written unchanged"
+    assert (tmp_path / "out.jpg").read_bytes() == path.read_bytes()
+    noisy = picture(tmp_path / "b.png")
+    for options in (FileOptions(level=0), FileOptions(level=25, strength=0)):
+        assert not Restoration(denoiser(), options)(job(noisy)).note
+        assert (tmp_path / "out.png").read_bytes() == noisy.read_bytes()
+        (tmp_path / "out.png").unlink()
+    anew = Job(path, tmp_path / "out2.jpg", Path("a.jpg"))
+    result = Restoration(denoiser(), FileOptions(format="PNG"))(anew)
+    assert result.note == "no noise found, pixels unchanged"
+    assert np.array_equal(read_image(anew.target).pixels, read_image(path).pixels)
+
+
+def test_one_colour_stays_that_colour_whatever_the_task(tmp_path, denoiser):
+    write_image(tmp_path / "a.png", Image(np.full((3, 20, 30), 0.3, np.float32), "uint8", "PNG"))
+    result = Restoration(denoiser(), FileOptions(level=25))(job(tmp_path / "a.png"))
+    assert result.note == "one colour throughout, written unchanged"
+    assert (tmp_path / "out.png").read_bytes() == (tmp_path / "a.png").read_bytes()
+
+
+def test_a_picture_too_small_to_estimate_is_called_so(tmp_path, denoiser):
+    source = picture(tmp_path / "a.png", size=(15, 400))
+    result = Restoration(denoiser(), FileOptions())(job(source))
+    assert result.note == "too small to estimate its noise, give --sigma, written unchanged"
+
+
+def test_values_on_another_scale_are_refused_before_any_guess(tmp_path, denoiser):
+    source = picture(tmp_path / "a.tif", 1, "float32", metadata=Metadata(white=255.0))
+    for options in (FileOptions(), FileOptions(level=25)):
+        with pytest.raises(InputError, match=r"a\.tif: its values go from .* but white is 1"):
+            Restoration(denoiser(1), options)(job(source))
+    assert not (tmp_path / "out.tif").exists()
+    Restoration(denoiser(1), FileOptions(level=25, white=255))(job(source))
+    restored = read_image(tmp_path / "out.tif", white=255).pixels
+    assert 0 < restored.std() < 1
+
+
+def test_double_precision_that_is_lost_is_told(tmp_path, denoiser):
+    source = picture(tmp_path / "a.tif", 1, "float64")
+    assert "32-bit precision" in Restoration(denoiser(1), FileOptions(level=25))(job(source)).note
+
+
+def test_what_the_output_cannot_hold_is_told(tmp_path, denoiser):
+    source = picture(tmp_path / "a.png", metadata=Metadata(xmp=b"<x/>", resolution=Resolution(300, 300)))
+    result = Restoration(denoiser(), FileOptions(level=25, format="WEBP"))(job(source))
+    assert result.note == "a WEBP file holds no resolution"
+
+
 def test_a_stream_goes_in_and_out(tmp_path, denoiser, monkeypatch):
     source = picture(tmp_path / "a.png")
     Restoration(denoiser(), FileOptions(level=25))(job(source))
@@ -116,3 +177,131 @@ def test_pictures_for_a_report_are_before_after_and_reference(tmp_path, denoiser
     shown = [image.pixels.astype(np.float32).transpose(2, 0, 1) / 255 for image in result.images]
     for pixels, path in zip(shown, (source, tmp_path / "out.png", tmp_path / "clean/a.png"), strict=True):
         assert np.abs(pixels - read_image(path).pixels).max() < 1e-6
+
+
+def stack(path: Path, count: int, size=(33, 40), **options) -> np.ndarray:
+    """Write a TIFF of noisy 16-bit pages, and return them."""
+    clean = smooth_picture(1, *size)[0]
+    noise = np.random.default_rng(1).normal(0, 0.1, (count, *size))
+    pages = ((clean + noise).clip(0, 1) * 65535).astype(np.uint16)
+    tifffile.imwrite(path, pages, photometric="minisblack", **options)
+    return pages
+
+
+def test_every_page_of_a_stack_is_restored_as_it_would_be_alone(tmp_path, denoiser):
+    pages = stack(tmp_path / "a.tif", 4, imagej=True, metadata={"axes": "ZYX", "spacing": 2.0, "unit": "um"})
+    result = Restoration(denoiser(1), FileOptions(level=25))(job(tmp_path / "a.tif"))
+    assert result.facts["pages"] == 4
+    with tifffile.TiffFile(tmp_path / "out.tif") as file:
+        restored = file.asarray()
+        assert file.imagej_metadata["spacing"] == 2.0
+    for page, after in zip(pages, restored, strict=True):
+        tifffile.imwrite(tmp_path / "one.tif", page)
+        Restoration(denoiser(1), FileOptions(level=25))(
+            Job(tmp_path / "one.tif", tmp_path / "x.tif", Path("x"))
+        )
+        assert np.array_equal(after, tifffile.imread(tmp_path / "x.tif"))
+
+
+def test_levels_of_pages_are_estimated_one_by_one_and_clean_pages_stay(tmp_path, denoiser):
+    pages = stack(tmp_path / "a.tif", 3, size=(160, 170))
+    pages[1] = 65535 * smooth_picture(1, 160, 170)[0]
+    tifffile.imwrite(tmp_path / "a.tif", pages, photometric="minisblack")
+    result = Restoration(denoiser(1), FileOptions())(job(tmp_path / "a.tif"))
+    assert [sigma > 20 for sigma in result.facts["sigma_by_page"]] == [True, False, True]
+    assert "1 of them are written unchanged (no noise found)" in result.note
+    assert np.array_equal(tifffile.imread(tmp_path / "out.tif")[1], pages[1])
+
+
+def test_a_stack_takes_the_memory_of_a_page(tmp_path, denoiser):
+    peaks = []
+    for count in (4, 40):
+        stack(tmp_path / "a.tif", count, size=(200, 300))
+        tracemalloc.start()
+        Restoration(denoiser(1), FileOptions(level=25))(job(tmp_path / "a.tif"))
+        peaks.append(tracemalloc.get_traced_memory()[1])
+        tracemalloc.stop()
+    assert peaks[1] < peaks[0] + 2 * 200 * 300
+
+
+def test_an_animation_keeps_durations_and_loop_and_a_broken_one_leaves_nothing(tmp_path, denoiser):
+    frames = [PIL.Image.fromarray(to_uint8(smooth_picture(3, 33, 40, seed))) for seed in range(3)]
+    path = tmp_path / "a.gif"
+    frames[0].save(path, save_all=True, append_images=frames[1:], duration=[50, 60, 70], loop=2)
+    result = Restoration(denoiser(), FileOptions(level=25))(job(path))
+    assert result.note == "3 pictures; a GIF holds 256 colours a picture"
+    with PIL.Image.open(tmp_path / "out.gif") as after:
+        assert (after.n_frames, after.info["loop"], after.info["duration"]) == (3, 2, 50)
+    data = path.read_bytes()
+    path.write_bytes(data[: len(data) - 300])
+    (tmp_path / "out.gif").unlink()
+    with pytest.raises(InputError, match=r"a\.gif.*: the GIF data is damaged"):
+        Restoration(denoiser(), FileOptions(level=25))(job(path))
+    assert not (tmp_path / "out.gif").exists()
+
+
+def test_pages_unchanged_are_the_bytes_of_the_file_and_need_a_format_that_holds_them(tmp_path, denoiser):
+    stack(tmp_path / "a.tif", 3)
+    Restoration(denoiser(1), FileOptions(level=0))(job(tmp_path / "a.tif"))
+    assert (tmp_path / "out.tif").read_bytes() == (tmp_path / "a.tif").read_bytes()
+    for name, words in (("o.png", "frames of an animation"), ("o.jpg", "holds one")):
+        with pytest.raises(OutputError, match=f"there are 3 pictures.*{words}; write .tif"):
+            Restoration(denoiser(1), FileOptions(level=25))(
+                Job(tmp_path / "a.tif", tmp_path / name, Path(name))
+            )
+
+
+def test_references_of_pages_are_as_many_or_one(tmp_path, denoiser):
+    pages = stack(tmp_path / "a.tif", 3)
+    for count, kept in ((3, pages), (1, pages[0] // 2)):
+        tifffile.imwrite(tmp_path / "clean.tif", kept, photometric="minisblack")
+        options = FileOptions(level=0, reference=tmp_path / "clean.tif")
+        facts = Restoration(denoiser(1), options)(job(tmp_path / "a.tif")).facts
+        assert (facts["psnr"] > 200) == (count == 3)
+    tifffile.imwrite(tmp_path / "clean.tif", pages[:2], photometric="minisblack")
+    with pytest.raises(ShapeError, match=r"has 2 pictures, .* has 3; give one, or 3"):
+        Restoration(denoiser(1), FileOptions(level=25, reference=tmp_path / "clean.tif"))(
+            job(tmp_path / "a.tif")
+        )
+
+
+def test_a_preview_shows_one_crop_at_several_levels(tmp_path, denoiser):
+    source = picture(tmp_path / "a.png", size=(300, 290))
+    result = Preview(Restoration(denoiser(), FileOptions(level=20)))(job(source), for_report=True)
+    assert result.facts["sigmas"] == [10, 15, 20, 30, 40]
+    names = [image.label for image in result.images]
+    assert names == ["input", *(f"--sigma {sigma}" for sigma in (10, 15, 20, 30, 40))]
+    sheet = to_uint8(read_image(tmp_path / "out.png").pixels)
+    assert sheet.shape[0] > 2 * 256
+    top, left = detailed_corner(read_image(source).pixels, 256)
+    crop = np.ascontiguousarray(read_image(source).pixels[:, top : top + 256, left : left + 256])
+    assert np.array_equal(sheet[:256, :256], to_uint8(crop))
+    restored = to_uint8(denoiser().restore_pixels(crop, 15.0, clipped=True))
+    assert np.array_equal(result.images[2].pixels, restored)
+    assert np.array_equal(sheet[:256, -256:], restored)
+
+
+def test_a_preview_of_another_task_mixes_the_input_back(tmp_path, denoiser):
+    source = picture(tmp_path / "a.png", size=(40, 50))
+    restoration = Restoration(denoiser(), FileOptions(level=25))
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(Restorer, "takes_sigma", False)
+        patch.setattr(restoration, "restored", lambda image: image.pixels * 0)
+        result = Preview(restoration)(job(source), for_report=True)
+    given = read_image(source).pixels
+    assert [image.label for image in result.images[1:]] == [
+        f"--strength {s:g}" for s in (0.2, 0.4, 0.6, 0.8, 1)
+    ]
+    for image, strength in zip(result.images[1:], (0.2, 0.4, 0.6, 0.8, 1)):
+        assert np.array_equal(image.pixels, to_uint8(given - np.float32(strength) * given))
+
+
+def test_the_crop_of_a_preview_is_where_there_is_structure():
+    pixels = np.random.default_rng(0).normal(0.5, 0.1, (1, 400, 700)).astype(np.float32)
+    pixels[0, 250:330, 500:560] += 0.5
+    top, left = detailed_corner(pixels, 128)
+    assert top < 330
+    assert top + 128 > 250
+    assert left < 560
+    assert left + 128 > 500
+    assert detailed_corner(pixels[:, :20, :30], 128) == (0, 0)

@@ -3,7 +3,7 @@ import pytest
 import torch
 
 from deepgsr_cli.formats.image import read_image, to_uint8
-from deepgsr_cli.formats.jpeg_webp_bmp import jpeg_file
+from deepgsr_cli.formats.jpeg import jpeg_file
 from deepgsr_cli.pictures import jpeg
 from deepgsr_cli.pictures.jpeg import (
     TOLD,

@@ -7,10 +7,13 @@ from deepgsr_cli.pictures.noise import as_8_bits
 from deepgsr_cli.pictures.resampling import (
     RIM,
     clean_part,
+    enlarged_alpha,
+    interpolated,
     reduced,
     reduced_by_turns,
     resampling_matrix,
     resized,
+    without_hidden_colours,
 )
 
 
@@ -91,3 +94,35 @@ def test_crops_are_reduced_by_turns_as_the_pictures_they_are_cut_from():
         rows = slice(scale * top, scale * (top + side))
         columns = slice(scale * left, scale * (left + side))
         assert torch.equal(clean_part(of_crops, scale, side), of_whole[..., rows, columns])
+
+
+@pytest.mark.parametrize("kernel", ["bicubic", "lanczos"])
+@pytest.mark.parametrize("shape", [(3, 37, 530), (1, 1, 3)])
+def test_tiles_leave_no_trace_in_an_interpolated_picture(kernel, shape):
+    pixels = random(*shape).float()
+    whole = resized(pixels[None], 3 * shape[1], 3 * shape[2], kernel)[0]
+    np.testing.assert_allclose(interpolated(pixels.numpy(), 3, kernel), whole.numpy(), rtol=0, atol=2e-6)
+
+
+@pytest.mark.parametrize("dtype", ["uint8", "uint16", "float16", "float32"])
+def test_alpha_keeps_its_type_and_range(dtype):
+    alpha = np.zeros((20, 30), dtype)
+    alpha[5:12, 7:21] = 200
+    large = enlarged_alpha(alpha, 2)
+    assert (large.shape, large.dtype) == ((40, 60), alpha.dtype)
+    assert (large.min(), large.max()) == (0, 200)
+    assert (large[14:20, 20:36] == 200).all()
+    assert len(np.unique(large)) > 2
+    assert (enlarged_alpha(np.full_like(alpha, 77), 4) == 77).all()
+
+
+def test_a_hidden_colour_is_that_of_the_nearest_pixel_in_sight():
+    pixels, alpha = np.zeros((3, 9, 11), np.float32), np.zeros((9, 11), np.uint8)
+    pixels[:, :, :4], pixels[1, :, 4:] = 0.25, 0.75
+    alpha[:, 2:4], alpha[:, 8] = 1, 255
+    filled = without_hidden_colours(pixels, alpha)
+    assert (filled[:, :, :6] == 0.25).all()
+    assert (filled[1, :, 6:] == 0.75).all()
+    assert np.array_equal(filled[:, alpha > 0], pixels[:, alpha > 0])
+    for same in (0, 255):
+        assert without_hidden_colours(pixels, np.full((9, 11), same, np.uint8)) is pixels

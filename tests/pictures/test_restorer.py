@@ -1,10 +1,15 @@
 import numpy as np
 import pytest
 import torch
+from deepgsr_cli.formats.jpeg_webp_bmp import jpeg_file
 
 from deepgsr_cli.errors import ShapeError, UsageError
+from deepgsr_cli.formats.image import read_image
+from deepgsr_cli.models import NSR, NSRConfig
+from deepgsr_cli.pictures.compression import of_quality
 from deepgsr_cli.pictures.noise import estimate_sigma, picture_sigma
 from deepgsr_cli.pictures.restorer import Restorer, RunOptions
+from deepgsr_cli.weights.checkpoint import save_checkpoint
 from tests.samples import smooth_picture
 
 
@@ -152,3 +157,104 @@ def test_the_shipped_weights_undo_what_clipping_does_to_black_and_white(channels
         stored = np.rint(noise.clip(0, 255)).astype(np.float32) / 255
         restored = restorer.restore_pixels(stored, sigma, clipped=True).clip(0, 1)
         assert abs(255 * restored.mean() - level) < 3
+
+
+@pytest.fixture
+def enlarger(upscale_weights):
+    return lambda **options: Restorer(str(upscale_weights), RunOptions("cpu", **options), task="upscale")
+
+
+@pytest.mark.parametrize(
+    "shape", [(20, 23), (20, 23, 1), (20, 23, 2), (20, 23, 3), (20, 23, 4), (2, 20, 23, 4)]
+)
+@pytest.mark.parametrize("dtype", ["uint8", "uint16", "float32"])
+def test_arrays_of_any_kind_are_enlarged(enlarger, shape, dtype):
+    white = {"uint8": 255, "uint16": 65535, "float32": 1}[dtype]
+    array = (np.random.default_rng(0).uniform(0.2, 0.8, shape) * white).astype(dtype)
+    large = enlarger().enlarge(array, 3)
+    axes = [i for i, length in enumerate(shape) if length in (20, 23)]
+    assert large.shape == tuple(3 * n if i in axes else n for i, n in enumerate(shape))
+    assert large.dtype == array.dtype
+    if len(shape) == 4:
+        np.testing.assert_array_equal(large[1], enlarger().enlarge(array[1], 3))
+
+
+def test_a_gray_picture_is_enlarged_as_the_colour_picture_of_three_equal_channels(enlarger):
+    gray = noisy(1, 5, (20, 23))
+    colour = enlarger().enlarge_pixels(gray.repeat(3, 0), 2)
+    found = enlarger().enlarge_pixels(gray, 2)
+    np.testing.assert_allclose(found[0], colour.mean(0), rtol=0, atol=1e-6)
+
+
+def test_an_ensemble_turns_with_the_picture(enlarger):
+    picture = noisy(3, 5, (20, 23))
+    turned = np.rot90(picture, axes=(1, 2)).copy()
+    run = enlarger(ensemble=True).enlarge_pixels
+    np.testing.assert_allclose(run(turned, 2), np.rot90(run(picture, 2), axes=(1, 2)), rtol=0, atol=1e-5)
+    assert np.abs(run(picture, 2) - enlarger().enlarge_pixels(picture, 2)).max() > 1e-3
+
+
+@pytest.mark.parametrize(
+    ("scale", "method", "sentence"),
+    [
+        (5, "deepgsr", "scale is 5: give 2, 3 or 4"),
+        (2, "nearest", "method is nearest: known are deepgsr, bicubic, lanczos"),
+    ],
+)
+def test_a_scale_or_method_that_is_not_there_is_named(enlarger, scale, method, sentence):
+    with pytest.raises(UsageError, match=sentence):
+        enlarger().enlarge_pixels(noisy(3, 5, (20, 23)), scale, method)
+    with pytest.raises(UsageError, match=sentence):
+        enlarger().enlarge(np.zeros((20, 23), np.uint8), scale, method=method)
+
+
+def test_weights_for_other_scales_are_refused(tmp_path):
+    picture = noisy(3, 5, (20, 23))
+    path = tmp_path / "x2.safetensors"
+    save_checkpoint(path, NSR(NSRConfig(scales=(2,), width=8, blocks=1)), info={"task": "upscale"})
+    only_two = Restorer(str(path), RunOptions("cpu"), task="upscale")
+    assert only_two.enlarge_pixels(picture, 2).shape == (3, 40, 46)
+    with pytest.raises(UsageError, match="do not enlarge 4 times; leave weights out"):
+        only_two.enlarge_pixels(picture, 4)
+
+
+@pytest.fixture
+def decompressor(jpeg_weights):
+    return lambda channels=1: Restorer(str(jpeg_weights[channels]), RunOptions("cpu"), task="dejpeg")
+
+
+@pytest.mark.parametrize("channels", [1, 3])
+@pytest.mark.parametrize("corner", [(0, 0), (5, 0), (3, 7)])
+def test_blocks_are_shown_from_a_corner_on(decompressor, channels, corner):
+    pixels = smooth_picture(channels, 61, 70)
+    compression = of_quality(20, channels, corner=corner)
+    restorer = decompressor(channels)
+    restored = restorer.restore_compressed(pixels, compression)
+    assert restored.shape == pixels.shape
+    top, left = (-place % 8 for place in corner)
+    padded = np.pad(pixels, ((0, 0), (top, 0), (left, 0)), "symmetric")
+    expected = restorer.restore_compressed(padded, of_quality(20, channels))[:, top:, left:]
+    assert np.array_equal(restored, expected)
+    own = pixels.copy()
+    restorer.restore_compressed(own, compression, in_place=True)
+    assert np.array_equal(own, restored)
+
+
+def test_tasks_that_are_told_other_things_are_not_mixed_up(decompressor, tiny_weights):
+    pixels = smooth_picture(1, 41, 52)
+    with pytest.raises(UsageError, match="dejpeg has to know how a picture was compressed"):
+        decompressor()(pixels[0])
+    with pytest.raises(UsageError, match="denoise is not told of a compression"):
+        Restorer(str(tiny_weights[1]), RunOptions("cpu")).restore_compressed(pixels, of_quality(20, 1))
+
+
+def test_a_batch_that_was_decoded_is_restored_picture_by_picture(decompressor):
+    levels = [np.rint(255 * smooth_picture(1, 48, 64, seed=i)[0]).astype(np.uint8) for i in range(2)]
+    batch = np.stack([np.asarray(read_image(jpeg_file(x, 20)).pixels[0]) for x in levels])[..., None]
+    restorer = decompressor()
+    together = restorer.decompress(batch, 20)
+    assert together.shape == batch.shape
+    for i in range(2):
+        assert np.array_equal(together[i], restorer.decompress(batch[i], 20))
+    tensor = restorer.decompress(torch.from_numpy(batch), 20)
+    assert torch.equal(tensor, torch.from_numpy(together))

@@ -15,6 +15,7 @@ from deepgsr_cli.models import PRIORS
 from deepgsr_cli.pictures.dataset import Crops, read_pictures, smaller_copies
 from deepgsr_cli.pictures.training import PRESETS_OF, PictureTraining, joined
 from deepgsr_cli.tasks import train
+from deepgsr_cli.training import loop
 from deepgsr_cli.training.task import Draw
 from tests.samples import check_resumed_equals_unbroken, load_checkpoint, smooth_picture, weights_of
 
@@ -35,7 +36,8 @@ def test_two_runs_with_one_seed_agree_and_another_seed_does_not(config, trained,
 
 
 @pytest.mark.parametrize("loss", ["charbonnier", "mse", "psnr"])
-def test_training_lowers_the_error_on_held_out_pictures(config, loss):
+def test_training_lowers_the_error_on_held_out_pictures(config, loss, draw_curve, monkeypatch):
+    monkeypatch.setattr(loop, "_draw_curve", draw_curve)
     config = dataclasses.replace(config, steps=100, validate_every=50, batch=4, loss=loss, learning_rate=1e-2)
     train(config)
     with (config.output / "log.csv").open() as file:

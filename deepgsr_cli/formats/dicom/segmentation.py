@@ -9,10 +9,12 @@ from typing import NamedTuple
 import numpy as np
 import pydicom
 from pydicom.dataset import Dataset
-from pydicom.uid import SegmentationStorage
+from pydicom.uid import UID, SegmentationStorage
 
 from deepgsr_cli.errors import InputError
 
+# Whose pixels are numbers of segments, which pydicom may not know yet (Supplement 243).
+LABEL_MAP = UID("1.2.840.10008.5.1.4.1.1.66.7")
 # How far the plane of a segmentation may be from its slice; writers round to a few decimals.
 _TOLERANCE_MM = 0.1
 
@@ -43,12 +45,26 @@ def read_segmentation(path: Path) -> Dataset:
         raise InputError(
             f"{path}: cannot be read as a mask; give PNG, NPY or a DICOM segmentation"
         ) from error
-    if dataset.get("SOPClassUID") != SegmentationStorage:
-        kind = dataset.get("Modality") or "unknown"
-        raise InputError(
-            f"{path}: is DICOM of modality {kind}, no segmentation; give a DICOM SEG, PNG or NPY"
-        )
+    kind = dataset.get("SOPClassUID")
+    if kind not in (SegmentationStorage, LABEL_MAP):
+        name = UID(kind).name if kind else f"DICOM of modality {dataset.get('Modality') or 'unknown'}"
+        raise InputError(f"{path}: is {name}, no segmentation; give a DICOM SEG, PNG or NPY")
     return dataset
+
+
+def segment_labels(segmentation: Dataset) -> dict[int, str]:
+    """Labels of the segments by their numbers; the background of a label map, 0, is none."""
+    segments = segmentation.get("SegmentSequence") or ()
+    labels = {int(item.SegmentNumber): str(item.get("SegmentLabel") or "") for item in segments}
+    return {number: label for number, label in labels.items() if number}
+
+
+def segment_of(segmentation: Dataset, i: int) -> int | None:
+    """Number of the segment that a frame shows; None if it does not say, as the frames of label maps."""
+    for groups in _groups(segmentation, i):
+        for item in groups.get("SegmentIdentificationSequence") or ():
+            return int(item.ReferencedSegmentNumber)
+    return None
 
 
 def frame_of(segmentation: Dataset, i: int) -> tuple[set[tuple[str, int | None]], Place]:
