@@ -28,7 +28,12 @@ def test_an_error_survives_the_way_between_processes():
 
 
 def test_the_command_line_names_the_option():
-    app = typer.Typer(cls=Commands, context_settings={"terminal_width": 200})
+    class Own(Commands):
+        def __init__(self, **settings):
+            super().__init__(**settings)
+            self.commands = settings["commands"]
+
+    app = typer.Typer(cls=Own, context_settings={"terminal_width": 200})
 
     @app.command()
     def run() -> None:

@@ -152,7 +152,7 @@ def _picture_path(target: Path) -> Path:
     suffix = target.suffix.lower()
     if suffix in RAW_SUFFIXES:
         return target.with_suffix(".tif")
-    return target if suffix in SUFFIXES else target.with_suffix(".png")
+    return target if suffix in SUFFIXES and suffix != ".pgm" else target.with_suffix(".png")
 
 
 def _open(options: Demosaick) -> Demosaicking:

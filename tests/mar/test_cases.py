@@ -288,5 +288,5 @@ def test_bad_masks_are_one_sentence(tmp_path):
     with pytest.raises(InputError, match=r"a\.png: .* give a mask whose metal is not zero"):
         read_shapes(tmp_path)
     (tmp_path / "a.png").write_bytes(b"no picture")
-    with pytest.raises(InputError, match=r"a\.png: is not a PNG"):
+    with pytest.raises(InputError, match=r"a\.png: is no picture of a format that is read"):
         read_shapes(tmp_path)
