@@ -17,6 +17,7 @@ from deepgsr_cli.errors import UsageError
 
 if TYPE_CHECKING:
     from deepgsr_cli.compute.precision import Precision
+    from deepgsr_cli.pictures.restorer import Noise
 
 # The panels of a help, in order. An option without a panel comes first.
 FILES, MEASUREMENT, QUALITY, SPEED, BATCH, OUTPUT = PANELS = (
@@ -218,6 +219,10 @@ class PictureOptions(ModelOptions, TileOptions, BatchOptions):
     def level(self) -> float | None:
         """What the network is told of the degradation; None to estimate it, or if it is told nothing."""
         return None
+
+    def kind_of_noise(self) -> Noise:
+        """Which noise the pictures have, where that matters; "auto" to look."""
+        return "auto"
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import dataclass
 from functools import partial
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, cast
 
 import typer
 
@@ -20,11 +20,13 @@ from deepgsr_cli.cli.options import (
     parse_tile,
 )
 from deepgsr_cli.cli.output import say, silent
+from deepgsr_cli.errors import UsageError
 
 if TYPE_CHECKING:
     from deepgsr_cli.jobs.plan import Plan
-    from deepgsr_cli.jobs.work import Facts, Result
+    from deepgsr_cli.jobs.work import Facts
     from deepgsr_cli.pictures.jobs import Restoration
+    from deepgsr_cli.pictures.restorer import Noise
 
 Sigma = Annotated[
     str,
@@ -32,14 +34,33 @@ Sigma = Annotated[
 ]
 
 
+NoiseKind = Annotated[
+    str,
+    option(
+        panel=QUALITY,
+        help="Noise: white; camera, as photographs have it; or auto, to look, or white with --sigma.",
+    ),
+]
+NOISES = ("auto", "white", "camera")
+
+
 @dataclass(frozen=True, kw_only=True)
 class Denoise(PictureOptions):
     """Remove noise from pictures."""
 
     sigma: Sigma = "auto"
+    noise: NoiseKind = "auto"
+
+    def check(self) -> None:
+        if self.noise not in NOISES:
+            raise UsageError(f"--noise {self.noise}: give {', '.join(NOISES[:-1])} or {NOISES[-1]}")
+        super().check()
 
     def level(self) -> float | None:
         return parse_sigma(self.sigma)
+
+    def kind_of_noise(self) -> Noise:
+        return cast("Noise", self.noise)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -106,13 +127,6 @@ class PictureCommand(Command[PictureOptions, "Plan"]):
         text = f"PSNR {facts['psnr_in']:.2f} -> {facts['psnr']:.2f} dB"
         return f"{text}, SSIM {facts['ssim_in']:.4f} -> {facts['ssim']:.4f}"
 
-    def remark(self, result: Result) -> str:
-        if "sigma_estimated" not in result.facts:
-            return ""
-        levels = ", ".join(f"{level:g}" for level in result.facts["sigma_estimated"])
-        note = f"; {result.note}" if result.note else ""
-        return f"noise estimated as sigma {levels} (0-255 scale){note}"
-
 
 def _open(task: str, options: PictureOptions) -> Restoration:
     """Make the work of a run of a picture command."""
@@ -128,7 +142,9 @@ def _open(task: str, options: PictureOptions) -> Restoration:
         options.offline,
         options.ensemble,
     )
-    restorer = Restorer(options.weights, running, silent if options.quiet else say, task)
+    restorer = Restorer(
+        options.weights, running, silent if options.quiet else say, task, options.kind_of_noise()
+    )
     files = FileOptions(
         options.level(),
         options.strength,

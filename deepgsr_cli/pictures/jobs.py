@@ -19,8 +19,7 @@ from deepgsr_cli.formats.image import Image, read_image, to_uint8, write_image
 from deepgsr_cli.jobs.plan import Job
 from deepgsr_cli.jobs.work import Column, Progress, Result
 from deepgsr_cli.pictures.arrays import is_clipped
-from deepgsr_cli.pictures.noise import estimate_sigma, picture_sigma
-from deepgsr_cli.pictures.restorer import Restorer
+from deepgsr_cli.pictures.restorer import Choice, Restorer
 from deepgsr_cli.reports.report import ReportImage, fit_for_report
 
 
@@ -60,6 +59,7 @@ class Restoration:
     columns: ClassVar[tuple[Column, ...]] = (
         Column("width", "size", mean=False, text="{width}\u00a0×\u00a0{height}"),
         Column("depth", "depth", mean=False),
+        Column("noise", "noise", mean=False),
         Column("sigma", "sigma", mean=False),
         Column("psnr_in", "PSNR in (dB)"),
         Column("psnr", "PSNR out (dB)"),
@@ -77,10 +77,10 @@ class Restoration:
         if self.restorer.takes_sigma:
             level = self.options.level
             protocol["sigma"] = "auto" if level is None else f"{level:g}"
+            protocol["noise"] = self.restorer.noise
         protocol["figures"] = "clipped to [0, 1], rounded as written"
-        for channels, loaded in self.restorer.loaded.items():
-            kind = "gray" if channels == 1 else "colour"
-            protocol[f"weights ({kind})"] = loaded.weights.citation
+        for name, loaded in self.restorer.all_loaded.items():
+            protocol[f"weights ({name})"] = loaded.weights.citation
         return protocol
 
     def __call__(self, job: Job, *, for_report: bool = False, progress: Progress | None = None) -> Result:
@@ -100,21 +100,23 @@ class Restoration:
         started = time.perf_counter()
         options, image = self.options, self._read(job.source)
         reference = self._reference(job, image)
-        before = time.perf_counter()
-        self.restorer.load(len(image.pixels))
-        started += time.perf_counter() - before  # no time of this picture
         result = _result(image)
-        sigma = self._level(image, result) if self.restorer.takes_sigma else None
+        choice = self._choose(image, result)
+        if choice.restorer is not None:
+            before = time.perf_counter()
+            choice.restorer.load(len(image.pixels))
+            started += time.perf_counter() - before  # no time of this picture
         shown = [("Input", to_uint8(image.pixels))] if for_report else []
         _compare(result, "_in", image, reference)
-        image.pixels = self.restorer.restore_pixels(
-            image.pixels,
-            sigma,
-            clipped=is_clipped(image.pixels, image.depth),
-            strength=options.strength,
-            in_place=True,
-            progress=progress,
-        )
+        if choice.restorer is not None:
+            image.pixels = choice.restorer.restore_pixels(
+                image.pixels,
+                choice.sigma,
+                clipped=is_clipped(image.pixels, image.depth),
+                strength=options.strength,
+                in_place=True,
+                progress=progress,
+            )
         _compare(result, "", image, reference)
         if job.target is None:
             write_image(sys.stdout.buffer, image, format=options.format)
@@ -148,17 +150,18 @@ class Restoration:
         stream = sys.stdin.buffer if source is None else source
         return read_image(stream, max_pixels=self.options.max_pixels, white=self.options.white)
 
-    def _level(self, image: Image, result: Result) -> float:
-        """Return the noise level of the picture, given or estimated, and note it in the result."""
-        sigma = self.options.level
-        if sigma is None:
-            estimates = estimate_sigma(image.pixels)
-            sigma = min(picture_sigma(estimates), self.restorer.sigma_limit(len(image.pixels)))
-            result.facts["sigma_estimated"] = [round(level, 2) for level in estimates]
-            if sigma == 0:
-                result.note = "no noise found, written unchanged"
-        result.facts["sigma"] = round(sigma, 2)
-        return sigma
+    def _choose(self, image: Image, result: Result) -> Choice:
+        """Choose how the picture is restored, and note what was found in the result."""
+        if self.restorer.task != "denoise":
+            return Choice(self.restorer, None)
+        choice = self.restorer.choose(image.pixels, self.options.level)
+        if choice.found is not None:
+            result.facts["noise"] = choice.found.kind
+            result.facts["sigma_estimated"] = [round(level, 2) for level in choice.found.sigmas]
+        if choice.sigma is not None:
+            result.facts["sigma"] = round(choice.sigma, 2)
+        result.note = choice.words
+        return choice
 
     def _reference(self, job: Job, image: Image) -> np.ndarray | None:
         """Return the pixels of the job's reference, None if there is none."""

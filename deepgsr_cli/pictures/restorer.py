@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, overload
+from dataclasses import dataclass, field, replace
+from functools import cached_property
+from typing import TYPE_CHECKING, Literal, overload
 
 import numpy as np
 import torch
@@ -14,15 +15,20 @@ from deepgsr_cli.compute.device import free_memory, select_device
 from deepgsr_cli.compute.tiling import Tiles, apply_tiled, choose_tile, default_overlap
 from deepgsr_cli.errors import OptionError, ShapeError, UsageError
 from deepgsr_cli.pictures.arrays import NumpyPicture, as_array, is_clipped, to_pixels, white_of, with_pixels
-from deepgsr_cli.pictures.noise import estimate_sigma, picture_sigma
-from deepgsr_cli.pictures.tasks import SIGMA, Shown
+from deepgsr_cli.pictures.findings import NoiseFinding, load_noise_estimator, noise_of
+from deepgsr_cli.pictures.tasks import TASKS, Shown
 
 if TYPE_CHECKING:
     from torch import Tensor
 
     from deepgsr_cli.compute.precision import Precision
     from deepgsr_cli.models import Prior
+    from deepgsr_cli.models.noise_estimator import NoiseEstimator
     from deepgsr_cli.weights.load import Loaded
+
+
+# Which noise a picture is taken to have, or "auto" to look.
+Noise = Literal["auto", "white", "camera"]
 
 
 @dataclass(frozen=True)
@@ -55,6 +61,35 @@ class RunOptions:
                 raise OptionError(name, value, f"give {low} or more")
 
 
+@dataclass(frozen=True)
+class Choice:
+    """How a picture is denoised.
+
+    Attributes:
+        restorer: Restoration for its kind of noise; None where there is nothing to do.
+        sigma: Level that the network is told, on the 0-255 scale; None if it has to find out.
+        found: What was found in the picture; None if nobody looked.
+    """
+
+    restorer: Restorer | None
+    sigma: float | None
+    found: NoiseFinding | None = None
+
+    @property
+    def words(self) -> str:
+        """What was found and is done, in words; empty if nobody looked."""
+        if self.found is None:
+            return ""
+        if self.restorer is None:
+            advice = "" if self.found.kind == "none" else "; give --sigma to have it removed"
+            return f"{self.found.words}, written unchanged{advice}"
+        return f"{self.found.words}, removed by the weights for {KINDS[self.restorer.task]}"
+
+
+# What the noise is called that weights for a task are for.
+KINDS = {"denoise": "white noise", "photo": "photographs"}
+
+
 @dataclass
 class Restorer:
     """Restoration of pictures; a model is loaded for the first picture with its channel count, and kept.
@@ -63,8 +98,11 @@ class Restorer:
         weights: NAME, FILE or hf:// address; None for the default of the task and the channel count.
         options: How the model runs.
         notify: Called with sentences a user should read.
-        task: "denoise" (white Gaussian noise of a known level), "derain", or "restore" (noise, rain or both,
-            of which nothing is known).
+        task: "denoise" (white Gaussian noise of a known level), "photo" (noise as cameras and JPEG leave it,
+            of a level that may be known), "derain", or "restore" (noise, rain or both, of which nothing is
+            known).
+        noise: Which noise a picture to denoise has, where it is restored whose level is not given: "white",
+            "camera", or "auto" to look.
         loaded: What `load` has loaded so far, by channel count.
     """
 
@@ -72,20 +110,60 @@ class Restorer:
     options: RunOptions = field(default_factory=RunOptions)
     notify: Callable[[str], None] | None = None
     task: str = "denoise"
+    noise: Noise = "auto"
     loaded: dict[int, Loaded[Prior]] = field(default_factory=dict, init=False)
 
     @property
     def takes_sigma(self) -> bool:
         """Whether the network is told the noise level, by the task."""
-        return self.task == "denoise"
+        return self.task in ("denoise", "photo")
 
     def model_channels(self, channels: int) -> int:
-        """Channels of the model for pictures with that many, by the task.
+        """Channels of the model for pictures with that many, by the task."""
+        return TASKS[self.task].channels_for(channels)
 
-        Rain is gray: there a gray picture is a colour one of three equal channels. Noise is not, as it
-        differs from channel to channel.
+    @cached_property
+    def camera(self) -> Restorer:
+        """Restoration by the same options from noise as cameras and JPEG leave it."""
+        return self if self.task == "photo" else replace(self, task="photo")
+
+    @cached_property
+    def estimator(self) -> NoiseEstimator:
+        """Network that tells what noise is in a picture."""
+        return load_noise_estimator().model
+
+    @property
+    def all_loaded(self) -> dict[str, Loaded[Prior]]:
+        """What is loaded, by kind of picture, with that for photographs if it was needed."""
+        kinds = {1: "gray", 3: "colour"}
+        loaded = {kinds[channels]: each for channels, each in self.loaded.items()}
+        if "camera" in self.__dict__ and self.camera is not self:
+            loaded |= {f"photo, {kind}": each for kind, each in self.camera.all_loaded.items()}
+        return loaded
+
+    def choose(self, pixels: np.ndarray, sigma: float | None = None) -> Choice:
+        """Choose how to denoise a picture.
+
+        A level that is given is one of white noise, unless `noise` is "camera". With weights that are given,
+        all noise there is counts as what they are for.
+
+        Args:
+            pixels: (C, H, W), float32 on the [0, 1] scale.
+            sigma: Level on the 0-255 scale; None to look for noise.
+
+        Raises:
+            WeightsError: As `load`.
         """
-        return channels if self.task == "denoise" else 3
+        if sigma is not None:
+            return Choice(self.camera if self.noise == "camera" else self, sigma)
+        found = noise_of(pixels, self.estimator)
+        if self.noise == "camera":
+            return Choice(self.camera, found.level if found.kind == "camera" else None, found)
+        if found.kind in ("none", "unknown"):
+            return Choice(None, 0.0, found)
+        if self.noise == "white" or self.weights is not None or found.kind == "white":
+            return Choice(self, min(found.sigma, self.sigma_limit(len(pixels))), found)
+        return Choice(self.camera, min(found.level, self.camera.sigma_limit(len(pixels))), found)
 
     @overload
     def __call__(
@@ -120,8 +198,8 @@ class Restorer:
                 for gray and alpha, 3 for RGB, 4 for RGB and alpha; uint8, uint16 or floating point. What is
                 made of a tensor is on the tensor's device, wherever the model runs; what is made of a file
                 is an array of the file's sample type.
-            sigma: Standard deviation of the noise, on the 0-255 scale whatever the dtype, for "denoise"
-                alone; estimated in each picture if None. 0 returns the picture as it is.
+            sigma: Standard deviation of the noise, on the 0-255 scale whatever the dtype, for "denoise" and
+                "photo" alone; None to look in each picture. 0 returns the picture as it is.
             strength: Share of the correction that is applied, 0 to 1.
             white: Value that stands for white; None for 255, 65535 or 1, by the dtype.
 
@@ -137,9 +215,14 @@ class Restorer:
         restored = np.empty_like(batch)
         for i, samples in enumerate(batch):
             pixels = to_pixels(samples, white)
-            level = self.level(pixels) if sigma is None and self.takes_sigma else sigma
+            choice = self.choose(pixels, sigma) if self.task == "denoise" else Choice(self, sigma)
+            if choice.restorer is None:
+                restored[i] = samples
+                continue
             clipped = is_clipped(pixels, array.dtype.name)
-            pixels = self.restore_pixels(pixels, level, clipped=clipped, strength=strength, in_place=True)
+            pixels = choice.restorer.restore_pixels(
+                pixels, choice.sigma, clipped=clipped, strength=strength, in_place=True
+            )
             restored[i] = with_pixels(samples, pixels, white)
         restored = restored.reshape(array.shape)
         return torch.from_numpy(restored).to(picture) if isinstance(picture, Tensor) else restored
@@ -181,13 +264,6 @@ class Restorer:
         """Highest noise level, on the 0-255 scale, that the weights for so many channels know."""
         return self.load(channels).sigma_max
 
-    def level(self, pixels: np.ndarray) -> float:
-        """Noise level on the 0-255 scale, estimated from pixels, (C, H, W) on the [0, 1] scale.
-
-        It is at most what the weights know, and 0 for a clean picture.
-        """
-        return min(picture_sigma(estimate_sigma(pixels)), self.sigma_limit(len(pixels)))
-
     def restore_pixels(
         self,
         pixels: np.ndarray,
@@ -202,8 +278,9 @@ class Restorer:
 
         Args:
             pixels: (C, H, W), float32 on the [0, 1] scale, C 1 or 3.
-            sigma: Standard deviation of the noise, on the 0-255 scale, for "denoise" alone; 0 returns the
-                picture as it is.
+            sigma: Standard deviation of the noise, on the 0-255 scale, for "denoise", and for "photo", where
+                it is that of all that differs from the clean picture, and None if it is not known; 0 returns
+                the picture as it is.
             clipped: Whether a file has clipped the noise to black and white, which makes blacks brighter
                 and whites darker.
             strength: Share of the correction that is applied, 0 to 1.
@@ -218,7 +295,7 @@ class Restorer:
             raise ShapeError(f"an array of shape {pixels.shape} is no picture; give (1 or 3, H, W)")
         if not 0 <= strength <= 1:
             raise OptionError("strength", strength, "give 0 (nothing) to 1 (all)")
-        if (sigma is not None) != self.takes_sigma:
+        if (sigma is not None) != self.takes_sigma and self.task != "photo":
             raise UsageError(f"sigma is {sigma}: denoise needs the noise level, the other tasks take none")
         model = self.load(len(pixels)).model
         limit = self.sigma_limit(len(pixels))
@@ -244,9 +321,10 @@ class Restorer:
             device_type=device.type,
         )
         condition = None
-        if sigma is not None:
-            told = SIGMA.told(sigma, Shown(clipped, channels))[: model.config.conditions]
-            condition = torch.tensor([told], dtype=torch.float32, device=device)
+        level = TASKS[self.task].level
+        if level is not None:
+            told = level.unknown if sigma is None else level.told(sigma, Shown(clipped, channels))
+            condition = torch.tensor([told], dtype=torch.float32, device=device)[:, : model.config.conditions]
 
         def restore(tiles: Tensor) -> Tensor:
             x = tiles.expand(-1, 3, -1, -1) if tripled else tiles
