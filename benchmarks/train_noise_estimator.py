@@ -26,8 +26,8 @@ def main() -> None:
     parser.add_argument("--fresh", type=int, default=4, help="New photographs a step.")
     parser.add_argument("--batch", type=int, default=16, help="Photographs a step.")
     parser.add_argument("--kept", type=int, default=4096, help="Photographs that are kept to train on again.")
-    parser.add_argument("--large", type=int, default=192, help="Side of the larger crops in pixels.")
-    parser.add_argument("--judged", type=int, default=2400, help="Larger photographs to judge.")
+    parser.add_argument("--large", type=int, default=288, help="Side of the larger crops in pixels.")
+    parser.add_argument("--judged", type=int, default=1600, help="Larger photographs to judge.")
     parser.add_argument("--seed", type=int, default=0)
     options = parser.parse_args()
 
@@ -66,7 +66,7 @@ def main() -> None:
 
     def photographs(crops: Crops, batch: int) -> tuple[Tensor, Tensor]:
         """Pictures, (B, 3, size, size), and what is true of them, (B, 7), as the network's means."""
-        clean = varied(crops(batch, generator), generator)
+        clean = varied(crops(batch, generator), generator, gray=0.35)
         flat = torch.rand(batch, 1, 1, 1, generator=generator) < 0.05
         clean = torch.where(flat, drawn(batch, crops.size), clean)
         found = photographed(clean, generator, FOR_ESTIMATION)

@@ -81,7 +81,9 @@ class Choice:
         if self.found is None:
             return ""
         if self.restorer is None:
-            advice = "" if self.found.kind == "none" else "; give --sigma to have it removed"
+            advice = (
+                "" if self.found.kind == "none" else "; give --noise camera, or --sigma, to have it removed"
+            )
             return f"{self.found.words}, written unchanged{advice}"
         return f"{self.found.words}, removed by the weights for {KINDS[self.restorer.task]}"
 
@@ -157,11 +159,10 @@ class Restorer:
         if sigma is not None:
             return Choice(self.camera if self.noise == "camera" else self, sigma)
         found = noise_of(pixels, self.estimator)
-        if self.noise == "camera":
-            return Choice(self.camera, found.level if found.kind == "camera" else None, found)
         if found.kind in ("none", "unknown"):
-            return Choice(None, 0.0, found)
-        if self.noise == "white" or self.weights is not None or found.kind == "white":
+            return Choice(self.camera, None, found) if self.noise == "camera" else Choice(None, 0.0, found)
+        kind = self.noise if self.noise != "auto" else "white" if self.weights is not None else found.kind
+        if kind == "white":
             return Choice(self, min(found.sigma, self.sigma_limit(len(pixels))), found)
         return Choice(self.camera, min(found.level, self.camera.sigma_limit(len(pixels))), found)
 
