@@ -93,7 +93,7 @@ def noise_of(pixels: np.ndarray, estimator: NoiseEstimator) -> NoiseFinding:
     if min(pixels.shape[1:]) < SMALLEST_SIDE:
         return NoiseFinding("unknown", (), 0.0, False, False, 0.5)
     with torch.inference_mode():
-        cells = [estimator.cells(window).flatten(2) for window in _windows(pixels)]
+        cells = [estimator.cells(window).flatten(2) for window in windows_of(pixels)]
         estimate = estimator.judged(torch.cat(cells, dim=-1))
     noisy, correlated, dependent = (
         float(logit.sigmoid()) for logit in (estimate.noisy, estimate.correlated, estimate.dependent)
@@ -112,7 +112,7 @@ def noise_of(pixels: np.ndarray, estimator: NoiseEstimator) -> NoiseFinding:
     return NoiseFinding(kind, tuple(sigmas), level, correlated > 0.5, dependent > 0.5, noisy)
 
 
-def _windows(pixels: np.ndarray) -> list[Tensor]:
+def windows_of(pixels: np.ndarray) -> list[Tensor]:
     """The picture, or windows spread evenly over a large one, (1, 3, h, w), on the grid of its cells."""
     height, width = (size // CELL * CELL for size in pixels.shape[1:])
     picture = torch.from_numpy(pixels[:, :height, :width]).expand(3, -1, -1)[None]

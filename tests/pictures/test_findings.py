@@ -7,7 +7,7 @@ import pytest
 import torch
 
 from deepgsr_cli.models.noise_estimator import CELL, NoiseEstimator
-from deepgsr_cli.pictures.findings import NoiseFinding, _windows, load_noise_estimator, noise_of
+from deepgsr_cli.pictures.findings import NoiseFinding, load_noise_estimator, noise_of, windows_of
 from deepgsr_cli.weights.checkpoint import load_checkpoint, save_checkpoint
 
 
@@ -84,7 +84,7 @@ def test_too_small_a_picture_is_said_to_be(estimator, shape):
 def test_of_a_large_picture_a_megapixel_is_looked_at_on_the_grid_of_cells():
     y, x = np.mgrid[0:1501, 0:2003]
     pixels = (y * 4096 + x)[None].astype(np.float32)
-    windows = _windows(pixels)
+    windows = windows_of(pixels)
     assert [window.shape for window in windows] == [(1, 3, 256, 256)] * 16
     corners = [divmod(int(window[0, 0, 0, 0]), 4096) for window in windows]
     assert all(top % CELL == left % CELL == 0 for top, left in corners)
@@ -93,7 +93,7 @@ def test_of_a_large_picture_a_megapixel_is_looked_at_on_the_grid_of_cells():
 
 
 def test_a_narrow_picture_of_many_pixels_is_looked_at():
-    windows = _windows(np.zeros((3, 17, 100_000), np.float32))
+    windows = windows_of(np.zeros((3, 17, 100_000), np.float32))
     assert [window.shape for window in windows] == [(1, 3, 16, 256)] * 4
 
 

@@ -171,7 +171,7 @@ def chooser(by_task, monkeypatch):
         ("white", "auto", None, "denoise", 21.02),
         ("camera", "auto", None, "photo", 15),
         ("none", "auto", None, None, 0),
-        ("unknown", "auto", None, None, 0),
+        ("unknown", "white", None, None, 0),
         ("camera", "white", None, "denoise", 21.02),
         ("none", "white", None, None, 0),
         ("white", "camera", None, "photo", 15),
@@ -186,6 +186,23 @@ def test_weights_and_level_are_chosen_by_what_is_found_and_said(chooser, kind, n
     assert (choice.restorer and choice.restorer.task) == task
     assert choice.sigma == (told if told is None else pytest.approx(told, abs=0.01))
     assert (choice.found is None) == (sigma is not None)
+
+
+@pytest.mark.parametrize(("removable", "task", "told"), [(1.5, None, 0), (1.7, "photo", None)])
+def test_what_may_be_texture_is_removed_where_it_is_everywhere(chooser, monkeypatch, removable, task, told):
+    monkeypatch.setattr(Restorer, "removable", lambda *_: removable)
+    choice = chooser("unknown").choose(noisy(3, 25, (37, 53)))
+    assert (choice.restorer and choice.restorer.task, choice.sigma) == (task, told)
+
+
+def test_removable_noise_is_what_most_of_the_picture_has(chooser, monkeypatch):
+    restorer = chooser("unknown").camera
+    change = np.zeros((3, 40, 80), np.float32)
+    change[:, :, :64] = 10 / 255
+    monkeypatch.setattr(restorer, "restore_pixels", lambda x: x + change)
+    assert restorer.removable(np.zeros((3, 40, 80), np.float32)) == pytest.approx(10)
+    change[:, :, 48:] = 0
+    assert restorer.removable(np.zeros((3, 40, 80), np.float32)) == 0
 
 
 def test_weights_that_are_given_are_used_for_all_noise(chooser, by_task):
@@ -246,5 +263,6 @@ def test_what_was_used_is_known_for_the_report(chooser):
         ("white", "white noise found, sigma 20.0, 21.0, 22.0, removed by the weights for white noise"),
     ],
 )
-def test_a_choice_is_said_in_one_line(chooser, kind, sentence):
+def test_a_choice_is_said_in_one_line(chooser, monkeypatch, kind, sentence):
+    monkeypatch.setattr(Restorer, "removable", lambda *_: 0)
     assert chooser(kind).choose(noisy(3, 25, (37, 53))).words == sentence
