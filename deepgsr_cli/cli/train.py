@@ -153,6 +153,7 @@ class Dejpeg(Networks):
     __doc__ = TASKS["dejpeg"].summary
 
 
+@dataclass(frozen=True, kw_only=True)
 class Photo(Pictures):
     __doc__ = TASKS["photo"].summary
 

@@ -1,3 +1,5 @@
+from dataclasses import replace
+
 import numpy as np
 import pytest
 
@@ -156,7 +158,7 @@ def chooser(by_task, monkeypatch):
     """A restorer without weights given, and what it finds."""
 
     def make(kind, noise="auto"):
-        found = NoiseFinding(kind, (20.0, 21.0, 22.0), 15.0, False, kind == "camera", 0.9)
+        found = NoiseFinding(kind, (20.0, 21.0, 22.0), 15.0, False, kind == "camera", 0.99)
         monkeypatch.setattr(restorer_module, "noise_of", lambda *_: found)
         names = {task: str(path) for task, path in by_task.items()} | {"noise": "deepgsr-noise"}
         monkeypatch.setattr(load_module, "default_name", lambda task, channels: names[task])
@@ -171,6 +173,7 @@ def chooser(by_task, monkeypatch):
         ("white", "auto", None, "denoise", 21.02),
         ("camera", "auto", None, "photo", 15),
         ("none", "auto", None, None, 0),
+        ("unknown", "auto", None, None, 0),
         ("unknown", "white", None, None, 0),
         ("camera", "white", None, "denoise", 21.02),
         ("none", "white", None, None, 0),
@@ -188,21 +191,26 @@ def test_weights_and_level_are_chosen_by_what_is_found_and_said(chooser, kind, n
     assert (choice.found is None) == (sigma is not None)
 
 
-@pytest.mark.parametrize(("removable", "task", "told"), [(1.5, None, 0), (1.7, "photo", None)])
-def test_what_may_be_texture_is_removed_where_it_is_everywhere(chooser, monkeypatch, removable, task, told):
-    monkeypatch.setattr(Restorer, "removable", lambda *_: removable)
-    choice = chooser("unknown").choose(noisy(3, 25, (37, 53)))
-    assert (choice.restorer and choice.restorer.task, choice.sigma) == (task, told)
+@pytest.mark.parametrize(
+    ("noisy_share", "removed", "task"), [(0.98, 0.4, "photo"), (0.9, 0.7, "photo"), (0.9, 0.4, None)]
+)
+def test_what_the_network_leaves_is_texture_unless_noise_is_sure(
+    chooser, monkeypatch, noisy_share, removed, task
+):
+    restorer = chooser("camera")
+    found = replace(restorer_module.noise_of(None, None), noisy=noisy_share)
+    monkeypatch.setattr(restorer_module, "noise_of", lambda *_: found)
+    monkeypatch.setattr(Restorer, "share_removed", lambda *_: removed)
+    choice = restorer.choose(noisy(3, 25, (37, 53)))
+    assert (choice.restorer and choice.restorer.task) == task
+    assert choice.found.kind == ("camera" if task else "unknown")
 
 
-def test_removable_noise_is_what_most_of_the_picture_has(chooser, monkeypatch):
-    restorer = chooser("unknown").camera
-    change = np.zeros((3, 40, 80), np.float32)
-    change[:, :, :64] = 10 / 255
-    monkeypatch.setattr(restorer, "restore_pixels", lambda x: x + change)
-    assert restorer.removable(np.zeros((3, 40, 80), np.float32)) == pytest.approx(10)
-    change[:, :, 48:] = 0
-    assert restorer.removable(np.zeros((3, 40, 80), np.float32)) == 0
+@pytest.mark.parametrize("channels", [1, 3])
+def test_the_share_removed_is_that_of_the_level_told(chooser, monkeypatch, channels):
+    restorer = chooser("camera").camera
+    monkeypatch.setattr(restorer, "restore_pixels", lambda x, sigma, clipped: x - 0.5 * sigma / 255)
+    assert restorer.share_removed(noisy(channels, 5, (37, 53)), 8) == pytest.approx(0.5, rel=1e-3)
 
 
 def test_weights_that_are_given_are_used_for_all_noise(chooser, by_task):
@@ -263,6 +271,5 @@ def test_what_was_used_is_known_for_the_report(chooser):
         ("white", "white noise found, sigma 20.0, 21.0, 22.0, removed by the weights for white noise"),
     ],
 )
-def test_a_choice_is_said_in_one_line(chooser, monkeypatch, kind, sentence):
-    monkeypatch.setattr(Restorer, "removable", lambda *_: 0)
+def test_a_choice_is_said_in_one_line(chooser, kind, sentence):
     assert chooser(kind).choose(noisy(3, 25, (37, 53))).words == sentence
