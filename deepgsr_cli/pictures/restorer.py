@@ -173,6 +173,101 @@ class Restorer:
             return Choice(None, 0.0, replace(found, kind="unknown"))
         return Choice(restorer, level, found)
 
+    @overload
+    def __call__(
+        self,
+        picture: Tensor,
+        sigma: float | None = None,
+        *,
+        strength: float = 1.0,
+        white: float | None = None,
+    ) -> Tensor: ...
+    @overload
+    def __call__(
+        self,
+        picture: NumpyPicture,
+        sigma: float | None = None,
+        *,
+        strength: float = 1.0,
+        white: float | None = None,
+    ) -> np.ndarray: ...
+    def __call__(
+        self,
+        picture: Tensor | NumpyPicture,
+        sigma: float | None = None,
+        *,
+        strength: float = 1.0,
+        white: float | None = None,
+    ) -> Tensor | np.ndarray:
+        """Restore a picture, or each of a batch; return it with its shape and dtype, and its alpha untouched.
+
+        Args:
+            picture: A file, or an array or tensor of (H, W), (H, W, S) or (N, H, W, S). S is 1 for gray, 2
+                for gray and alpha, 3 for RGB, 4 for RGB and alpha; uint8, uint16 or floating point. What is
+                made of a tensor is on the tensor's device, wherever the model runs; what is made of a file
+                is an array of the file's sample type.
+            sigma: Standard deviation of the noise, on the 0-255 scale whatever the dtype, for "denoise" and
+                "photo" alone; None to look in each picture. 0 returns the picture as it is.
+            strength: Share of the correction that is applied, 0 to 1.
+            white: Value that stands for white; None for 255, 65535 or 1, by the dtype.
+
+        Raises:
+            ShapeError: Another shape or dtype, NaN, or a range that is not that of `white`.
+            UsageError: A value is out of range, or the weights do not fit.
+            InputError: The file cannot be read.
+            WeightsError: As `load`.
+        """
+        array = as_array(picture)
+        white = white_of(array.dtype, white)
+        batch = array if array.ndim == 4 else array.reshape(1, *array.shape[:2], -1)
+        restored = np.empty_like(batch)
+        for i, samples in enumerate(batch):
+            pixels = to_pixels(samples, white)
+            choice = self.choose(pixels, sigma) if self.task == "denoise" else Choice(self, sigma)
+            if choice.restorer is None:
+                restored[i] = samples
+                continue
+            clipped = is_clipped(pixels, array.dtype.name)
+            pixels = choice.restorer.restore_pixels(
+                pixels, choice.sigma, clipped=clipped, strength=strength, in_place=True
+            )
+            restored[i] = with_pixels(samples, pixels, white)
+        restored = restored.reshape(array.shape)
+        return torch.from_numpy(restored).to(picture) if isinstance(picture, Tensor) else restored
+
+    def load(self, channels: int) -> Loaded[Prior]:
+        """Load the model for pictures with that many channels, if it has not been loaded yet.
+
+        Raises:
+            WeightsError: As `load.load`.
+            UsageError: The weights are for another task or another number of channels.
+        """
+        from deepgsr_cli.models import PRIORS
+        from deepgsr_cli.weights.load import load
+
+        needed = self.model_channels(channels)
+        if needed not in self.loaded:
+            options = self.options
+            loaded = load(
+                self.task,
+                self.weights,
+                PRIORS,
+                channels=needed,
+                device=options.device,
+                offline=options.offline,
+            )
+            if (has := loaded.model.config.channels) != needed:
+                kinds = {1: "gray", 3: "colour"}
+                raise OptionError(
+                    "weights",
+                    self.weights,
+                    f"made for {kinds[has]} pictures, this one is {kinds[needed]}; leave --weights out to"
+                    " have the right ones chosen, or train your own by"
+                    f" deepgsr train {self.task} --channels {needed}",
+                )
+            self.loaded[needed] = loaded
+        return self.loaded[needed]
+
     def share_removed(self, pixels: np.ndarray, sigma: float) -> float:
         """Share of noise of a level that the network removes, in windows of a picture.
 
