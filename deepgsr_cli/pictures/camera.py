@@ -216,8 +216,8 @@ def photographed(clean: Tensor, generator: torch.Generator, shares: Shares = FOR
     )
 
 
-def varied(clean: Tensor, generator: torch.Generator) -> Tensor:
-    """Clean pictures, (B, 3, H, W), some of them as soft as a lens and a sensor leave them, some gray.
+def varied(clean: Tensor, generator: torch.Generator, gray: float = GRAY) -> Tensor:
+    """Clean pictures, (B, 3, H, W), some of them as soft as a lens and a sensor leave them, a share gray.
 
     Pictures to train on are mostly reduced, and sharper than those of a camera at full size. A gray picture
     has its luma in three equal channels.
@@ -225,7 +225,7 @@ def varied(clean: Tensor, generator: torch.Generator) -> Tensor:
     batch = len(clean)
     softness = _uniform(SOFT_PX, batch, generator)
     x = torch.where(_happens(SOFT, batch, generator), _blurred(clean, softness), clean)
-    return as_8_bits(torch.where(_happens(GRAY, batch, generator), _luma(x), x))
+    return as_8_bits(torch.where(_happens(gray, batch, generator), _luma(x), x))
 
 
 def level_of(degraded: Tensor, clean: Tensor) -> Tensor:
