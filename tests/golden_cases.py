@@ -153,6 +153,8 @@ def _pictures() -> Iterator[Case]:
     yield Case(group, "sigma", "denoise noisy1.png -o x.png --sigma much")
     yield Case(group, "quality", "dejpeg noisy1.png -o x.png --quality 101")
     yield Case(group, "quality", "dejpeg noisy1.png -o x.png --quality fine")
+    out = "demosaicked.tif"
+    yield Case("deepgsr-demosaick", "demosaick", f"demosaick noisy1.png --sigma 5 -o {out} --json", (out,))
     group = "demosaick"
     for pattern in ("RGGB", "gbrg"):
         out = f"{pattern}.png"

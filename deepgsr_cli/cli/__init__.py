@@ -28,6 +28,7 @@ FILES = {
     "ct-recon": "ct_recon",
     "mar": "mar",
     "phase": "phase",
+    "export": "export",
     "doctor": "doctor",
     "train": "train",
     "eval": "evaluate",

@@ -142,6 +142,14 @@ Format = Annotated[
 ]
 White = Annotated[float, option(panel=FILES, help="Value of white in floating point files.")]
 MaxPixels = Annotated[int, option(panel=FILES, help="Most pixels a file may have.")]
+Preview = Annotated[
+    bool,
+    flag(
+        "--preview",
+        panel=FILES,
+        help="Write one PNG of a crop at several levels or strengths instead, to choose by.",
+    ),
+]
 Share = Annotated[float, option(panel=QUALITY, help="Share of the correction applied, 0 to 1.")]
 
 SliceInputs = Annotated[
@@ -241,6 +249,7 @@ class PictureOptions(ModelOptions, TileOptions, BatchOptions):
     white: White = 1.0
     max_pixels: MaxPixels = 2**29
     strength: Share = 1.0
+    preview: Preview = False
 
     def check(self) -> None:
         if not 0 <= self.strength <= 1:
@@ -251,6 +260,8 @@ class PictureOptions(ModelOptions, TileOptions, BatchOptions):
             raise UsageError(f"--max-pixels {self.max_pixels}: give 1 or more")
         if self.json_lines and self.output == "-":
             raise UsageError("--json and -o - would both use standard output; give -o a file")
+        if self.preview and (self.reference is not None or self.format is not None):
+            raise UsageError("--preview writes a PNG beside no result: leave --reference and --format out")
         check_reference(self.reference)
         super().check()
 

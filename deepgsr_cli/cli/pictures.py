@@ -28,7 +28,7 @@ from deepgsr_cli.errors import UsageError
 if TYPE_CHECKING:
     from deepgsr_cli.jobs.plan import Plan
     from deepgsr_cli.jobs.work import Facts, Result
-    from deepgsr_cli.pictures.jobs import FileOptions, Restoration
+    from deepgsr_cli.pictures.jobs import FileOptions, Preview, Restoration
     from deepgsr_cli.pictures.restorer import Noise, Restorer
 
 Sigma = Annotated[
@@ -120,6 +120,8 @@ class Upscale(PictureOptions):
     method: Method = "deepgsr"
 
     def check(self) -> None:
+        if self.preview:
+            raise UsageError("--preview: shows levels and strengths, of which upscale has none")
         parse_enlargement(self.scale, self.method)
         for name in ("weights", "ensemble", "strength"):
             if self.method != "deepgsr" and getattr(self, name) != getattr(Upscale, name):
@@ -182,12 +184,12 @@ class PictureCommand(Command[PictureOptions, "Plan"]):
         from deepgsr_cli.jobs.plan import plan
 
         options.level()
-        format = parse_format(options.format)
+        format = "PNG" if options.preview else parse_format(options.format)
         suffixes = options.result_suffixes() if format is None else FORMATS[format].suffixes[0]
         found = plan(
             options.inputs,
             options.output,
-            self.name,
+            f"{self.name}_preview" if options.preview else self.name,
             SUFFIXES,
             target_suffix=suffixes,
             foreign=FOREIGN_SUFFIXES,
@@ -196,7 +198,7 @@ class PictureCommand(Command[PictureOptions, "Plan"]):
             _check_suffixes(job.target for job in found.jobs if job.target is not None)
         return found
 
-    def open(self, options: PictureOptions, plan: Plan) -> Callable[[], Restoration]:
+    def open(self, options: PictureOptions, plan: Plan) -> Callable[[], Restoration | Preview]:
         return partial(_open, self.name, options)
 
     def describe(self, options: PictureOptions, facts: Facts) -> str:
@@ -241,11 +243,12 @@ def _of_quality(result: Result) -> str:
     return f"{text}; {result.note}" if result.note else text
 
 
-def _open(task: str, options: PictureOptions) -> Restoration:
+def _open(task: str, options: PictureOptions) -> Restoration | Preview:
     """Make the work of a run of a picture command."""
-    from deepgsr_cli.pictures.jobs import Decompression, Restoration
+    from deepgsr_cli.pictures.jobs import Decompression, Preview, Restoration
 
-    return (Decompression if task == "dejpeg" else Restoration)(*_settings(task, options))
+    restoration = (Decompression if task == "dejpeg" else Restoration)(*_settings(task, options))
+    return Preview(restoration) if options.preview else restoration
 
 
 def _open_enlargement(options: Upscale) -> Restoration:

@@ -36,6 +36,14 @@ ValidateEvery = Annotated[int, option(panel=QUALITY, help="Steps between validat
 Scenes = Annotated[int, option(panel=FILES, help="Generated scenes of repeated structure to train on, too.")]
 
 
+LearningRate = Annotated[float, option(panel=QUALITY, help="Highest learning rate.")]
+Optimizer = Annotated[
+    str, option(panel=QUALITY, help="Optimiser: adamw, or muon for kernels of hidden layers.")
+]
+WarmUp = Annotated[int, option(panel=QUALITY, help="Steps of warm-up.")]
+Loss = Annotated[str, option(panel=QUALITY, help="Loss: charbonnier, mse, or psnr.")]
+
+
 @dataclass(frozen=True, kw_only=True)
 class TrainOptions:
     """Options of every training: fields of `TrainConfig`, and how the run is told of."""
@@ -61,15 +69,11 @@ class TrainOptions:
     ] = None
     batch: CropsAStep = TrainConfig.batch
     patch: Patch = TrainConfig.patch
-    learning_rate: Annotated[float, option(panel=QUALITY, help="Highest learning rate.")] = (
-        TrainConfig.learning_rate
-    )
-    optimizer: Annotated[
-        str, option(panel=QUALITY, help="Optimiser: adamw, or muon for kernels of hidden layers.")
-    ] = TrainConfig.optimizer
+    learning_rate: LearningRate = TrainConfig.learning_rate
+    optimizer: Optimizer = TrainConfig.optimizer
     weight_decay: Annotated[float, option(panel=QUALITY, help="Weight decay.")] = TrainConfig.weight_decay
-    warmup: Annotated[int, option(panel=QUALITY, help="Steps of warm-up.")] = TrainConfig.warmup
-    loss: Annotated[str, option(panel=QUALITY, help="Loss: charbonnier, mse, or psnr.")] = TrainConfig.loss
+    warmup: WarmUp = TrainConfig.warmup
+    loss: Loss = TrainConfig.loss
     ema: Annotated[float, option(panel=QUALITY, help="Decay of the weights' moving average.")] = (
         TrainConfig.ema
     )
@@ -106,6 +110,18 @@ class Pictures(TrainOptions):
 
 
 @dataclass(frozen=True, kw_only=True)
+class Generated(Pictures):
+    """Options of trainings whose degradation is generated, with the defaults that denoise learns fastest with
+    (docs/training.md)."""
+
+    batch: CropsAStep = 8
+    learning_rate: LearningRate = 4e-3
+    optimizer: Optimizer = "muon"
+    warmup: WarmUp = 50
+    loss: Loss = "psnr"
+
+
+@dataclass(frozen=True, kw_only=True)
 class Noise:
     """Options of the noise that is added."""
 
@@ -122,7 +138,7 @@ class Noise:
 
 
 @dataclass(frozen=True, kw_only=True)
-class Networks(Pictures):
+class Networks(Generated):
     """Options of trainings on clean pictures alone, for gray or colour networks of any kind."""
 
     data: Annotated[list[Path], CLEAN_PICTURES]
@@ -154,7 +170,7 @@ class Dejpeg(Networks):
 
 
 @dataclass(frozen=True, kw_only=True)
-class Photo(Pictures):
+class Photo(Generated):
     __doc__ = TASKS["photo"].summary
 
     data: Annotated[list[Path], CLEAN_PICTURES]
@@ -189,7 +205,7 @@ class Restore(Noise, Derain):
 
 
 @dataclass(frozen=True, kw_only=True)
-class Demosaick(Noise, Pictures):
+class Demosaick(Noise, Generated):
     __doc__ = TASKS["demosaick"].summary
 
     data: Annotated[list[Path], CLEAN_PICTURES]
@@ -212,7 +228,7 @@ class Demosaick(Noise, Pictures):
 
 
 @dataclass(frozen=True, kw_only=True)
-class Upscale(Pictures):
+class Upscale(Generated):
     __doc__ = TASKS["upscale"].summary
 
     data: Annotated[list[Path], CLEAN_PICTURES]

@@ -14,7 +14,7 @@ from deepgsr_cli.tomography.attenuation import to_hu
 from deepgsr_cli.tomography.fbp import ramp_spectrum
 from deepgsr_cli.tomography.geometry import Geometry
 
-# Of 100 scans simulated from five slices at 20 to 720 views and 1e4 photons and more, none is beyond these.
+# Set wide of what scans show that were simulated from five slices at 20 to 720 views, 1e4 photons and more.
 # The misfit relative to the sinogram: what beam hardening and pixels leave; what few views leave of filtered
 # backprojection at 60 views of 512 pixels, and the views at which noise is no larger in the misfit.
 _MISFIT, _MISFIT_OF_FBP, _EVEN_VIEWS = 0.03, 0.12, 300

@@ -182,7 +182,7 @@ class LowRankGroupShrinkage(nn.Module):
 
     def match(self, tokens: Tensor) -> tuple[Tensor, Tensor]:
         """Scores and indices of each token's matches, (B, N, k) each, the most similar first."""
-        scores = self.match_query(tokens) @ self.match_key(tokens).mT
+        scores = self.match_query(tokens) @ self.match_key(tokens).transpose(-2, -1)
         scores = _full(scores) / math.sqrt(self.query.out_features)  # (B, N, N)
         best = scores.topk(min(self.matches, tokens.shape[1]), dim=-1)
         return best.values, best.indices
@@ -191,20 +191,22 @@ class LowRankGroupShrinkage(nn.Module):
         """Gates in (0, 1), (B, N, k + 1), reference first, of the members' means, (B, N, k + 1)."""
         members = means.shape[-1]
         code = self.reduce(F.pad(means, (0, self.matches + 1 - members)))  # (B, N, r)
-        attention = F.softmax(code @ self.prompt.mT / math.sqrt(code.shape[-1]), dim=-1)  # (B, N, M)
+        attention = F.softmax(
+            code @ self.prompt.transpose(-2, -1) / math.sqrt(code.shape[-1]), dim=-1
+        )  # (B, N, M)
         return torch.sigmoid(self.expand(attention @ self.prompt))[..., :members]
 
     def forward(self, tokens: Tensor) -> Tensor:
         """Tokens (B, N, d) of B windows, each replaced by its group's aggregate."""
         scores, index = self.match(tokens)
         mean = tokens.mean(-1, keepdim=True)  # (B, N, 1)
-        gates = self.gate(torch.cat((mean, _gather(mean.mT, index)), dim=-1))
+        gates = self.gate(torch.cat((mean, _gather(mean.transpose(-2, -1), index)), dim=-1))
         reference, members = gates[..., :1], gates[..., 1:]
 
         # With q_i = g_i0 Wq x_i + bq and k_j = g_ij Wk x_j + bk, expanded so that gates stay scalars:
         query = F.linear(tokens, self.query.weight)  # (B, N, e)
         key = F.linear(tokens, self.key.weight)
-        logits = reference * members * (query @ key.mT).gather(-1, index)
+        logits = reference * members * (query @ key.transpose(-2, -1)).gather(-1, index)
         logits = logits + members * _gather((key @ self.query.bias)[..., None, :], index)
         logits = logits + reference * (query @ self.key.bias)[..., None]
         logits = (logits + self.query.bias @ self.key.bias) / math.sqrt(query.shape[-1])
@@ -256,8 +258,9 @@ class GroupBlock(nn.Module):
     def _sides(self, size: int) -> tuple[int, int]:
         """Window side in tokens and padded length in pixels for maps of `size` pixels along one axis."""
         cell = 2 * self.stride
-        window = min(self.window, math.ceil(size / cell))
-        return window, math.ceil(size / (cell * window)) * cell * window
+        window = min(self.window, (size + cell - 1) // cell)
+        side = cell * window
+        return window, (size + side - 1) // side * side
 
     def forward(self, x: Tensor) -> Tensor:
         """Maps of the shape of x, (B, C, H, W), any H and W."""
@@ -319,14 +322,14 @@ def _synthesise(conv: nn.Module, x: Tensor) -> Tensor:
     """Maps whose Haar bands are the 1 x 1 convolution of x, computed as one convolution and a shuffle."""
     assert isinstance(conv, nn.Conv2d)
     haar = _haar(conv.weight)
-    weight = (haar.mT @ conv.weight.flatten(1).unflatten(0, (-1, 4))).flatten(0, 1)
+    weight = (haar.transpose(-2, -1) @ conv.weight.flatten(1).unflatten(0, (-1, 4))).flatten(0, 1)
     bias = (_bias(conv).unflatten(0, (-1, 4)) @ haar).flatten()
     return F.pixel_shuffle(F.conv2d(x, weight[..., None, None], bias), 2)
 
 
 def _haar(like: Tensor) -> Tensor:
     """The Haar transform of 2 x 2 pixels, (bands, pixels), in the type of a tensor."""
-    return dwt2(torch.eye(4, dtype=like.dtype, device=like.device).view(4, 2, 2)).view(4, 4).mT
+    return dwt2(torch.eye(4, dtype=like.dtype, device=like.device).view(4, 2, 2)).view(4, 4).transpose(-2, -1)
 
 
 def _bias(conv: nn.Conv2d) -> Tensor:
@@ -566,7 +569,7 @@ class DeepGSR(nn.Module):
 
     def _stem(self, x: Tensor) -> Tensor:
         """Maps of the first level, (B, C * 4**stem, h, w), of images that are padded for all levels."""
-        height, width = (-(-size // self.multiple) * self.multiple for size in x.shape[-2:])
+        height, width = ((size + self.multiple - 1) // self.multiple * self.multiple for size in x.shape[-2:])
         y = reflect_to(x, height, width)
         for _ in range(self.config.stem):
             y = dwt2(y).flatten(1, 2)

@@ -32,7 +32,8 @@ def extract(x: Tensor, patch: int, stride: int) -> Tensor:
     if rim > 0:
         x = F.pad(x, (0, rim, 0, rim), mode="circular")
     rows = (x.shape[-2] - patch) // stride + 1
-    return F.unfold(x, patch, stride=stride).transpose(1, 2).unflatten(1, (rows, -1))
+    tokens = F.unfold(x, patch, stride=stride).transpose(1, 2)
+    return tokens.reshape(x.shape[0], rows, -1, tokens.shape[-1])
 
 
 def aggregate(patches: Tensor, patch: int, stride: int) -> Tensor:
@@ -46,9 +47,13 @@ def aggregate(patches: Tensor, patch: int, stride: int) -> Tensor:
     rows, columns = patches.shape[1:3]
     height, width = rows * stride, columns * stride
     rim = patch - stride
-    x = F.fold(
-        patches.flatten(1, 2).transpose(1, 2), (height + rim, width + rim), patch, stride=stride
-    )  # (B, C, H + rim, W + rim)
+    if torch.onnx.is_in_onnx_export():  # whose fold is of one size only
+        maps = patches.permute(0, 3, 1, 2)
+        one = torch.eye(maps.shape[1], dtype=maps.dtype).unflatten(1, (-1, patch, patch))
+        x = F.conv_transpose2d(maps, one, stride=stride)
+    else:
+        columns_of = patches.flatten(1, 2).transpose(1, 2)
+        x = F.fold(columns_of, (height + rim, width + rim), patch, stride=stride)  # (B, C, H + rim, W + rim)
     if rim > 0:
         # What was folded beyond an edge belongs to the opposite one.
         x = torch.cat((x[..., :rim, :] + x[..., height:, :], x[..., rim:height, :]), dim=-2)

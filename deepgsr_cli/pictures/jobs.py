@@ -37,9 +37,14 @@ from deepgsr_cli.pictures.compression import compression_of
 from deepgsr_cli.pictures.resampling import Method, enlarged_alpha, interpolated, without_hidden_colours
 from deepgsr_cli.pictures.restorer import Restorer
 from deepgsr_cli.reports.report import ReportImage, fit_for_report
+from deepgsr_cli.reports.sheet import contact_sheet
 
 # Restores the pixels of a picture; called with what is told of its progress.
 Restore = Callable[[Progress | None], np.ndarray]
+# A preview shows a square of so many pixels, at these parts of the noise level, of this one where there is
+# none, and at these strengths.
+PREVIEW_SIDE, PREVIEW_PARTS, PREVIEW_SIGMA = 256, (0.5, 0.75, 1.0, 1.5, 2.0), 10.0
+PREVIEW_STRENGTHS = (0.2, 0.4, 0.6, 0.8, 1.0)
 GIF_NOTE = "a GIF holds 256 colours a picture"
 
 
@@ -142,13 +147,13 @@ class Restoration:
             InputError: The picture, its result or its reference cannot be read.
             ShapeError: They differ in size or number of channels.
         """
-        image = self._first(_source(job))
+        image = self.first(_source(job))
         reference = next(self._references(job))
         self._check_like(self.options.reference, reference, image)
         result = _result(image)
         shown = self._compare_given(result, image, reference)
         assert job.target is not None
-        after = self._first(job.target).pixels
+        after = self.first(job.target).pixels
         self._check_like(job.target, after, image)
         image.pixels = after
         compare(result, "", image, reference)
@@ -158,7 +163,7 @@ class Restoration:
     def _pages(self, source: Path | BytesIO) -> Pages | None:
         return open_pages(source, max_pixels=self.options.max_pixels, white=self.options.white)
 
-    def _first(self, source: Path | BytesIO) -> Image:
+    def first(self, source: Path | BytesIO) -> Image:
         """Read the picture of a file, or the first of several."""
         pages = self._pages(source)
         return self._read(source) if pages is None else next(pages.read())
@@ -215,6 +220,11 @@ class Restoration:
         given = self._given(image)
         compare(result, "_in", given, reference)
         return [(self.given, to_uint8(given.pixels))]
+
+    def restored(self, image: Image) -> np.ndarray:
+        """Return the pixels of a picture restored, or as they are where there is nothing to be done."""
+        restore = self._prepare(image, _result(image))
+        return image.pixels if isinstance(restore, str) else restore(None)
 
     def _idle(self, image: Image, result: Result) -> str | None:
         """Return why nothing need be looked for, empty where the options say so, None where there may be
@@ -490,6 +500,113 @@ class Enlargement(Restoration):
             )
 
         return restore
+
+
+@dataclass
+class Preview:
+    """One crop of each picture at several settings, side by side in a PNG, for a person to choose by.
+
+    Noise is removed at parts and multiples of the level that is given or estimated; the other tasks are shown
+    by their strength.
+
+    Attributes:
+        restoration: What is done to the pictures.
+    """
+
+    restoration: Restoration
+    title: ClassVar[str] = "Previews"
+    columns: ClassVar[tuple[Column, ...]] = Restoration.columns[:2]
+
+    @property
+    def protocol(self) -> dict[str, str]:
+        """All it takes to repeat the run."""
+        return self.restoration.protocol
+
+    def __call__(self, job: Job, *, for_report: bool = False, progress: Progress | None = None) -> Result:
+        """Read a picture, or the first of several, and write its preview.
+
+        Args:
+            job: Where from and where to.
+            for_report: Whether to keep the crops for a report.
+            progress: Called with finished and total settings.
+
+        Raises:
+            UserError: As of `Restoration`.
+        """
+        started, restorer = time.perf_counter(), self.restoration.restorer
+        before = restorer.all_seconds_loading
+        image = self.restoration.first(_source(job))
+        check_range(image, job.label)
+        result = _result(image)
+        top, left = detailed_corner(image.pixels, PREVIEW_SIDE)
+        crop = image.pixels[:, top : top + PREVIEW_SIDE, left : left + PREVIEW_SIDE]
+        image.pixels = np.ascontiguousarray(crop)
+        tiles = [("input", to_uint8(image.pixels))]
+        settings = self._settings(image, result)
+        for done, (name, pixels) in enumerate(settings, 1):
+            tiles.append((name, to_uint8(pixels)))
+            if progress is not None:
+                progress(done, len(PREVIEW_PARTS))
+        sheet = contact_sheet(tiles).transpose(2, 0, 1) / np.float32(255)
+        written = Image(sheet, "uint8", "PNG")
+        if job.target is None:
+            write_image(sys.stdout.buffer, written)
+        else:
+            make_folder(job.target.parent)
+            write_image(job.target, written, format="PNG")
+        loading = restorer.all_seconds_loading - before
+        result.facts["seconds"] = time.perf_counter() - started - loading
+        result.note = f"a crop at column {left}, row {top}"
+        if for_report:
+            result.images = [ReportImage(name, pixels) for name, pixels in tiles]
+            result.caption = result.note
+        return result
+
+    def review(self, job: Job) -> Result:
+        """Return the size of a picture whose preview an earlier run has made."""
+        return _result(self.restoration.first(_source(job)))
+
+    def _settings(self, image: Image, result: Result) -> Iterator[tuple[str, np.ndarray]]:
+        """Yield the name of each setting and what it makes of the pixels."""
+        restorer = self.restoration.restorer
+        clipped = is_clipped(image.pixels, image.depth)
+        if restorer.takes_sigma:
+            choice = restorer.choose(image.pixels, self.restoration.options.level)
+            chosen, level = choice.restorer or restorer, choice.sigma or PREVIEW_SIGMA
+            known = chosen.sigma_limit(len(image.pixels))
+            weights = "--noise camera " if chosen.task == "photo" else ""
+            result.facts["sigmas"] = [round(min(known, part * level), 1) for part in PREVIEW_PARTS]
+            for sigma in result.facts["sigmas"]:
+                pixels = chosen.restore_pixels(image.pixels, sigma, clipped=clipped)
+                yield f"{weights}--sigma {sigma:g}", pixels
+            return
+        given = image.pixels
+        pixels = self.restoration.restored(replace(image, pixels=given.copy()))
+        result.facts["strengths"] = [*PREVIEW_STRENGTHS]
+        for strength in PREVIEW_STRENGTHS:
+            yield f"--strength {strength:g}", given + np.float32(strength) * (pixels - given)
+
+
+def detailed_corner(pixels: np.ndarray, side: int) -> tuple[int, int]:
+    """Row and column of the square in a picture, (C, H, W), where means of 8 x 8 pixels vary most.
+
+    Means, as noise varies everywhere, and structure where there is something to see.
+    """
+    height, width = pixels.shape[1:]
+    corners = [
+        (top, left)
+        for top in {*range(0, max(1, height - side), max(8, side // 2)), max(0, height - side)}
+        for left in {*range(0, max(1, width - side), max(8, side // 2)), max(0, width - side)}
+    ]
+
+    def variation(corner: tuple[int, int]) -> float:
+        crop = pixels[:, corner[0] : corner[0] + side, corner[1] : corner[1] + side].mean(0)
+        rows, columns = len(crop) // 8, crop.shape[1] // 8
+        if not rows or not columns:
+            return 0.0
+        return float(crop[: 8 * rows, : 8 * columns].reshape(rows, 8, columns, 8).mean((1, 3)).std())
+
+    return max(sorted(corners), key=variation)
 
 
 def _as_part(progress: Progress, number: int, count: int, done: int, all_: int) -> None:

@@ -127,6 +127,17 @@ def test_a_format_gives_names_of_its_suffix_where_none_is_given(run):
     assert not Path("a_denoise.png").exists()
 
 
+def test_a_preview_is_a_png_beside_no_result(run):
+    picture("a.png")
+    Path("a.png").rename("a.tif")
+    assert run("denoise", "a.tif", "--preview").exit_code == 0
+    assert [path.name for path in sorted(Path().glob("*.*"))] == ["a.tif", "a_denoise_preview.png"]
+    assert (
+        "leave --reference and --format out" in run("denoise", "a.tif", "--preview", "--format", "png").stderr
+    )
+    assert "--preview" in run("upscale", "a.tif", "--preview").stderr
+
+
 def test_an_unknown_suffix_is_refused_before_the_work(run, monkeypatch):
     picture("a.png")
     monkeypatch.setattr(pictures.PictureCommand, "open", None)

@@ -14,7 +14,7 @@ from deepgsr_cli.evaluation.metrics import psnr
 from deepgsr_cli.formats.codecs import Metadata, Resolution
 from deepgsr_cli.formats.image import Image, read_image, to_uint8, write_image
 from deepgsr_cli.jobs.plan import Job
-from deepgsr_cli.pictures.jobs import FileOptions, Restoration
+from deepgsr_cli.pictures.jobs import FileOptions, Preview, Restoration, detailed_corner
 from deepgsr_cli.pictures.restorer import Restorer, RunOptions
 from tests.samples import smooth_picture
 
@@ -283,3 +283,45 @@ def test_references_of_pages_are_as_many_or_one(tmp_path, denoiser):
         Restoration(denoiser(1), FileOptions(level=25, reference=tmp_path / "clean.tif"))(
             job(tmp_path / "a.tif")
         )
+
+
+def test_a_preview_shows_one_crop_at_several_levels(tmp_path, denoiser):
+    source = picture(tmp_path / "a.png", size=(300, 290))
+    result = Preview(Restoration(denoiser(), FileOptions(level=20)))(job(source), for_report=True)
+    assert result.facts["sigmas"] == [10, 15, 20, 30, 40]
+    names = [image.label for image in result.images]
+    assert names == ["input", *(f"--sigma {sigma}" for sigma in (10, 15, 20, 30, 40))]
+    sheet = to_uint8(read_image(tmp_path / "out.png").pixels)
+    assert sheet.shape[0] > 2 * 256
+    top, left = detailed_corner(read_image(source).pixels, 256)
+    crop = np.ascontiguousarray(read_image(source).pixels[:, top : top + 256, left : left + 256])
+    assert np.array_equal(sheet[:256, :256], to_uint8(crop))
+    restored = to_uint8(denoiser().restore_pixels(crop, 15.0, clipped=True))
+    assert np.array_equal(result.images[2].pixels, restored)
+    assert np.array_equal(sheet[:256, -256:], restored)
+
+
+def test_a_preview_of_another_task_mixes_the_input_back(tmp_path, denoiser):
+    source = picture(tmp_path / "a.png", size=(40, 50))
+    restoration = Restoration(denoiser(), FileOptions(level=25))
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(Restorer, "takes_sigma", False)
+        patch.setattr(restoration, "restored", lambda image: image.pixels * 0)
+        result = Preview(restoration)(job(source), for_report=True)
+    given = read_image(source).pixels
+    assert [image.label for image in result.images[1:]] == [
+        f"--strength {s:g}" for s in (0.2, 0.4, 0.6, 0.8, 1)
+    ]
+    for image, strength in zip(result.images[1:], (0.2, 0.4, 0.6, 0.8, 1)):
+        assert np.array_equal(image.pixels, to_uint8(given - np.float32(strength) * given))
+
+
+def test_the_crop_of_a_preview_is_where_there_is_structure():
+    pixels = np.random.default_rng(0).normal(0.5, 0.1, (1, 400, 700)).astype(np.float32)
+    pixels[0, 250:330, 500:560] += 0.5
+    top, left = detailed_corner(pixels, 128)
+    assert top < 330
+    assert top + 128 > 250
+    assert left < 560
+    assert left + 128 > 500
+    assert detailed_corner(pixels[:, :20, :30], 128) == (0, 0)

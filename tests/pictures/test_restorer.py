@@ -3,10 +3,10 @@ from dataclasses import replace
 import numpy as np
 import pytest
 import torch
-from deepgsr_cli.formats.jpeg_webp_bmp import jpeg_file
 
 from deepgsr_cli.errors import ShapeError, UsageError
 from deepgsr_cli.formats.image import read_image
+from deepgsr_cli.formats.jpeg import jpeg_file
 from deepgsr_cli.models import NSR, NSRConfig
 from deepgsr_cli.pictures import restorer as restorer_module
 from deepgsr_cli.pictures.compression import of_quality
