@@ -135,7 +135,7 @@ class Restorer:
         noise: Which noise a picture to denoise has, where it is restored whose level is not given: "white",
             "camera", or "auto" to look.
         loaded: What `load` has loaded so far, by channel count.
-        seconds_loading: Time that `load` has taken so far.
+        seconds_loading: Time that `load`, and loading the estimator, have taken so far, in seconds.
     """
 
     weights: str | None = None
@@ -163,7 +163,10 @@ class Restorer:
     @cached_property
     def estimator(self) -> NoiseEstimator:
         """Network that tells what noise is in a picture."""
-        return load_noise_estimator().model
+        started = time.perf_counter()
+        model = load_noise_estimator().model
+        self.seconds_loading += time.perf_counter() - started
+        return model
 
     @property
     def all_seconds_loading(self) -> float:
