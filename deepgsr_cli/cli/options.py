@@ -383,11 +383,11 @@ def parse_window(text: str) -> tuple[float, float]:
 
 
 def parse_format(text: str | None) -> str | None:
-    from deepgsr_cli.formats.image import SUFFIXES
+    from deepgsr_cli.formats.image import WRITTEN_SUFFIXES
 
     if text is None:
         return None
-    kinds = {suffix[1:]: kind for suffix, kind in SUFFIXES.items()}
+    kinds = {suffix[1:]: kind for suffix, kind in WRITTEN_SUFFIXES.items()}
     if text.lower() not in kinds:
         raise UsageError(f"--format {text}: known are {', '.join(kinds)}")
     return kinds[text.lower()]

@@ -180,19 +180,22 @@ class PictureCommand(Command[PictureOptions, "Plan"]):
     done = "restored"
 
     def plan(self, options: PictureOptions) -> Plan:
-        from deepgsr_cli.formats.image import FOREIGN_SUFFIXES, FORMATS, SUFFIXES
+        from deepgsr_cli.formats.image import FORMATS, RESULT_SUFFIXES, suffixes_in_folders
         from deepgsr_cli.jobs.plan import plan
 
         options.level()
         format = "PNG" if options.preview else parse_format(options.format)
-        suffixes = options.result_suffixes() if format is None else FORMATS[format].suffixes[0]
+        suffixes = (
+            RESULT_SUFFIXES | options.result_suffixes() if format is None else FORMATS[format].suffixes[0]
+        )
+        taken, foreign = suffixes_in_folders()
         found = plan(
             options.inputs,
             options.output,
             f"{self.name}_preview" if options.preview else self.name,
-            SUFFIXES,
+            taken,
             target_suffix=suffixes,
-            foreign=FOREIGN_SUFFIXES,
+            foreign=foreign,
         )
         if format is None:
             _check_suffixes(job.target for job in found.jobs if job.target is not None)
@@ -213,15 +216,15 @@ class PictureCommand(Command[PictureOptions, "Plan"]):
 
 def _check_suffixes(targets: Iterable[Path]) -> None:
     """Refuse outputs of no known format before the work is done rather than after."""
-    from deepgsr_cli.formats.image import SUFFIXES
+    from deepgsr_cli.formats.image import WRITTEN_SUFFIXES
 
     for target in targets:
         if not target.suffix:
             advice = f"for a folder, give {target}/, or for a file a suffix, as {target}.png"
             raise UsageError(f"-o {target}: is the name of a file; {advice}")
-        if target.suffix.lower() not in SUFFIXES:
-            known = ", ".join(SUFFIXES)
-            raise UsageError(f"{target}: no picture format is known by this name; use one of {known}")
+        if target.suffix.lower() not in WRITTEN_SUFFIXES:
+            known = ", ".join(WRITTEN_SUFFIXES)
+            raise UsageError(f"{target}: no picture format is written by this name; use one of {known}")
 
 
 class UpscaleCommand(PictureCommand):

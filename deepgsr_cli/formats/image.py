@@ -18,6 +18,7 @@ from deepgsr_cli.formats.bmp import decode_bmp, encode_bmp
 from deepgsr_cli.formats.codecs import DEPTHS, MAX_PIXELS, Decoded, Encoder, Metadata, bands, gray
 from deepgsr_cli.formats.exif import enlarged_exif, enlarged_xmp, upright
 from deepgsr_cli.formats.gif import decode_gif, encode_gif
+from deepgsr_cli.formats.heif import BRANDS, can_read_heif, decode_heif
 from deepgsr_cli.formats.jpeg import decode_jpeg, encode_jpeg
 from deepgsr_cli.formats.jpeg2000 import (
     CODESTREAM_SIGNATURE,
@@ -39,7 +40,7 @@ class Format(NamedTuple):
     Attributes:
         suffixes: Of its files; the first is that of files without a name of their own.
         decode: Reads a picture.
-        encode: Writes one.
+        encode: Writes one; None where it is only read, and PNG is written instead.
         depths: Sample types it holds.
         alpha: Whether it holds alpha.
         side_px: Most pixels a side.
@@ -48,7 +49,7 @@ class Format(NamedTuple):
 
     suffixes: tuple[str, ...]
     decode: Callable[[str, IO[bytes], int], Decoded]
-    encode: Encoder
+    encode: Encoder | None
     depths: tuple[str, ...]
     alpha: bool
     side_px: int
@@ -79,9 +80,13 @@ FORMATS = {
     "PNM": Format(
         (".pnm", ".ppm", ".pgm", ".pbm"), decode_netpbm, encode_netpbm, DEPTHS[:2], False, 2**31 - 1, _NONE
     ),
+    "HEIF": Format((".heic", ".heif", ".hif"), decode_heif, None, (), True, 0, _NONE),
     "BMP": Format((".bmp",), decode_bmp, encode_bmp, DEPTHS[:1], False, 2**31 - 1, _RESOLUTION),
 }  # fmt: skip
 SUFFIXES = {suffix: name for name, format in FORMATS.items() for suffix in format.suffixes}
+WRITTEN_SUFFIXES = {suffix: name for suffix, name in SUFFIXES.items() if FORMATS[name].encode}
+# Suffixes of results, by those of inputs in formats that are only read.
+RESULT_SUFFIXES = {suffix: ".png" for suffix in SUFFIXES if suffix not in WRITTEN_SUFFIXES}
 # Of pictures in formats that are not read, which a folder may have: they are named, and not only counted.
 FOREIGN_SUFFIXES = (
     *(
@@ -233,6 +238,8 @@ def sniff(name: str, stream: IO[bytes]) -> str:
     if not head:
         raise InputError(f"{name}: the file is empty; copy or export it again")
     format = "WEBP" if head[:4] == b"RIFF" and head[8:12] == b"WEBP" else ""
+    if head[4:8] == b"ftyp" and head[8:12] in BRANDS:
+        format = "HEIF"
     format = format or next((kind for start, kind in _SIGNATURES if head.startswith(start)), "")
     if not format:
         known = ", ".join(FORMATS)
@@ -281,12 +288,11 @@ def write_image(target: Path | BinaryIO, image: Image, *, format: str | None = N
     """
     name = str(target if isinstance(target, Path) else getattr(target, "name", "standard output"))
     format = format or format_of(target) or ("" if isinstance(target, Path) else image.format)
-    if format not in FORMATS:
-        raise OutputError(
-            f"{name}: no picture format is known by this name; use one of {', '.join(SUFFIXES)}"
-        )
+    encode = FORMATS[format].encode if format in FORMATS else None
+    if encode is None:
+        known = ", ".join(WRITTEN_SUFFIXES)
+        raise OutputError(f"{name}: no picture format is written by this name; use one of {known}")
     check_holds(name, image, format)
-    encode = FORMATS[format].encode
     samples = samples_of(image)
     if isinstance(target, Path):
         with atomic_write(target) as temporary, temporary.open("w+b") as stream:
@@ -301,6 +307,12 @@ def write_image(target: Path | BinaryIO, image: Image, *, format: str | None = N
         raise OutputError(
             f"{name}: cannot be written, {error.strerror or error}; give a file instead"
         ) from error
+
+
+def suffixes_in_folders() -> tuple[tuple[str, ...], tuple[str, ...]]:
+    """Suffixes of pictures that are taken from folders, and of those that are named as not read."""
+    unread = () if can_read_heif() else FORMATS["HEIF"].suffixes
+    return tuple(suffix for suffix in SUFFIXES if suffix not in unread), (*FOREIGN_SUFFIXES, *unread)
 
 
 def format_of(target: Path | BinaryIO) -> str | None:

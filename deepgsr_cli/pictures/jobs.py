@@ -20,6 +20,7 @@ from deepgsr_cli.evaluation.metrics import psnr, rounded8, ssim
 from deepgsr_cli.files import copy_file, make_folder
 from deepgsr_cli.formats.codecs import MAX_PIXELS
 from deepgsr_cli.formats.image import (
+    FORMATS,
     Image,
     check_range,
     enlarged,
@@ -315,6 +316,7 @@ class Restoration:
     def _target(self, job: Job, format: str) -> tuple[Path | BinaryIO, str]:
         """Return where the result of a job goes, and in which format, given that of its input."""
         if job.target is None:
+            format = format if FORMATS[format].encode else "PNG"
             return sys.stdout.buffer, self.options.format or self._streamed(format)
         make_folder(job.target.parent)
         return job.target, self.options.format or format_of(job.target) or format

@@ -143,7 +143,7 @@ def test_an_unknown_suffix_is_refused_before_the_work(run, monkeypatch):
     monkeypatch.setattr(pictures.PictureCommand, "open", None)
     result = run("denoise", "a.png", "-o", "b.xyz")
     assert result.exit_code == 2
-    assert result.stderr.startswith("b.xyz: no picture format is known by this name; use one of .png")
+    assert result.stderr.startswith("b.xyz: no picture format is written by this name; use one of .png")
 
 
 @pytest.mark.parametrize("suffix", [".jfif", ".jpe"])
