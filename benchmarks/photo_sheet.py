@@ -29,7 +29,7 @@ def main() -> None:
     from torch import Tensor
 
     from deepgsr_cli.formats.image import picture_paths, read_channels
-    from deepgsr_cli.pictures.camera import photographed
+    from deepgsr_cli.pictures.camera import Shares, photographed
 
     def row(folder: Path) -> Tensor:
         """Centre crops of pictures evenly spread over the folder, (columns, 3, size, size)."""
@@ -44,7 +44,7 @@ def main() -> None:
 
     clean = row(options.clean)
     generator = torch.Generator().manual_seed(options.seed)
-    photos = [photographed(clean, generator, clean_share=0) for _ in range(options.draws)]
+    photos = [photographed(clean, generator, Shares(clean=0)).pictures for _ in range(options.draws)]
     rows = [clean, *photos, *(row(folder) for folder in options.real)]
     sheet = torch.cat([torch.cat(list(crops), dim=-1) for crops in rows], dim=-2)
     pixels = (

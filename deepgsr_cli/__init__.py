@@ -21,6 +21,7 @@ if TYPE_CHECKING:
     from deepgsr_cli.pictures.api import denoise as denoise
     from deepgsr_cli.pictures.api import derain as derain
     from deepgsr_cli.pictures.api import estimate_noise as estimate_noise
+    from deepgsr_cli.pictures.api import find_noise as find_noise
     from deepgsr_cli.pictures.api import restore as restore
     from deepgsr_cli.pictures.api import upscale as upscale
     from deepgsr_cli.pictures.demosaicking import demosaick as demosaick
@@ -38,6 +39,7 @@ _HOMES = {
     "denoise": "pictures.api",
     "derain": "pictures.api",
     "estimate_noise": "pictures.api",
+    "find_noise": "pictures.api",
     "read_image": "formats.image",
     "reconstruct_ct": "ct.api",
     "reduce_metal": "mar.api",
@@ -57,6 +59,7 @@ __all__ = [
     "denoise",
     "derain",
     "estimate_noise",
+    "find_noise",
     "read_image",
     "reconstruct_ct",
     "reduce_metal",

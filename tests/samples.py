@@ -20,6 +20,7 @@ from deepgsr_cli.ct import network as ct_network
 from deepgsr_cli.errors import WeightsError
 from deepgsr_cli.mar import network as mar_network
 from deepgsr_cli.models import PRESETS, PRIORS, DeepGSR
+from deepgsr_cli.models.noise_estimator import NoiseEstimator
 from deepgsr_cli.phase import network as phase_network
 from deepgsr_cli.tasks import train
 from deepgsr_cli.training.config import TrainConfig
@@ -85,7 +86,7 @@ def weights_of(config: TrainConfig) -> dict[str, torch.Tensor]:
 def load_checkpoint(path: Path) -> Checkpoint:
     """A checkpoint of a network of any task."""
     kinds = PRIORS | ct_network.KINDS | mar_network.KINDS | phase_network.KINDS
-    return checkpoint.load_checkpoint(path, kinds)
+    return checkpoint.load_checkpoint(path, kinds | {"noise-estimator": NoiseEstimator})
 
 
 def state_of(config: TrainConfig) -> dict:

@@ -20,6 +20,7 @@ from deepgsr_cli.pictures.tasks import TASKS
 if TYPE_CHECKING:
     from deepgsr_cli.compute.precision import Precision
     from deepgsr_cli.pictures.resampling import Method
+    from deepgsr_cli.pictures.restorer import Noise
 
 MOST_JOBS = 1024
 # The panels of a help, in order. An option without a panel comes first.
@@ -271,6 +272,10 @@ class PictureOptions(ModelOptions, TileOptions, BatchOptions):
     def result_suffixes(self) -> dict[str, str]:
         """Suffixes of results without a name of their own, where they differ from those of the inputs."""
         return {}
+
+    def kind_of_noise(self) -> Noise:
+        """Which noise the pictures have, where that matters; "auto" to look."""
+        return "auto"
 
 
 @dataclass(frozen=True, kw_only=True)

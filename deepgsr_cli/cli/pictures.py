@@ -6,7 +6,7 @@ from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, cast
 
 import typer
 
@@ -29,7 +29,7 @@ if TYPE_CHECKING:
     from deepgsr_cli.jobs.plan import Plan
     from deepgsr_cli.jobs.work import Facts, Result
     from deepgsr_cli.pictures.jobs import FileOptions, Preview, Restoration
-    from deepgsr_cli.pictures.restorer import Restorer
+    from deepgsr_cli.pictures.restorer import Noise, Restorer
 
 Sigma = Annotated[
     str,
@@ -46,6 +46,14 @@ Quality = Annotated[
         help="JPEG quality of the inputs on libjpeg's scale of 1 to 100, or auto to read or find it.",
     ),
 ]
+NoiseKind = Annotated[
+    str,
+    option(
+        panel=QUALITY,
+        help="Noise: white; camera, as photographs have it; or auto, to look, or white with --sigma.",
+    ),
+]
+NOISES = ("auto", "white", "camera")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -53,9 +61,18 @@ class Denoise(PictureOptions):
     """Remove noise from pictures."""
 
     sigma: Sigma = "auto"
+    noise: NoiseKind = "auto"
+
+    def check(self) -> None:
+        if self.noise not in NOISES:
+            raise UsageError(f"--noise {self.noise}: give {', '.join(NOISES[:-1])} or {NOISES[-1]}")
+        super().check()
 
     def level(self) -> float | None:
         return parse_sigma(self.sigma)
+
+    def kind_of_noise(self) -> Noise:
+        return cast("Noise", self.noise)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -194,11 +211,7 @@ class PictureCommand(Command[PictureOptions, "Plan"]):
         return f"{text}, SSIM {facts['ssim_in']:.4f} -> {facts['ssim']:.4f}"
 
     def remark(self, result: Result) -> str:
-        if "sigma_estimated" not in result.facts:
-            return _of_quality(result)
-        levels = ", ".join(f"{level:g}" for level in result.facts["sigma_estimated"])
-        note = f"; {result.note}" if result.note else ""
-        return f"noise estimated as sigma {levels} (0-255 scale){note}"
+        return _of_quality(result)
 
 
 def _check_suffixes(targets: Iterable[Path]) -> None:
@@ -266,7 +279,9 @@ def _settings(task: str, options: PictureOptions) -> tuple[Restorer, FileOptions
         options.ensemble,
         options.sharing,
     )
-    restorer = Restorer(options.weights, running, silent if options.quiet else say, task)
+    restorer = Restorer(
+        options.weights, running, silent if options.quiet else say, task, options.kind_of_noise()
+    )
     files = FileOptions(
         options.level(),
         options.strength,

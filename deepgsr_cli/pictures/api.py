@@ -9,9 +9,9 @@ from torch import Tensor
 
 from deepgsr_cli.errors import ShapeError
 from deepgsr_cli.pictures.arrays import NumpyPicture, as_array, to_pixels, white_of
-from deepgsr_cli.pictures.noise import estimate_sigma, picture_sigma
+from deepgsr_cli.pictures.findings import NoiseFinding, load_noise_estimator, noise_of
 from deepgsr_cli.pictures.resampling import Method
-from deepgsr_cli.pictures.restorer import Restorer, RunOptions
+from deepgsr_cli.pictures.restorer import Noise, Restorer, RunOptions
 
 
 @overload
@@ -19,6 +19,7 @@ def denoise(
     picture: Tensor,
     sigma: float | None = None,
     *,
+    noise: Noise = "auto",
     strength: float = 1.0,
     ensemble: bool = False,
     white: float | None = None,
@@ -30,6 +31,7 @@ def denoise(
     picture: NumpyPicture,
     sigma: float | None = None,
     *,
+    noise: Noise = "auto",
     strength: float = 1.0,
     ensemble: bool = False,
     white: float | None = None,
@@ -40,6 +42,7 @@ def denoise(
     picture: Tensor | NumpyPicture,
     sigma: float | None = None,
     *,
+    noise: Noise = "auto",
     strength: float = 1.0,
     ensemble: bool = False,
     white: float | None = None,
@@ -51,8 +54,10 @@ def denoise(
     Args:
         picture: A file, or an array or tensor of (H, W), (H, W, S) or (N, H, W, S). S is 1 for gray, 2 for
             gray and alpha, 3 for RGB, 4 for RGB and alpha; uint8, uint16 or floating point.
-        sigma: Standard deviation of the noise, on the 0-255 scale whatever the dtype; estimated in each
-            picture if None.
+        sigma: Standard deviation of the noise, on the 0-255 scale whatever the dtype; None to look in each
+            picture, and leave one without noise as it is.
+        noise: "white", "camera" (correlated by demosaicking or JPEG, or stronger in the light), or "auto": to
+            look, or white if sigma is given.
         strength: Share of the correction that is applied, 0 to 1.
         ensemble: Average over eight orientations: a little better, and eight times the time.
         white: Value that stands for white; None for 255, 65535 or 1, by the dtype.
@@ -66,7 +71,7 @@ def denoise(
         WeightsError: The weights are unknown or damaged.
         DeviceError: The device is not there.
     """
-    restorer = Restorer(weights, RunOptions(device, ensemble=ensemble))
+    restorer = Restorer(weights, RunOptions(device, ensemble=ensemble), noise=noise)
     return restorer(picture, sigma, strength=strength, white=white)
 
 
@@ -238,8 +243,8 @@ def upscale(
     return restorer.enlarge(picture, scale, method=method, strength=strength, white=white)
 
 
-def estimate_noise(picture: Tensor | NumpyPicture, *, white: float | None = None) -> float:
-    """Standard deviation of the white noise in a picture, on the 0-255 scale whatever the dtype; 0 if clean.
+def find_noise(picture: Tensor | NumpyPicture, *, white: float | None = None) -> NoiseFinding:
+    """Find out what noise a picture has: its kind, its level by channel, and how sure that is.
 
     Args:
         picture: One picture, as `denoise` takes it; alpha does not count.
@@ -252,4 +257,14 @@ def estimate_noise(picture: Tensor | NumpyPicture, *, white: float | None = None
     if array.ndim == 4:
         raise ShapeError(f"an array of shape {array.shape} is a batch; give its pictures one by one")
     samples = array.reshape(*array.shape[:2], -1)
-    return picture_sigma(estimate_sigma(to_pixels(samples, white_of(array.dtype, white))))
+    pixels = to_pixels(samples, white_of(array.dtype, white))
+    return noise_of(pixels, load_noise_estimator().model)
+
+
+def estimate_noise(picture: Tensor | NumpyPicture, *, white: float | None = None) -> float:
+    """Standard deviation of the noise in a picture, on the 0-255 scale whatever the dtype; 0 without noise.
+
+    Arguments and errors as for `find_noise`.
+    """
+    found = find_noise(picture, white=white)
+    return found.sigma if found.kind in ("white", "camera") else 0.0

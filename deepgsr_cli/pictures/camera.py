@@ -74,7 +74,8 @@ SMOOTHING: Range = (0.3, 3)
 # Windows of the smoothing of luma and of chroma, sides in pixels: cameras smooth colours more.
 LUMA_SIDE, CHROMA_SIDE = 5, 9
 # Standard deviation of the Gaussian of a blur and of an unsharp mask, in pixels; share of the mask added.
-BLUR_PX: Range = (0.35, 1)
+BLUR_PX: Range = (0.35, 1.4)
+CHROMA_BLUR_PX: Range = (0.7, 2.5)
 MASK_PX: Range = (0.6, 1.5)
 SHARPENING: Range = (0.2, 1.5)
 # Quality of JPEG, more often high than low; share of the compressed pictures with chroma at half size.
@@ -111,6 +112,7 @@ class Shares:
         mosaic: Share of the cameras' that are interpolated from a Bayer mosaic. Others stand for pictures
             made smaller, and for sensors that see all colours at each place.
         smoothed: Share of all whose noise is smoothed, as a camera does.
+        chroma_blurred: Share of all whose colours are blurred, as cameras and 4:2:0 video do at least.
         blurred: Share of all whose noise is blurred.
         sharpened: Share of all whose noise is sharpened.
         compressed: Share of all that JPEG compresses, the clean ones too.
@@ -119,15 +121,18 @@ class Shares:
     clean: float = 0.1
     white: float = 0.25
     mosaic: float = 0.8
-    smoothed: float = 0.25
-    blurred: float = 0.25
+    smoothed: float = 0.3
+    chroma_blurred: float = 0.35
+    blurred: float = 0.35
     sharpened: float = 0.35
     compressed: float = 0.6
 
 
 FOR_DENOISING = Shares()
 # More clean pictures, and more noise that is white and untouched, so that these are found too.
-FOR_ESTIMATION = Shares(clean=0.3, white=0.4, smoothed=0.15, blurred=0.15, sharpened=0.15, compressed=0.35)
+FOR_ESTIMATION = Shares(
+    clean=0.3, white=0.4, smoothed=0.15, chroma_blurred=0.15, blurred=0.15, sharpened=0.15, compressed=0.35
+)
 
 
 class Photographs(NamedTuple):
@@ -216,8 +221,8 @@ def photographed(clean: Tensor, generator: torch.Generator, shares: Shares = FOR
     )
 
 
-def varied(clean: Tensor, generator: torch.Generator) -> Tensor:
-    """Clean pictures, (B, 3, H, W), some of them as soft as a lens and a sensor leave them, some gray.
+def varied(clean: Tensor, generator: torch.Generator, gray: float = GRAY) -> Tensor:
+    """Clean pictures, (B, 3, H, W), some of them as soft as a lens and a sensor leave them, a share gray.
 
     Pictures to train on are mostly reduced, and sharper than those of a camera at full size. A gray picture
     has its luma in three equal channels.
@@ -225,7 +230,7 @@ def varied(clean: Tensor, generator: torch.Generator) -> Tensor:
     batch = len(clean)
     softness = _uniform(SOFT_PX, batch, generator)
     x = torch.where(_happens(SOFT, batch, generator), _blurred(clean, softness), clean)
-    return as_8_bits(torch.where(_happens(GRAY, batch, generator), _luma(x), x))
+    return as_8_bits(torch.where(_happens(gray, batch, generator), _luma(x), x))
 
 
 def level_of(degraded: Tensor, clean: Tensor) -> Tensor:
@@ -311,15 +316,17 @@ class _Finish(NamedTuple):
     """What is done to pictures at last, (B, 1, 1, 1) each: whether, and how much."""
 
     smoothed: Tensor
+    chroma_blurred: Tensor
     blurred: Tensor
     sharpened: Tensor
     variance: Tensor
+    chroma_blur_px: Tensor
     blur_px: Tensor
     mask_px: Tensor
     sharpening: Tensor
 
     def any(self) -> Tensor:
-        return self.smoothed | self.blurred | self.sharpened
+        return self.smoothed | self.chroma_blurred | self.blurred | self.sharpened
 
 
 def _draw_finish(noisy: Tensor, given: Tensor, shares: Shares, generator: torch.Generator) -> _Finish:
@@ -327,9 +334,11 @@ def _draw_finish(noisy: Tensor, given: Tensor, shares: Shares, generator: torch.
     variance = (noisy - given).square().mean((1, 2, 3), keepdim=True)
     return _Finish(
         _happens(shares.smoothed, batch, generator),
+        _happens(shares.chroma_blurred, batch, generator),
         _happens(shares.blurred, batch, generator),
         _happens(shares.sharpened, batch, generator),
         variance * _log_uniform(SMOOTHING, batch, generator),
+        _uniform(CHROMA_BLUR_PX, batch, generator),
         _uniform(BLUR_PX, batch, generator),
         _uniform(MASK_PX, batch, generator),
         _uniform(SHARPENING, batch, generator),
@@ -338,6 +347,8 @@ def _draw_finish(noisy: Tensor, given: Tensor, shares: Shares, generator: torch.
 
 def _finished(x: Tensor, how: _Finish) -> Tensor:
     x = torch.where(how.smoothed, _smoothed(x, how.variance), x)
+    luma = _luma(x)
+    x = torch.where(how.chroma_blurred, luma + _blurred(x - luma, how.chroma_blur_px), x)
     x = torch.where(how.blurred, _blurred(x, how.blur_px), x)
     return torch.where(how.sharpened, x + how.sharpening * (x - _blurred(x, how.mask_px)), x)
 
@@ -367,10 +378,10 @@ def _guided(x: Tensor, side: int, variance: Tensor) -> Tensor:
 def _blurred(x: Tensor, sigma: Tensor) -> Tensor:
     """Pictures, (B, C, H, W), through Gaussians of so many pixels, (B, 1, 1, 1)."""
     batch, channels, _, _ = x.shape
-    offsets = torch.arange(-4, 5, device=x.device)
+    offsets = torch.arange(-6, 7, device=x.device)
     kernel = (-0.5 * (offsets / sigma) ** 2).exp()
-    kernel = (kernel / kernel.sum(-1, keepdim=True)).repeat_interleave(channels, dim=0).reshape(-1, 1, 1, 9)
-    x = F.pad(x, (4, 4, 4, 4), mode="reflect").flatten(0, 1)[None]
+    kernel = (kernel / kernel.sum(-1, keepdim=True)).repeat_interleave(channels, dim=0).reshape(-1, 1, 1, 13)
+    x = F.pad(x, (6, 6, 6, 6), mode="reflect").flatten(0, 1)[None]
     x = F.conv2d(F.conv2d(x, kernel, groups=len(kernel)), kernel.mT, groups=len(kernel))
     return x[0].unflatten(0, (batch, channels))
 

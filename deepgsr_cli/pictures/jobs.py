@@ -35,7 +35,6 @@ from deepgsr_cli.jobs.plan import Job
 from deepgsr_cli.jobs.work import Column, Progress, Result
 from deepgsr_cli.pictures.arrays import is_clipped
 from deepgsr_cli.pictures.compression import compression_of
-from deepgsr_cli.pictures.noise import estimate_sigma, picture_sigma
 from deepgsr_cli.pictures.resampling import Method, enlarged_alpha, interpolated, without_hidden_colours
 from deepgsr_cli.pictures.restorer import Restorer
 from deepgsr_cli.reports.report import ReportImage, fit_for_report
@@ -43,8 +42,6 @@ from deepgsr_cli.reports.sheet import contact_sheet
 
 # Restores the pixels of a picture; called with what is told of its progress.
 Restore = Callable[[Progress | None], np.ndarray]
-# Least side, in pixels, of a picture whose noise is estimated.
-SMALLEST_SIDE = 16
 # A preview shows a square of so many pixels, at these parts of the noise level, of this one where there is
 # none, and at these strengths.
 PREVIEW_SIDE, PREVIEW_PARTS, PREVIEW_SIGMA = 256, (0.5, 0.75, 1.0, 1.5, 2.0), 10.0
@@ -92,6 +89,7 @@ class Restoration:
     columns: ClassVar[tuple[Column, ...]] = (
         Column("width", "size", mean=False, text="{width}\u00a0×\u00a0{height}"),
         Column("depth", "depth", mean=False),
+        Column("noise", "noise", mean=False),
         Column("sigma", "sigma", mean=False),
         Column("psnr_in", "PSNR in (dB)"),
         Column("psnr", "PSNR out (dB)"),
@@ -109,10 +107,10 @@ class Restoration:
         if self.restorer.takes_sigma:
             level = self.options.level
             protocol["sigma"] = "auto" if level is None else f"{level:g}"
+            protocol["noise"] = self.restorer.noise
         protocol["figures"] = "clipped to [0, 1], rounded as written"
-        for channels, loaded in self.restorer.loaded.items():
-            kind = "gray" if channels == 1 else "colour"
-            protocol[f"weights ({kind})"] = loaded.weights.citation
+        for name, loaded in self.restorer.all_loaded.items():
+            protocol[f"weights ({name})"] = loaded.weights.citation
         return protocol
 
     def __call__(self, job: Job, *, for_report: bool = False, progress: Progress | None = None) -> Result:
@@ -191,9 +189,8 @@ class Restoration:
         Raises:
             InputError: The values of the picture are on another scale than that of its white.
         """
-        before = time.perf_counter()
+        before = self.restorer.all_seconds_loading
         self._load(image)
-        loading = time.perf_counter() - before
         result = _result(image)
         restore: Restore | str | None = self._idle(image, result)
         if restore is None:
@@ -205,12 +202,13 @@ class Restoration:
         compare(result, "", image, reference)
         if for_report:
             show(result, [*shown, ("Restored", to_uint8(image.pixels))], reference)
-        result.facts["loading"] = loading
+        result.facts["loading"] = self.restorer.all_seconds_loading - before
         return result, restore if isinstance(restore, str) else None
 
     def _load(self, image: Image) -> None:
-        """Load the model for a picture."""
-        self.restorer.load(len(image.pixels))
+        """Load the model for a picture, unless what is found in the picture decides which."""
+        if self.restorer.task != "denoise":
+            self.restorer.load(len(image.pixels))
 
     def _given(self, image: Image) -> Image:
         """Return what the restored picture is compared with."""
@@ -243,17 +241,22 @@ class Restoration:
     def _prepare(self, image: Image, result: Result) -> Restore | str:
         """Note in the result what is known of a picture before; return what restores its pixels, or why
         nothing is to be done."""
-        sigma = None
-        if self.restorer.takes_sigma:
-            sigma = self._level(image, result)
-            if sigma == 0:
-                too_small = min(image.pixels.shape[1:]) < SMALLEST_SIDE
-                return "too small to estimate its noise, give --sigma" if too_small else "no noise found"
+        choice = self.restorer.choose(image.pixels, self.options.level)
+        if choice.found is not None:
+            result.facts["noise"] = choice.found.kind
+            result.facts["sigma_estimated"] = [round(level, 2) for level in choice.found.sigmas]
+        if choice.sigma is not None:
+            result.facts["sigma"] = round(choice.sigma, 2)
+        if choice.restorer is None:
+            result.note = choice.advice
+            return choice.words
+        result.note = choice.words
+        restore_pixels = choice.restorer.restore_pixels
 
         def restore(progress: Progress | None) -> np.ndarray:
-            return self.restorer.restore_pixels(
+            return restore_pixels(
                 image.pixels,
-                sigma,
+                choice.sigma,
                 clipped=is_clipped(image.pixels, image.depth),
                 strength=self.options.strength,
                 in_place=True,
@@ -261,16 +264,6 @@ class Restoration:
             )
 
         return restore
-
-    def _level(self, image: Image, result: Result) -> float:
-        """Return the noise level of the picture, given or estimated, and note it in the result."""
-        sigma = self.options.level
-        if sigma is None:
-            estimates = estimate_sigma(image.pixels)
-            sigma = min(picture_sigma(estimates), self.restorer.sigma_limit(len(image.pixels)))
-            result.facts["sigma_estimated"] = [round(level, 2) for level in estimates]
-            result.facts["sigma"] = round(sigma, 2)
-        return sigma
 
     def _streamed(self, format: str) -> str:
         """Return the format of a result on standard output, given that of the input."""
@@ -300,7 +293,9 @@ class Restoration:
                     lost = losses(image, format)
                     lost += ["durations"] if pages.format != "TIFF" == format else []
                     notes.extend([f"a {format} file holds no {', no '.join(lost)}"] if lost else [])
-                told_of = (*image.notes, result.note)
+                # What was removed from each is told of all of them, below.
+                removed = "noise" in result.facts and reason is None
+                told_of = image.notes if removed else (*image.notes, result.note)
                 notes.extend(note for note in told_of if note and note not in notes)
                 yield image
 
@@ -311,9 +306,8 @@ class Restoration:
         elif format == "GIF":
             notes.append(GIF_NOTE)
         result = _of_pages(results)
-        if "sigma_by_page" in result.facts:
-            low, high = min(result.facts["sigma_by_page"]), max(result.facts["sigma_by_page"])
-            notes.insert(1, f"noise estimated as sigma {low:g} to {high:g} (0-255 scale)")
+        if levels := [level for level in result.facts.get("sigma_by_page", ()) if level is not None]:
+            notes.insert(1, f"noise found, sigma {min(levels):g} to {max(levels):g} (0-255 scale)")
         if unchanged and any(reasons):
             notes.append(f"{unchanged} of them are written unchanged ({next(filter(None, reasons))})")
         result.note = "; ".join(notes)
@@ -541,11 +535,9 @@ class Preview:
         Raises:
             UserError: As of `Restoration`.
         """
-        started = time.perf_counter()
+        started, restorer = time.perf_counter(), self.restoration.restorer
+        before = restorer.all_seconds_loading
         image = self.restoration.first(_source(job))
-        before = time.perf_counter()
-        self.restoration.restorer.load(len(image.pixels))
-        started += time.perf_counter() - before
         check_range(image, job.label)
         result = _result(image)
         top, left = detailed_corner(image.pixels, PREVIEW_SIDE)
@@ -564,7 +556,8 @@ class Preview:
         else:
             make_folder(job.target.parent)
             write_image(job.target, written, format="PNG")
-        result.facts["seconds"] = time.perf_counter() - started
+        loading = restorer.all_seconds_loading - before
+        result.facts["seconds"] = time.perf_counter() - started - loading
         result.note = f"a crop at column {left}, row {top}"
         if for_report:
             result.images = [ReportImage(name, pixels) for name, pixels in tiles]
@@ -577,15 +570,17 @@ class Preview:
 
     def _settings(self, image: Image, result: Result) -> Iterator[tuple[str, np.ndarray]]:
         """Yield the name of each setting and what it makes of the pixels."""
-        restorer, level = self.restoration.restorer, self.restoration.options.level
+        restorer = self.restoration.restorer
         clipped = is_clipped(image.pixels, image.depth)
         if restorer.takes_sigma:
-            known = restorer.sigma_limit(len(image.pixels))
-            level = restorer.level(image.pixels) if level is None else level
-            level = level or PREVIEW_SIGMA
+            choice = restorer.choose(image.pixels, self.restoration.options.level)
+            chosen, level = choice.restorer or restorer, choice.sigma or PREVIEW_SIGMA
+            known = chosen.sigma_limit(len(image.pixels))
+            weights = "--noise camera " if chosen.task == "photo" else ""
             result.facts["sigmas"] = [round(min(known, part * level), 1) for part in PREVIEW_PARTS]
             for sigma in result.facts["sigmas"]:
-                yield f"--sigma {sigma:g}", restorer.restore_pixels(image.pixels, sigma, clipped=clipped)
+                pixels = chosen.restore_pixels(image.pixels, sigma, clipped=clipped)
+                yield f"{weights}--sigma {sigma:g}", pixels
             return
         given = image.pixels
         pixels = self.restoration.restored(replace(image, pixels=given.copy()))
@@ -625,15 +620,17 @@ def _of_pages(results: list[Result]) -> Result:
     """What came of several pictures: facts of the first, and means of figures."""
     first = results[0]
     every = [result.facts for result in results]
-    facts = {name: value for name, value in first.facts.items() if name != "sigma_estimated"}
+    facts = {name: value for name, value in first.facts.items() if name not in ("noise", "sigma_estimated")}
     facts["pages"] = len(results)
     facts["loading"] = sum(one["loading"] for one in every)
     for name in ("psnr_in", "psnr", "ssim_in", "ssim"):
         if name in facts:
             facts[name] = float(np.mean([one[name] for one in every]))
-    if "sigma_estimated" in first.facts:
-        facts["sigma_by_page"] = [one["sigma"] for one in every if "sigma" in one]
-        facts["sigma"] = round(float(np.median(facts["sigma_by_page"])), 2)
+    if any("noise" in one for one in every):
+        facts["noise_by_page"] = [one.get("noise", "none") for one in every]
+        facts["sigma_by_page"] = [one.get("sigma") for one in every]
+        if levels := [level for level in facts["sigma_by_page"] if level is not None]:
+            facts["sigma"] = round(float(np.median(levels)), 2)
     return Result(facts, images=first.images, caption=first.caption)
 
 

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
+from functools import cached_property
 from pathlib import Path
-from typing import TYPE_CHECKING, overload
+from typing import TYPE_CHECKING, Literal, overload
 
 import numpy as np
 import torch
@@ -25,7 +27,7 @@ from deepgsr_cli.pictures.arrays import (
     with_pixels,
 )
 from deepgsr_cli.pictures.compression import Compression, compression_of
-from deepgsr_cli.pictures.noise import estimate_sigma, picture_sigma
+from deepgsr_cli.pictures.findings import NoiseFinding, load_noise_estimator, noise_of, windows_of
 from deepgsr_cli.pictures.resampling import (
     Method,
     enlarged_alpha,
@@ -33,14 +35,19 @@ from deepgsr_cli.pictures.resampling import (
     resized,
     without_hidden_colours,
 )
-from deepgsr_cli.pictures.tasks import DEJPEG, SIGMA, TASKS, UPSCALE, Shown
+from deepgsr_cli.pictures.tasks import DEJPEG, TASKS, UPSCALE, Shown
 
 if TYPE_CHECKING:
     from torch import Tensor
 
     from deepgsr_cli.compute.precision import Precision
     from deepgsr_cli.models import Prior
+    from deepgsr_cli.models.noise_estimator import NoiseEstimator
     from deepgsr_cli.weights.load import Loaded
+
+
+# Which noise a picture is taken to have, or "auto" to look.
+Noise = Literal["auto", "white", "camera"]
 
 
 @dataclass(frozen=True)
@@ -75,6 +82,45 @@ class RunOptions:
                 raise OptionError(name, value, f"give {low} or more")
 
 
+@dataclass(frozen=True)
+class Choice:
+    """How a picture is denoised.
+
+    Attributes:
+        restorer: Restoration for its kind of noise; None where there is nothing to do.
+        sigma: Level that the network is told, on the 0-255 scale; None if it has to find out.
+        found: What was found in the picture; None if nobody looked.
+    """
+
+    restorer: Restorer | None
+    sigma: float | None
+    found: NoiseFinding | None = None
+
+    @property
+    def words(self) -> str:
+        """What was found, and by what it is removed if it is, in words; empty if nobody looked."""
+        if self.found is None:
+            return ""
+        if self.restorer is None:
+            return self.found.words
+        if self.sigma is None:
+            return f"{self.found.words}, removed as far as the weights for photographs tell it"
+        return f"{self.found.words}, removed by the weights for {KINDS[self.restorer.task]}"
+
+    @property
+    def advice(self) -> str:
+        """What to do where a picture is left as it is for want of certainty, in words; empty elsewhere."""
+        unsure = self.restorer is None and self.found is not None and self.found.kind == "unknown"
+        return "give --noise camera, or --sigma, to have it removed" if unsure else ""
+
+
+# Probability of noise from which nobody asks the network, and the share of the noise found that it has to
+# remove else. Of clean pictures it removes 0.3 to 0.6 of what is found in them, of noise mostly more.
+_SURE, _AGREED = 0.97, 0.57
+# What the noise is called that weights for a task are for.
+KINDS = {"denoise": "white noise", "photo": "photographs"}
+
+
 @dataclass
 class Restorer:
     """Restoration of pictures; a model is loaded for the first picture with its channel count, and kept.
@@ -83,25 +129,91 @@ class Restorer:
         weights: NAME, FILE or hf:// address; None for the default of the task and the channel count.
         options: How the model runs.
         notify: Called with sentences a user should read.
-        task: "denoise" (white Gaussian noise of a known level), "derain", "restore" (noise, rain or both,
-            of which nothing is known), "dejpeg" or "upscale".
+        task: "denoise" (white Gaussian noise of a known level), "photo" (noise as cameras and JPEG leave it,
+            of a level that may be known), "derain", "restore" (noise, rain or both, of which nothing is
+            known), "dejpeg" or "upscale".
+        noise: Which noise a picture to denoise has, where it is restored whose level is not given: "white",
+            "camera", or "auto" to look.
         loaded: What `load` has loaded so far, by channel count.
+        seconds_loading: Time that `load`, and loading the estimator, have taken so far, in seconds.
     """
 
     weights: str | None = None
     options: RunOptions = field(default_factory=RunOptions)
     notify: Callable[[str], None] | None = None
     task: str = "denoise"
+    noise: Noise = "auto"
     loaded: dict[int, Loaded[Prior]] = field(default_factory=dict, init=False)
+    seconds_loading: float = field(default=0.0, init=False)
 
     @property
     def takes_sigma(self) -> bool:
         """Whether the network is told the noise level, by the task."""
-        return self.task == "denoise"
+        return self.task in ("denoise", "photo")
 
     def model_channels(self, channels: int) -> int:
         """Channels of the model for pictures with that many, by the task."""
         return TASKS[self.task].channels_for(channels)
+
+    @cached_property
+    def camera(self) -> Restorer:
+        """Restoration by the same options from noise as cameras and JPEG leave it."""
+        return self if self.task == "photo" else replace(self, task="photo")
+
+    @cached_property
+    def estimator(self) -> NoiseEstimator:
+        """Network that tells what noise is in a picture."""
+        started = time.perf_counter()
+        model = load_noise_estimator().model
+        self.seconds_loading += time.perf_counter() - started
+        return model
+
+    @property
+    def all_seconds_loading(self) -> float:
+        """Time that loading has taken so far, with that of the weights for photographs."""
+        others = 0.0 if self._is_alone else self.camera.seconds_loading
+        return self.seconds_loading + others
+
+    @property
+    def all_loaded(self) -> dict[str, Loaded[Prior]]:
+        """What is loaded, by kind of picture, with that for photographs if it was needed."""
+        kinds = {1: "gray", 3: "colour"}
+        loaded = {kinds[channels]: each for channels, each in self.loaded.items()}
+        if not self._is_alone:
+            loaded |= {f"photo, {kind}": each for kind, each in self.camera.all_loaded.items()}
+        return loaded
+
+    @property
+    def _is_alone(self) -> bool:
+        """Whether the weights for photographs are those of this restorer, or nobody has asked for them."""
+        return "camera" not in self.__dict__ or self.camera is self
+
+    def choose(self, pixels: np.ndarray, sigma: float | None = None) -> Choice:
+        """Choose how to restore a picture; all tasks but "denoise" leave no choice.
+
+        A level that is given is one of white noise, unless `noise` is "camera". With weights that are given,
+        all noise there is counts as what they are for.
+
+        Args:
+            pixels: (C, H, W), float32 on the [0, 1] scale.
+            sigma: Level on the 0-255 scale; None to look for noise.
+
+        Raises:
+            WeightsError: As `load`.
+        """
+        if self.task != "denoise":
+            return Choice(self, sigma)
+        if sigma is not None:
+            return Choice(self.camera if self.noise == "camera" else self, sigma)
+        found = noise_of(pixels, self.estimator)
+        if found.kind in ("none", "unknown"):
+            return Choice(self.camera, None, found) if self.noise == "camera" else Choice(None, 0.0, found)
+        kind = self.noise if self.noise != "auto" else "white" if self.weights is not None else found.kind
+        restorer, level = (self, found.sigma) if kind == "white" else (self.camera, found.level)
+        level = min(level, restorer.sigma_limit(len(pixels)))
+        if self.noise == "auto" and found.noisy < _SURE and restorer.share_removed(pixels, level) < _AGREED:
+            return Choice(None, 0.0, replace(found, kind="unknown"))
+        return Choice(restorer, level, found)
 
     @overload
     def __call__(
@@ -136,8 +248,8 @@ class Restorer:
                 for gray and alpha, 3 for RGB, 4 for RGB and alpha; uint8, uint16 or floating point. What is
                 made of a tensor is on the tensor's device, wherever the model runs; what is made of a file
                 is an array of the file's sample type.
-            sigma: Standard deviation of the noise, on the 0-255 scale whatever the dtype, for "denoise"
-                alone; estimated in each picture if None. 0 returns the picture as it is.
+            sigma: Standard deviation of the noise, on the 0-255 scale whatever the dtype, for "denoise" and
+                "photo" alone; None to look in each picture. 0 returns the picture as it is.
             strength: Share of the correction that is applied, 0 to 1.
             white: Value that stands for white; None for 255, 65535 or 1, by the dtype.
 
@@ -149,10 +261,17 @@ class Restorer:
         """
         array = as_array(picture)
 
-        def restore(pixels: np.ndarray) -> np.ndarray:
-            level = self.level(pixels) if sigma is None and self.takes_sigma else sigma
-            clipped = is_clipped(pixels, array.dtype.name)
-            return self.restore_pixels(pixels, level, clipped=clipped, strength=strength, in_place=True)
+        def restore(pixels: np.ndarray) -> np.ndarray | None:
+            choice = self.choose(pixels, sigma)
+            if choice.restorer is None:
+                return None
+            return choice.restorer.restore_pixels(
+                pixels,
+                choice.sigma,
+                clipped=is_clipped(pixels, array.dtype.name),
+                strength=strength,
+                in_place=True,
+            )
 
         restored = _each(array, white, restore)
         return torch.from_numpy(restored).to(picture) if isinstance(picture, Tensor) else restored
@@ -204,10 +323,10 @@ class Restorer:
             picture, coding = samples_of(image), image.metadata.jpeg
         array = as_array(picture)
 
-        def restore(pixels: np.ndarray) -> np.ndarray:
+        def restore(pixels: np.ndarray) -> np.ndarray | None:
             compression = compression_of(pixels, coding, quality)
             if compression is None:
-                return pixels
+                return None
             return self.restore_compressed(pixels, compression, strength=strength, in_place=True)
 
         restored = _each(array, white, restore)
@@ -286,7 +405,7 @@ class Restorer:
 
         needed = self.model_channels(channels)
         if needed not in self.loaded:
-            options = self.options
+            started, options = time.perf_counter(), self.options
             loaded = load(
                 self.task,
                 self.weights,
@@ -305,18 +424,27 @@ class Restorer:
                     f" deepgsr train {self.task} --channels {needed}",
                 )
             self.loaded[needed] = loaded
+            self.seconds_loading += time.perf_counter() - started
         return self.loaded[needed]
+
+    def share_removed(self, pixels: np.ndarray, sigma: float) -> float:
+        """Share of noise of a level that the network removes, in windows of a picture.
+
+        A network that is told of noise, and takes away much less, has seen texture in its place.
+
+        Args:
+            pixels: (C, H, W), float32 on the [0, 1] scale.
+            sigma: Level that it is told, above 0.
+        """
+        squares = []
+        for window in windows_of(pixels):
+            given = window[0, : len(pixels)].contiguous().numpy()
+            squares.append(np.square(self.restore_pixels(given, sigma, clipped=True) - given).mean())
+        return 255 * float(np.sqrt(np.mean(squares))) / sigma
 
     def sigma_limit(self, channels: int) -> float:
         """Highest noise level, on the 0-255 scale, that the weights for so many channels know."""
         return self.load(channels).sigma_max
-
-    def level(self, pixels: np.ndarray) -> float:
-        """Noise level on the 0-255 scale, estimated from pixels, (C, H, W) on the [0, 1] scale.
-
-        It is at most what the weights know, and 0 for a clean picture.
-        """
-        return min(picture_sigma(estimate_sigma(pixels)), self.sigma_limit(len(pixels)))
 
     def restore_pixels(
         self,
@@ -332,8 +460,9 @@ class Restorer:
 
         Args:
             pixels: (C, H, W), float32 on the [0, 1] scale, C 1 or 3.
-            sigma: Standard deviation of the noise, on the 0-255 scale, for "denoise" alone; 0 returns the
-                picture as it is.
+            sigma: Standard deviation of the noise, on the 0-255 scale, for "denoise", and for "photo", where
+                it is that of all that differs from the clean picture, and None if it is not known; 0 returns
+                the picture as it is.
             clipped: Whether a file has clipped the noise to black and white, which makes blacks brighter
                 and whites darker.
             strength: Share of the correction that is applied, 0 to 1.
@@ -347,14 +476,16 @@ class Restorer:
         if self.task == DEJPEG.name:
             raise UsageError("dejpeg has to know how a picture was compressed; call decompress")
         _check(pixels, strength)
-        if (sigma is not None) != self.takes_sigma:
+        if (sigma is not None) != self.takes_sigma and self.task != "photo":
             raise UsageError(f"sigma is {sigma}: denoise needs the noise level, the other tasks take none")
         limit = self.sigma_limit(len(pixels))
         if sigma is not None and not 0 <= sigma <= limit:
             raise OptionError("sigma", sigma, f"these weights know 0 to {limit:g}; give a level within")
         if sigma == 0 or strength == 0:
             return pixels if in_place else pixels.copy()
-        told = None if sigma is None else SIGMA.told(sigma, Shown(clipped, len(pixels)))
+        told, level = None, TASKS[self.task].level
+        if level is not None:
+            told = level.unknown if sigma is None else level.told(sigma, Shown(clipped, len(pixels)))
         return self._run(pixels, told, strength, in_place=in_place, progress=progress)
 
     def restore_compressed(
@@ -545,14 +676,17 @@ def _check(pixels: np.ndarray, strength: float) -> None:
         raise ShapeError("the picture has NaN or infinite pixels; replace them first")
 
 
-def _each(array: np.ndarray, white: float | None, restore: Callable[[np.ndarray], np.ndarray]) -> np.ndarray:
+def _each(
+    array: np.ndarray, white: float | None, restore: Callable[[np.ndarray], np.ndarray | None]
+) -> np.ndarray:
     """Restore the pixels, (C, H, W) on the [0, 1] scale, of a picture or of each of a batch; the result is of
-    the array's kind."""
+    the array's kind, with the samples of a picture as they were where `restore` returns None."""
     white = white_of(array.dtype, white)
     batch = array if array.ndim == 4 else array.reshape(1, *array.shape[:2], -1)
     restored = np.empty_like(batch)
     for i, samples in enumerate(batch):
-        restored[i] = with_pixels(samples, restore(to_pixels(samples, white)), white)
+        pixels = restore(to_pixels(samples, white))
+        restored[i] = samples if pixels is None else with_pixels(samples, pixels, white)
     return restored.reshape(array.shape)
 
 

@@ -97,6 +97,7 @@ class Level:
         estimate: Value for a picture, (C, H, W) in [0, 1].
         told: What a network is told, of a value and a picture; a network of fewer conditions is told the
             first of them.
+        unknown: What it is told where nobody knows the level; None if it cannot do without.
         ease: How little error a good network leaves at what it is told, (B, conditions): the inverse of its
             variance, (B,), by which training has all levels count alike.
     """
@@ -107,6 +108,7 @@ class Level:
     estimate: Callable[[np.ndarray], float]
     told: Callable[[float, Shown], list[float]]
     ease: Callable[[Tensor], Tensor]
+    unknown: list[float] | None = None
 
 
 @dataclass(frozen=True)
@@ -382,8 +384,9 @@ EFFECTIVE_SIGMA = Level(
     low=0,
     high=255,
     estimate=_picture_sigma,
-    told=lambda sigma, clipped: [sigma / 255, 1.0],
+    told=lambda sigma, shown: [sigma / 255, 1.0],
     ease=_all_alike,
+    unknown=UNKNOWN,
 )
 
 DENOISE = PictureTask(

@@ -143,6 +143,7 @@ def test_a_bad_file_gets_one_sentence_and_leaves_nothing(run, name, content, sen
         (["--sigma", "nan"], "--sigma nan: give a number"),
         (["--sigma", "90"], "--sigma 90: these weights know 0 to 75"),
         (["--strength", "2"], "--strength 2: give 0"),
+        (["--noise", "pink"], "--noise pink: give auto, white or camera"),
         (["--tile", "big"], "--tile big: give a number of pixels"),
         (["--tile", "32", "--sigma", "9"], "--tile 32"),
         (["--precision", "fp8"], "--precision fp8: give fp32"),
@@ -267,7 +268,7 @@ def test_a_reference_gives_figures(run):
 def test_the_estimate_is_told(run):
     picture("in.png", size=(160, 170))
     result = run("denoise", "in.png")
-    levels = re.search(r"in.png: noise estimated as sigma ([\d., ]+) \(0-255 scale\)", result.stderr).group(1)
+    levels = re.search(r"in.png: white noise found, sigma ([\d., ]+), removed", result.stderr).group(1)
     assert [float(level) for level in levels.split(",")] == pytest.approx([25, 25, 25], rel=0.15)
 
 

@@ -42,7 +42,9 @@ def plain(cameras: Camera, *, mosaic: bool, sharpness: float = 0.0) -> Camera:
 
 
 # Noise as the sensor makes it.
-SENSOR = Shares(clean=0, white=0, mosaic=0, smoothed=0, blurred=0, sharpened=0, compressed=0)
+SENSOR = Shares(
+    clean=0, white=0, mosaic=0, smoothed=0, chroma_blurred=0, blurred=0, sharpened=0, compressed=0
+)
 NOISY = Shares(clean=0)
 
 
@@ -128,6 +130,18 @@ def test_smoothing_and_blur_weaken_noise_and_sharpening_strengthens_it(
     assert level(sharpened=1) > 1.2 * level()
 
 
+def test_blurred_colours_leave_luma_as_it_is(monkeypatch: pytest.MonkeyPatch) -> None:
+    of_level(monkeypatch, 0.001)
+    clean = scenes(4, 64, 64)
+    sharp, soft = (
+        photographed(clean, seeded(), replace(SENSOR, white=1, chroma_blurred=share)).pictures - clean
+        for share in (0, 1)
+    )
+    torch.testing.assert_close(camera._luma(soft), camera._luma(sharp), atol=0.01, rtol=0)
+    colour = [(x - camera._luma(x)).std() for x in (sharp, soft)]
+    assert colour[1] < 0.6 * colour[0]
+
+
 def test_a_smooth_picture_passes_the_smoothing() -> None:
     clean = scenes()
     same = camera._smoothed(clean, torch.zeros(len(clean), 1, 1, 1))
@@ -152,6 +166,7 @@ def test_white_noise_has_its_level_even_where_it_is_clipped(monkeypatch: pytest.
         ({}, False, True),
         ({"mosaic": 1}, True, True),
         ({"white": 1, "blurred": 1}, True, False),
+        ({"white": 1, "chroma_blurred": 1}, True, False),
         ({"white": 1, "compressed": 1}, True, False),
         ({"clean": 1, "compressed": 1, "mosaic": 1}, False, False),
     ],

@@ -1,4 +1,5 @@
 import io
+import re
 import sys
 import tracemalloc
 from pathlib import Path
@@ -93,6 +94,23 @@ def test_an_estimated_level_is_used_and_reported(tmp_path, denoiser):
     facts = Restoration(denoiser(), FileOptions())(job(source)).facts
     assert len(facts["sigma_estimated"]) == 3
     assert facts["sigma"] == pytest.approx(25, rel=0.1)
+    assert facts["noise"] in ("white", "camera")
+
+
+def test_what_was_found_is_noted_and_the_run_can_be_repeated(tmp_path, denoiser):
+    source = picture(tmp_path / "a.png", size=(160, 170))
+    work = Restoration(denoiser(), FileOptions())
+    result = work(job(source))
+    assert re.fullmatch(r".* found, .*, removed by the weights for white noise", result.note)
+    assert work.protocol["noise"] == "auto"
+    assert "tiny-3.safetensors" in work.protocol["weights (colour)"]
+
+
+def test_nothing_is_looked_for_where_the_level_is_given(tmp_path, denoiser):
+    result = Restoration(denoiser(), FileOptions(level=25))(job(picture(tmp_path / "a.png")))
+    assert result.note == ""
+    assert "noise" not in result.facts
+    assert "sigma_estimated" not in result.facts
 
 
 def test_a_clean_picture_is_written_unchanged(tmp_path, denoiser):
@@ -129,7 +147,9 @@ def test_one_colour_stays_that_colour_whatever_the_task(tmp_path, denoiser):
 def test_a_picture_too_small_to_estimate_is_called_so(tmp_path, denoiser):
     source = picture(tmp_path / "a.png", size=(15, 400))
     result = Restoration(denoiser(), FileOptions())(job(source))
-    assert result.note == "too small to estimate its noise, give --sigma, written unchanged"
+    assert result.note == (
+        "too small to tell its noise, written unchanged; give --noise camera, or --sigma, to have it removed"
+    )
 
 
 def test_values_on_another_scale_are_refused_before_any_guess(tmp_path, denoiser):

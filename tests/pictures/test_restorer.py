@@ -1,16 +1,22 @@
+from dataclasses import replace
+
 import numpy as np
 import pytest
 import torch
-from deepgsr_cli.formats.jpeg_webp_bmp import jpeg_file
 
 from deepgsr_cli.errors import ShapeError, UsageError
 from deepgsr_cli.formats.image import read_image
+from deepgsr_cli.formats.jpeg import jpeg_file
 from deepgsr_cli.models import NSR, NSRConfig
+from deepgsr_cli.pictures import restorer as restorer_module
 from deepgsr_cli.pictures.compression import of_quality
+from deepgsr_cli.pictures.findings import NoiseFinding
 from deepgsr_cli.pictures.noise import estimate_sigma, picture_sigma
 from deepgsr_cli.pictures.restorer import Restorer, RunOptions
+from deepgsr_cli.pictures.tasks import UNKNOWN
+from deepgsr_cli.weights import load as load_module
 from deepgsr_cli.weights.checkpoint import save_checkpoint
-from tests.samples import smooth_picture
+from tests.samples import smooth_picture, tiny_model
 
 
 def noisy(channels, sigma, size=(200, 231), seed=0):
@@ -258,3 +264,136 @@ def test_a_batch_that_was_decoded_is_restored_picture_by_picture(decompressor):
         assert np.array_equal(together[i], restorer.decompress(batch[i], 20))
     tensor = restorer.decompress(torch.from_numpy(batch), 20)
     assert torch.equal(tensor, torch.from_numpy(together))
+
+
+@pytest.fixture(scope="module")
+def by_task(tmp_path_factory):
+    """Weights for white noise and for photographs, as a restorer of shipped weights takes them."""
+    folder = tmp_path_factory.mktemp("weights")
+    paths = {task: folder / f"{task}.safetensors" for task in ("denoise", "photo")}
+    for seed, (task, path) in enumerate(paths.items()):
+        save_checkpoint(path, tiny_model(3, seed, conditions=2), info={"task": task})
+    return paths
+
+
+@pytest.fixture
+def chooser(by_task, monkeypatch):
+    """A restorer without weights given, and what it finds."""
+
+    def make(kind, noise="auto"):
+        found = NoiseFinding(kind, (20.0, 21.0, 22.0), 15.0, False, kind == "camera", 0.99)
+        monkeypatch.setattr(restorer_module, "noise_of", lambda *_: found)
+        names = {task: str(path) for task, path in by_task.items()} | {"noise": "deepgsr-noise"}
+        monkeypatch.setattr(load_module, "default_name", lambda task, channels: names[task])
+        return Restorer(options=RunOptions(device="cpu"), noise=noise)
+
+    return make
+
+
+@pytest.mark.parametrize(
+    ("kind", "noise", "sigma", "task", "told"),
+    [
+        ("white", "auto", None, "denoise", 21.02),
+        ("camera", "auto", None, "photo", 15),
+        ("none", "auto", None, None, 0),
+        ("unknown", "auto", None, None, 0),
+        ("unknown", "white", None, None, 0),
+        ("camera", "white", None, "denoise", 21.02),
+        ("none", "white", None, None, 0),
+        ("white", "camera", None, "photo", 15),
+        ("camera", "camera", None, "photo", 15),
+        ("none", "camera", None, "photo", None),
+        ("camera", "auto", 7, "denoise", 7),
+        ("white", "camera", 7, "photo", 7),
+    ],
+)
+def test_weights_and_level_are_chosen_by_what_is_found_and_said(chooser, kind, noise, sigma, task, told):
+    choice = chooser(kind, noise).choose(noisy(3, 25, (37, 53)), sigma)
+    assert (choice.restorer and choice.restorer.task) == task
+    assert choice.sigma == (told if told is None else pytest.approx(told, abs=0.01))
+    assert (choice.found is None) == (sigma is not None)
+
+
+@pytest.mark.parametrize(
+    ("noisy_share", "removed", "task"), [(0.98, 0.4, "photo"), (0.9, 0.7, "photo"), (0.9, 0.4, None)]
+)
+def test_what_the_network_leaves_is_texture_unless_noise_is_sure(
+    chooser, monkeypatch, noisy_share, removed, task
+):
+    restorer = chooser("camera")
+    found = replace(restorer_module.noise_of(None, None), noisy=noisy_share)
+    monkeypatch.setattr(restorer_module, "noise_of", lambda *_: found)
+    monkeypatch.setattr(Restorer, "share_removed", lambda *_: removed)
+    choice = restorer.choose(noisy(3, 25, (37, 53)))
+    assert (choice.restorer and choice.restorer.task) == task
+    assert choice.found.kind == ("camera" if task else "unknown")
+
+
+@pytest.mark.parametrize("channels", [1, 3])
+def test_the_share_removed_is_that_of_the_level_told(chooser, monkeypatch, channels):
+    restorer = chooser("camera").camera
+    monkeypatch.setattr(restorer, "restore_pixels", lambda x, sigma, clipped: x - 0.5 * sigma / 255)
+    assert restorer.share_removed(noisy(channels, 5, (37, 53)), 8) == pytest.approx(0.5, rel=1e-3)
+
+
+def test_weights_that_are_given_are_used_for_all_noise(chooser, by_task):
+    restorer = chooser("camera")
+    restorer.weights = str(by_task["denoise"])
+    choice = restorer.choose(noisy(3, 25, (37, 53)))
+    assert choice.restorer is restorer
+    assert choice.sigma == pytest.approx(21.02, abs=0.01)
+
+
+def test_a_picture_without_noise_comes_back_as_it_is_and_loads_no_weights(chooser):
+    restorer = chooser("none")
+    picture = (noisy(3, 25, (37, 53)) * 255).clip(0, 255).astype(np.uint8).transpose(1, 2, 0)
+    assert np.array_equal(restorer(picture), picture)
+    assert restorer.all_loaded == {}
+
+
+def test_the_network_for_photographs_is_told_the_level_or_that_nobody_knows_it(chooser, monkeypatch):
+    restorer = chooser("camera").camera
+    model = restorer.load(3).model
+    told = []
+    forward = model.forward
+    monkeypatch.setattr(model, "forward", lambda x, c: told.append(c.tolist()) or forward(x, c))
+    picture = noisy(3, 25, (37, 53))
+    blind = restorer.restore_pixels(picture)
+    by_level = restorer.restore_pixels(picture, 51)
+    assert told == [[UNKNOWN], [[pytest.approx(0.2), 1]]]
+    assert not np.array_equal(blind, by_level)
+    assert np.array_equal(restorer.restore_pixels(picture, 0), picture)
+
+
+def test_gray_photographs_pass_as_three_equal_channels(chooser):
+    restorer = chooser("camera")
+    gray = noisy(1, 25, (37, 53))
+    restored = restorer.camera.restore_pixels(gray, 15)
+    in_three = restorer.camera.restore_pixels(np.repeat(gray, 3, axis=0), 15)
+    np.testing.assert_allclose(restored[0], in_three.mean(0), atol=1e-6)
+
+
+def test_what_was_used_is_known_for_the_report(chooser):
+    restorer = chooser("camera")
+    picture = noisy(3, 25, (37, 53)).transpose(1, 2, 0)
+    restorer(picture)
+    assert list(restorer.all_loaded) == ["photo, colour"]
+    restorer(picture, 25)
+    assert list(restorer.all_loaded) == ["colour", "photo, colour"]
+
+
+@pytest.mark.parametrize(
+    ("kind", "sentence", "advice"),
+    [
+        ("none", "no noise found", ""),
+        (
+            "unknown",
+            "what may be noise may be texture",
+            "give --noise camera, or --sigma, to have it removed",
+        ),
+        ("white", "white noise found, sigma 20.0, 21.0, 22.0, removed by the weights for white noise", ""),
+    ],
+)
+def test_a_choice_is_said_in_one_line(chooser, kind, sentence, advice):
+    choice = chooser(kind).choose(noisy(3, 25, (37, 53)))
+    assert (choice.words, choice.advice) == (sentence, advice)

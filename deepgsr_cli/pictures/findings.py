@@ -1,0 +1,125 @@
+"""What noise a picture has, found out by a small network, and how sure that is."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Literal
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from deepgsr_cli.models.noise_estimator import CELL, NoiseEstimator
+from deepgsr_cli.pictures.noise import estimate_sigma
+
+if TYPE_CHECKING:
+    from deepgsr_cli.weights.load import Loaded
+
+Kind = Literal["none", "white", "camera", "unknown"]
+
+# Least side, in pixels, of a picture whose noise can be told from what it shows.
+SMALLEST_SIDE = 16
+# Probability from which there is noise, and below which there is none; between them nobody can tell. A clean
+# picture that is denoised loses more than a noisy one that is not.
+_NOISY, _CLEAN = 0.6, 0.3
+# Below this level, on the 0-255 scale, there is nothing to remove: rounding to 8 bits alone leaves 0.29.
+_LEAST_LEVEL = 0.8
+# Of the network's level of white noise: what the median estimate may be at most.
+_MOST_RAISED = 1.1
+# Windows that are looked at of a large picture, on each side, and their sides in pixels: a megapixel in all.
+_WINDOWS, _SIDE = 4, 256
+
+
+@dataclass(frozen=True)
+class NoiseFinding:
+    """What noise a picture has.
+
+    Attributes:
+        kind: "white", or "camera" where it is correlated or grows with the light, as a camera and JPEG leave
+            it; "none"; or "unknown": the picture is too small, or shows what may be texture or noise.
+        sigmas: Standard deviation by channel, before clipping, on the 0-255 scale; what there would be, if
+            there was any.
+        level: Root mean square of all that differs from the clean picture, on the 0-255 scale.
+        correlated: Whether it is another at each frequency.
+        dependent: Whether it grows with the light.
+        noisy: Probability that there is noise at all.
+    """
+
+    kind: Kind
+    sigmas: tuple[float, ...]
+    level: float
+    correlated: bool
+    dependent: bool
+    noisy: float
+
+    @property
+    def sigma(self) -> float:
+        """One level for all channels, on the 0-255 scale: their root mean square."""
+        return math.sqrt(sum(sigma**2 for sigma in self.sigmas) / len(self.sigmas))
+
+    @property
+    def words(self) -> str:
+        """The finding, as the begin of a sentence."""
+        if self.kind == "none":
+            return "no noise found"
+        if self.kind == "unknown":
+            return "what may be noise may be texture" if self.sigmas else "too small to tell its noise"
+        if self.kind == "white":
+            return f"white noise found, sigma {', '.join(f'{sigma:.1f}' for sigma in self.sigmas)}"
+        features = [("correlated", self.correlated), ("stronger in the light", self.dependent)]
+        named = ", ".join(name for name, there in features if there)
+        return f"noise of a camera or JPEG found, level {self.level:.1f} ({named})"
+
+
+def load_noise_estimator() -> Loaded[NoiseEstimator]:
+    """Load the network that tells what noise is in a picture; it is small, and runs on the CPU.
+
+    Raises:
+        WeightsError: Its file is missing or damaged.
+    """
+    from deepgsr_cli.weights.load import load
+
+    return load("noise", None, {"noise-estimator": NoiseEstimator}, channels=3, device="cpu", offline=True)
+
+
+def noise_of(pixels: np.ndarray, estimator: NoiseEstimator) -> NoiseFinding:
+    """Find out what noise is in a picture.
+
+    Args:
+        pixels: (C, H, W), float32 on the [0, 1] scale, C 1 or 3.
+        estimator: Network on the CPU, in evaluation mode.
+    """
+    if min(pixels.shape[1:]) < SMALLEST_SIDE:
+        return NoiseFinding("unknown", (), 0.0, False, False, 0.5)
+    with torch.inference_mode():
+        cells = [estimator.cells(window).flatten(2) for window in windows_of(pixels)]
+        estimate = estimator.judged(torch.cat(cells, dim=-1))
+    noisy, correlated, dependent = (
+        float(logit.sigmoid()) for logit in (estimate.noisy, estimate.correlated, estimate.dependent)
+    )
+    level = float(estimate.level)
+    kind: Kind = "camera" if correlated > 0.5 or dependent > 0.5 else "white"
+    if noisy < _CLEAN or level < _LEAST_LEVEL:
+        kind = "none"
+    elif noisy < _NOISY:
+        kind = "unknown"
+    sigmas = estimate.sigma[0, : len(pixels)].tolist()
+    if kind == "white":
+        # The median estimate is nearer, but texture raises it: it counts where the network does not object.
+        medians = estimate_sigma(pixels)
+        sigmas = [m if 0 < m < _MOST_RAISED * s else s for m, s in zip(medians, sigmas)]
+    return NoiseFinding(kind, tuple(sigmas), level, correlated > 0.5, dependent > 0.5, noisy)
+
+
+def windows_of(pixels: np.ndarray) -> list[Tensor]:
+    """The picture, or windows spread evenly over a large one, (1, 3, h, w), on the grid of its cells."""
+    height, width = (size // CELL * CELL for size in pixels.shape[1:])
+    picture = torch.from_numpy(pixels[:, :height, :width]).expand(3, -1, -1)[None]
+    if height * width <= (_WINDOWS * _SIDE) ** 2:
+        return [picture]
+    tops, lefts = (
+        sorted({round(k * max(0, size - _SIDE) / (_WINDOWS - 1) / CELL) * CELL for k in range(_WINDOWS)})
+        for size in (height, width)
+    )
+    return [picture[..., top : top + _SIDE, left : left + _SIDE] for top in tops for left in lefts]
