@@ -37,7 +37,7 @@ class NoiseFinding:
 
     Attributes:
         kind: "white", or "camera" where it is correlated or grows with the light, as a camera and JPEG leave
-            it; "none"; or "unknown": the picture is too small, or shows what may be texture or noise.
+            it, which is not told apart in gray pictures; "none"; or "unknown": the picture is too small, or shows what may be texture or noise.
         sigmas: Standard deviation by channel, before clipping, on the 0-255 scale; what there would be, if
             there was any.
         level: Root mean square of all that differs from the clean picture, on the 0-255 scale.
@@ -99,7 +99,9 @@ def noise_of(pixels: np.ndarray, estimator: NoiseEstimator) -> NoiseFinding:
         float(logit.sigmoid()) for logit in (estimate.noisy, estimate.correlated, estimate.dependent)
     )
     level = float(estimate.level)
-    kind: Kind = "camera" if correlated > 0.5 or dependent > 0.5 else "white"
+    # In one channel the network takes white noise for a camera's too often.
+    in_colour = not all(np.array_equal(pixels[0], channel) for channel in pixels[1:])
+    kind: Kind = "camera" if in_colour and (correlated > 0.5 or dependent > 0.5) else "white"
     if noisy < _CLEAN or level < _LEAST_LEVEL:
         kind = "none"
     elif noisy < _NOISY:
