@@ -37,7 +37,8 @@ class NoiseFinding:
 
     Attributes:
         kind: "white", or "camera" where it is correlated or grows with the light, as a camera and JPEG leave
-            it, which is not told apart in gray pictures; "none"; or "unknown": the picture is too small, or shows what may be texture or noise.
+            it, which is not told apart in gray pictures; "none"; or "unknown": the picture is too small, or
+            shows what may be texture or noise.
         sigmas: Standard deviation by channel, before clipping, on the 0-255 scale; what there would be, if
             there was any.
         level: Root mean square of all that differs from the clean picture, on the 0-255 scale.
