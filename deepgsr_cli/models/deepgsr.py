@@ -17,6 +17,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from deepgsr_cli.compute.tiling import TileNeeds
+from deepgsr_cli.models.configuration import Configuration
 from deepgsr_cli.models.mosaics import MALVAR_REACH, bayer_mask, malvar
 from deepgsr_cli.models.patches import aggregate, extract, from_windows, reflect_to, to_windows
 from deepgsr_cli.models.wavelets import dwt2, idwt2
@@ -25,7 +26,7 @@ T = TypeVar("T")
 
 
 @dataclass(frozen=True)
-class DeepGSRConfig:
+class DeepGSRConfig(Configuration):
     """Shape of a DeepGSR network.
 
     The network is a U-Net whose down- and up-sampling are Haar transforms. With one level and no stem it is
@@ -78,14 +79,6 @@ class DeepGSRConfig:
     outputs: int = 0
     search: int = 0
     mosaic: bool = False
-
-    @classmethod
-    def from_dict(cls, fields: dict[str, Any]) -> DeepGSRConfig:
-        """Configuration from its fields as JSON types; ValueError for an unknown one."""
-        if unknown := sorted(set(fields) - {field.name for field in dataclasses.fields(cls)}):
-            raise ValueError(f"unknown configuration {', '.join(unknown)}")
-        values: dict[str, Any] = {name: tuple(v) if isinstance(v, list) else v for name, v in fields.items()}
-        return cls(**values)
 
     def without_groups(self) -> DeepGSRConfig:
         """The same shape without group shrinkage, for ablations."""

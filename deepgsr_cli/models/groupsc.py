@@ -20,6 +20,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from deepgsr_cli.compute.tiling import TileNeeds
+from deepgsr_cli.models.configuration import Configuration
 from deepgsr_cli.models.mosaics import bayer_mask, bilinear
 from deepgsr_cli.models.patches import reflect_to
 
@@ -30,7 +31,7 @@ _LEAST_ENERGY = 1e-10
 
 
 @dataclass(frozen=True)
-class GroupSCConfig:
+class GroupSCConfig(Configuration):
     """Shape of a GroupSC network.
 
     Attributes:
@@ -57,14 +58,6 @@ class GroupSCConfig:
     radius: int = 7
     interval: int = 2
     levels: tuple[float, ...] = (0.0, 5.0, 10.0, 15.0, 25.0, 50.0, 75.0)
-
-    @classmethod
-    def from_dict(cls, fields: dict[str, Any]) -> GroupSCConfig:
-        """Configuration from its fields as JSON types; ValueError for an unknown one."""
-        if unknown := sorted(set(fields) - {field.name for field in dataclasses.fields(cls)}):
-            raise ValueError(f"unknown configuration {', '.join(unknown)}")
-        values: dict[str, Any] = {name: tuple(v) if isinstance(v, list) else v for name, v in fields.items()}
-        return cls(**values)
 
     def without_groups(self) -> GroupSCConfig:
         """The same shape without groups, which is SC, for ablations."""

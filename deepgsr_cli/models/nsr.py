@@ -20,12 +20,13 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from deepgsr_cli.compute.tiling import TileNeeds
+from deepgsr_cli.models.configuration import Configuration
 from deepgsr_cli.models.mosaics import bilinear
 from deepgsr_cli.models.patches import reflect_to
 
 
 @dataclass(frozen=True)
-class NSRConfig:
+class NSRConfig(Configuration):
     """Shape of an NSR network.
 
     Attributes:
@@ -56,14 +57,6 @@ class NSRConfig:
     groups: int = 0
     cardinality: int = 16
     cell: int = 48
-
-    @classmethod
-    def from_dict(cls, fields: dict[str, Any]) -> NSRConfig:
-        """Configuration from its fields as JSON types; ValueError for an unknown one."""
-        if unknown := sorted(set(fields) - {field.name for field in dataclasses.fields(cls)}):
-            raise ValueError(f"unknown configuration {', '.join(unknown)}")
-        values: dict[str, Any] = {name: tuple(v) if isinstance(v, list) else v for name, v in fields.items()}
-        return cls(**values)
 
     def without_groups(self) -> NSRConfig:
         """The same shape with plain convolutions, for ablations."""
