@@ -128,7 +128,6 @@ class PictureTask:
         as_pictures: Makes pictures of the size of the clean ones of degraded ones that are not, without a
             network; `given` then names this. None where they are.
         prepare: Makes other crops of some that training takes, before they are degraded, if anything does.
-        scale: Sides of a restored picture over those of the degraded one.
         scales: Sides of a restored picture over those of the degraded one: those that can be asked for.
         model: Kind of network, a name in `pictures.training.PRESETS_OF`, unless a training chooses another.
         pairs: What the degraded pictures of pairs are called, as their sub-folder is; None without pairs.
@@ -147,7 +146,6 @@ class PictureTask:
     mosaic: bool = False
     as_pictures: Callable[[Tensor], Tensor] | None = None
     prepare: Prepare | None = None
-    scale: int = 1
     scales: tuple[int, ...] = (1,)
     model: str = "deepgsr"
     pairs: str | None = None
