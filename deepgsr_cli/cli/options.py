@@ -299,27 +299,27 @@ class SliceOptions(ModelOptions, BatchOptions):
 
 def parse_sigma(text: str) -> float | None:
     """Noise level, None for auto."""
-    if text == "auto":
-        return None
-    try:
-        value = float(text)
-    except ValueError:
-        value = math.nan
-    if not 0 <= value <= 255:
-        raise UsageError(f"--sigma {text}: give a number from 0 to 255, or auto to have it estimated")
-    return value
+    return _number_or_auto("--sigma", text, (0, 255), "estimated")
 
 
 def parse_quality(text: str) -> float | None:
     """Quality of a JPEG, None for auto."""
+    return _number_or_auto("--quality", text, (1, 100), "found")
+
+
+def _number_or_auto(option: str, text: str, bounds: tuple[float, float], done: str) -> float | None:
+    """Value of an option that is a number within bounds or auto, None then, by which it is done."""
     if text == "auto":
         return None
     try:
         value = float(text)
     except ValueError:
         value = math.nan
-    if not 1 <= value <= 100:
-        raise UsageError(f"--quality {text}: give a number from 1 to 100, or auto to have it found")
+    low, high = bounds
+    if not low <= value <= high:
+        raise UsageError(
+            f"{option} {text}: give a number from {low:g} to {high:g}, or auto to have it {done}"
+        )
     return value
 
 
