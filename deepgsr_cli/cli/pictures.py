@@ -239,7 +239,7 @@ class UpscaleCommand(PictureCommand):
 
 def _of_quality(result: Result) -> str:
     """Return what is known of the compression of a picture, in words; empty if that was not asked."""
-    if "quality" not in result.facts:
+    if "quality_from" not in result.facts:
         return result.note
     origins = {"file": "as the file says", "pixels": "found in the pixels", "option": "as given"}
     text = f"quality {result.facts['quality']}, {origins[result.facts['quality_from']]}"
