@@ -83,9 +83,9 @@ class Derain(PreviewOptions):
 
 @dataclass(frozen=True, kw_only=True)
 class Restore(PreviewOptions):
-    """Remove noise, rain or both from pictures, without being told which.
+    """Remove noise, rain, both or coarse JPEG from pictures, without being told which.
 
-    Where the noise level is known, denoise is better.
+    It looks first, says what it found, and leaves a picture as it is that has nothing of all that.
     """
 
 
