@@ -339,7 +339,7 @@ class Reconstruction(BatchWork[_Case, _Computed]):
                 )
             return scanner_view(shape, pixel_mm, self.scan.num_views, source_mm, detector_mm)
         except UserError as error:
-            raise InputError(f"{job.label}: {error}") from error
+            raise InputError(f"{job.label}: {error.for_command_line()}") from error
 
     def _of_measurement(self, computed: _Computed) -> Result:
         """Check and write what came of a measured scan."""

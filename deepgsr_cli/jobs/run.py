@@ -174,7 +174,7 @@ def attempted(
     except (UsageError, WeightsError, DeviceError):
         raise
     except UserError as error:
-        sentence = str(error)
+        sentence = error.for_command_line()
     except Exception as error:
         if is_out_of_memory(error):
             sentence = f"{label}: memory does not suffice; free some, or cut the picture into parts"
@@ -240,5 +240,5 @@ def _reviewed(work: Work, job: Job, *, pictures: bool) -> Result:
     try:
         result = work.review(job)
     except UserError as error:
-        return Result({}, str(error))
+        return Result({}, error.for_command_line())
     return result if pictures else replace(result, images=[], plots=[])
