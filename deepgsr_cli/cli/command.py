@@ -266,7 +266,7 @@ def _open(command: Command[B, P], options: B, plan: P, place: Place) -> Work:
 
 def _outcomes(options: BatchOptions, run: Run, tally: _Tally) -> Generator[Outcome]:
     """Do the jobs of a run where the options say."""
-    from deepgsr_cli.jobs.run import run_here
+    from deepgsr_cli.jobs.here import run_here
 
     if options.cluster is not None:
         return _on_cluster(options, options.cluster, run)

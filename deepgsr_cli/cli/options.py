@@ -177,6 +177,10 @@ SliceFormat = Annotated[
     str | None,
     option(panel=FILES, help="Output format: dicom, or tiff or npy of float32 HU.", default="dicom"),
 ]
+SliceBatch = Annotated[
+    int | None,
+    option(panel=SPEED, help="Slices computed at once.", default="by free memory; 1 on the CPU"),
+]
 Window = Annotated[
     str,
     option(panel=FILES, help="Centre,width in HU of the pictures in the report; no result depends on it."),
@@ -304,8 +308,13 @@ class SliceOptions(ModelOptions, BatchOptions):
     strict: Strict = False
     window: Window = "40,400"
     pixel_mm: PixelMm = None
+    batch: SliceBatch = None
 
     def check(self) -> None:
+        if self.batch is not None and not 1 <= self.batch <= MOST_JOBS:
+            raise UsageError(f"--batch {self.batch}: give a number of slices from 1 to {MOST_JOBS}")
+        if self.batch is not None and (self.jobs != "1" or self.cluster is not None):
+            raise UsageError("--batch is for one process; leave it out with --jobs and --cluster")
         if self.pixel_mm is not None and not 0 < self.pixel_mm < math.inf:
             raise UsageError(f"--pixel-mm {self.pixel_mm:g}: give a size in mm, above 0")
         parse_window(self.window)

@@ -10,12 +10,9 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+from deepgsr_cli.compute.memory import is_out_of_memory
 from deepgsr_cli.compute.precision import Precision, autocast
 from deepgsr_cli.errors import OptionError, UserError
-
-# How the allocators of CUDA libraries, MPS, and the CPU (Linux, Windows) say that memory ran out in what is
-# only a RuntimeError.
-_OUT_OF_MEMORY = ("_ALLOC_FAILED", "out of memory", "can't allocate memory", "not enough memory")
 
 _RAMP_PX = 32
 # What a row of tiles may take on the CPU, where large tiles have no merit but their few overlaps. 2048 x 2048
@@ -205,7 +202,7 @@ def apply_tiled(
             tile_row = tile_row if prepare is None else prepare(tile_row[None])[0]
             band = _restore_row(evaluate, tile_row, columns, batch, advance)
         except (RuntimeError, MemoryError) as error:
-            if not _is_out_of_memory(error):
+            if not is_out_of_memory(error):
                 raise
         if band is None:  # outside of `except`, whose traceback holds on to the memory
             retreated = True
@@ -378,12 +375,6 @@ def _retreat(batch: int, tile: int, overlap: int, needs: TileNeeds, device: torc
             f"with --overlap {overlap}; {remedy}"
         )
     return 1, max(tile // 2 // needs.grid * needs.grid, smallest)
-
-
-def _is_out_of_memory(error: BaseException) -> bool:
-    if isinstance(error, MemoryError | torch.cuda.OutOfMemoryError):
-        return True
-    return any(sign in str(error) for sign in _OUT_OF_MEMORY)
 
 
 def _ceil(value: int, multiple: int) -> int:
