@@ -22,6 +22,7 @@ _TRAINING = {
     **dict.fromkeys(TASKS, "pictures.training:PictureTraining"),
     "upscale": "pictures.upscaling:UpscaleTraining",
     "ct-recon": "ct.training:CTRecon",
+    "ct-denoise": "ct.denoise_training:CTDenoise",
     "mar": "mar.training:MAR",
     "phase": "phase.training:Phase",
 }
