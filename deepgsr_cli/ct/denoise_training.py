@@ -39,7 +39,7 @@ PRESETS_OF_CT = {name: shape for name, shape in PRESETS.items() if not shape.sea
 # Levels in HU that a run trains on, evenly in their logarithm.
 _LOWEST_LEVEL_HU, _HIGHEST_LEVEL_HU = 3.0, 200.0
 # Of what the network is told, relative: an estimate is no better.
-_LEVEL_ERROR = 0.1
+_LEVEL_ERROR = 0.2
 # Crops lie in this middle part of the range they could; at a slice's rim is air.
 _MIDDLE = 0.85
 # Pixels around a crop that a kernel reaches from.
