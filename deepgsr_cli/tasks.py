@@ -33,6 +33,7 @@ _EVALUATIONS = {
     "dejpeg": "pictures.evaluation:Dejpeg",
     "demosaick": "pictures.mosaic_evaluation:MosaicEvaluation",
     "ct-recon": "ct.evaluation:SparseViewCT",
+    "ct-denoise": "ct.denoise_evaluation:LowDoseCT",
     "mar": "mar.evaluation:MetalArtifacts",
     "phase": "phase.evaluation:PhaseRetrieval",
 }

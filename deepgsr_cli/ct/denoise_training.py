@@ -156,9 +156,9 @@ class CTDenoise:
         level = _LOWEST_LEVEL_HU * (_HIGHEST_LEVEL_HU / _LOWEST_LEVEL_HU) ** chance[:, 7]
         error = (_LEVEL_ERROR * torch.randn(batch, generator=draw.cpu)).exp()
         passed = kernels(frequencies(*hu.shape[-2:]))
-        noise = _filtered(noise, passed) * level[:, None, None]
+        noise = filtered(noise, passed) * level[:, None, None]
         # Half of the slices are seen through the kernel as well, the others keep their own.
-        seen = torch.where(chance[:, 8, None, None] < 0.5, _filtered(hu, passed), hu)
+        seen = torch.where(chance[:, 8, None, None] < 0.5, filtered(hu, passed), hu)
         noisy = seen + noise
         # Scanners fill with the lowest value what they do not see, and some write whole numbers.
         unseen = (hu <= LOWEST_HU) & (chance[:, 9, None, None] < 0.5)
@@ -194,8 +194,8 @@ class CTDenoise:
             kernels = Kernels(*(torch.tensor([value]) for value in (cutoff, 2.0, boost)))
             hu, noise = levels[0].float(), slices.noise(i, 0)
             passed = kernels(frequencies(*hu.shape))
-            seen = _filtered(hu[None], passed)
-            added = _filtered(noise.image[None].float(), passed) * level / noise.level(kernels)
+            seen = filtered(hu[None], passed)
+            added = filtered(noise.image[None].float(), passed) * level / noise.level(kernels)
             top, left = (max(0, (n - 320) // 2) for n in hu.shape)
             noisy, seen = (x[:, top : top + 320, left : left + 320] for x in (seen + added, seen))
             samples.append(_sample(noisy.round(), torch.tensor([level]), seen))
@@ -220,7 +220,7 @@ def _sample(noisy: Tensor, level_hu: Tensor, clean: Tensor) -> DoseSample:
     return DoseSample(noisy, level_hu[:, None] / SCALE_HU, clean)
 
 
-def _filtered(x: Tensor, passed: Tensor) -> Tensor:
+def filtered(x: Tensor, passed: Tensor) -> Tensor:
     """Images, (B, H, W), by what passes of their frequencies, (B, H, W / 2 + 1); their edges meet."""
     return torch.fft.irfft2(torch.fft.rfft2(x) * passed, s=x.shape[-2:])
 
