@@ -11,7 +11,6 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from deepgsr_cli.cli.command import add
-from deepgsr_cli.cli.ct_recon import NOTICE
 from deepgsr_cli.cli.options import (
     Arithmetic,
     Batch,
@@ -31,6 +30,7 @@ from deepgsr_cli.cli.options import (
 )
 from deepgsr_cli.cli.output import finite, print_table, progress_bar, say
 from deepgsr_cli.cli.phase import Iterations, Restarts
+from deepgsr_cli.ct import NOTICE
 
 if TYPE_CHECKING:
     from deepgsr_cli.evaluation.records import Score

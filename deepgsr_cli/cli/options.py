@@ -250,7 +250,6 @@ class PictureOptions(ModelOptions, TileOptions, BatchOptions):
     white: White = 1.0
     max_pixels: MaxPixels = 2**29
     strength: Share = 1.0
-    preview: Preview = False
 
     def check(self) -> None:
         if not 0 <= self.strength <= 1:
@@ -261,10 +260,12 @@ class PictureOptions(ModelOptions, TileOptions, BatchOptions):
             raise UsageError(f"--max-pixels {self.max_pixels}: give 1 or more")
         if self.json_lines and self.output == "-":
             raise UsageError("--json and -o - would both use standard output; give -o a file")
-        if self.preview and (self.reference is not None or self.format is not None):
-            raise UsageError("--preview writes a PNG beside no result: leave --reference and --format out")
         check_reference(self.reference)
         super().check()
+
+    def shows_preview(self) -> bool:
+        """Whether a preview is written instead of a result."""
+        return False
 
     def level(self) -> float | None:
         """What the network is told of the degradation; None to estimate it, or if it is told nothing."""
@@ -277,6 +278,21 @@ class PictureOptions(ModelOptions, TileOptions, BatchOptions):
     def kind_of_noise(self) -> Noise:
         """Which noise the pictures have, where that matters; "auto" to look."""
         return "auto"
+
+
+@dataclass(frozen=True, kw_only=True)
+class PreviewOptions(PictureOptions):
+    """Options of the commands whose results at several levels or strengths can be compared first."""
+
+    preview: Preview = False
+
+    def check(self) -> None:
+        if self.preview and (self.reference is not None or self.format is not None):
+            raise UsageError("--preview writes a PNG beside no result: leave --reference and --format out")
+        super().check()
+
+    def shows_preview(self) -> bool:
+        return self.preview
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -15,6 +15,7 @@ from deepgsr_cli.cli.options import (
     QUALITY,
     PictureOptions,
     PixelMm,
+    PreviewOptions,
     Window,
     option,
     parse_enlargement,
@@ -62,7 +63,7 @@ NOISES = ("auto", "white", "camera")
 
 
 @dataclass(frozen=True, kw_only=True)
-class Denoise(PictureOptions):
+class Denoise(PreviewOptions):
     """Remove noise from pictures, or from CT slices in DICOM files, whose results are a derived series."""
 
     sigma: Sigma = "auto"
@@ -83,12 +84,12 @@ class Denoise(PictureOptions):
 
 
 @dataclass(frozen=True, kw_only=True)
-class Derain(PictureOptions):
+class Derain(PreviewOptions):
     """Remove rain from pictures."""
 
 
 @dataclass(frozen=True, kw_only=True)
-class Restore(PictureOptions):
+class Restore(PreviewOptions):
     """Remove noise, rain or both from pictures, without being told which.
 
     Where the noise level is known, denoise is better.
@@ -96,7 +97,7 @@ class Restore(PictureOptions):
 
 
 @dataclass(frozen=True, kw_only=True)
-class Dejpeg(PictureOptions):
+class Dejpeg(PreviewOptions):
     """Remove what JPEG compression has done to pictures.
 
     How strongly a file was compressed is read from its own tables, and is found in the pixels of pictures
@@ -127,8 +128,6 @@ class Upscale(PictureOptions):
     method: Method = "deepgsr"
 
     def check(self) -> None:
-        if self.preview:
-            raise UsageError("--preview: shows levels and strengths, of which upscale has none")
         parse_enlargement(self.scale, self.method)
         for name in ("weights", "ensemble", "strength"):
             if self.method != "deepgsr" and getattr(self, name) != getattr(Upscale, name):
@@ -192,7 +191,7 @@ class PictureCommand(Command[PictureOptions, "Plan"]):
         from deepgsr_cli.jobs.plan import plan
 
         options.level()
-        format = "PNG" if options.preview else parse_format(options.format)
+        format = "PNG" if options.shows_preview() else parse_format(options.format)
         suffixes = (
             RESULT_SUFFIXES | options.result_suffixes() if format is None else FORMATS[format].suffixes[0]
         )
@@ -200,7 +199,7 @@ class PictureCommand(Command[PictureOptions, "Plan"]):
         found = plan(
             options.inputs,
             options.output,
-            f"{self.name}_preview" if options.preview else self.name,
+            f"{self.name}_preview" if options.shows_preview() else self.name,
             taken,
             target_suffix=suffixes,
             foreign=foreign,
@@ -273,7 +272,7 @@ def _open(task: str, options: PictureOptions) -> Restoration | Preview:
     from deepgsr_cli.pictures.jobs import Decompression, Preview, Restoration
 
     restoration = (Decompression if task == "dejpeg" else Restoration)(*_settings(task, options))
-    return Preview(restoration) if options.preview else restoration
+    return Preview(restoration) if options.shows_preview() else restoration
 
 
 def _open_enlargement(options: Upscale) -> Restoration:

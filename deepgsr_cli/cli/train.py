@@ -378,7 +378,7 @@ def _command(task: str) -> Callable[[TrainOptions], None]:
         try:
             _train(task, options)
         except ProcessError as error:
-            say(str(error), style="red")
+            say(error.for_command_line(), style="red")
             sys.stderr.flush()
             # Threads that still wait for the other process may abort an interpreter that ends in order.
             os._exit(error.exit_code)

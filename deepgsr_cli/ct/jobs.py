@@ -282,7 +282,7 @@ def _read_sinograms(path: Path, geometry: Geometry | None, values: str | None) -
         try:
             geometry = geometry_of(sinograms.parameters)
         except (InputError, ShapeError) as error:
-            raise InputError(f"{path}: {error}") from error
+            raise InputError(f"{path}: {error.for_command_line()}") from error
     sinograms = Sinograms(path, geometry.num_views, geometry.num_bins, values)
     _check_angles(sinograms, geometry)
     return sinograms, geometry

@@ -239,11 +239,10 @@ def total_variation(
     return primal_dual(
         A,
         y,
-        TotalVariation(weight),
+        TotalVariation(weight, balance=weight / _EDGE_ATTENUATION),
         weights=precision,
         start=_start(A, y) if start is None else start,
         iterations=iterations,
-        balance=weight / _EDGE_ATTENUATION,
         progress=progress,
     )
 

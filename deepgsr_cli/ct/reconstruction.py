@@ -227,7 +227,7 @@ class Reconstruction:
                 )
             return scanner_view(shape, pixel_mm, self.scan.num_views, source_mm, detector_mm)
         except UserError as error:
-            raise InputError(f"{job.label}: {error}") from error
+            raise InputError(f"{job.label}: {error.for_command_line()}") from error
 
     def _of_measurement(
         self, job: SinogramJob | ProjectionJob, for_report: bool, progress: Progress | None

@@ -152,7 +152,7 @@ def attempt(
     except (UsageError, WeightsError, DeviceError):
         raise
     except UserError as error:
-        sentence = str(error)
+        sentence = error.for_command_line()
     except MemoryError:
         sentence = f"{job.label}: memory does not suffice; free some, or cut the picture into parts"
     else:
@@ -208,7 +208,7 @@ def _reviewed(work: Work, job: Job, *, pictures: bool) -> Result:
     try:
         result = work.review(job)
     except UserError as error:
-        return Result({}, str(error))
+        return Result({}, error.for_command_line())
     return result if pictures else replace(result, images=[], plots=[])
 
 
