@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Annotated, Any, cast
 
 import typer
 
+from deepgsr_cli.ct import MOST_LEVEL_HU
 from deepgsr_cli.errors import UsageError
 from deepgsr_cli.pictures.tasks import TASKS
 
@@ -327,12 +328,19 @@ def parse_sigma(text: str) -> float | None:
     return _number_or_auto("--sigma", text, (0, 255), "estimated")
 
 
+def parse_level_hu(text: str) -> float | None:
+    """Noise level of CT in HU, None for auto."""
+    return _number_or_auto("--sigma", text, (0, MOST_LEVEL_HU), "estimated", " HU")
+
+
 def parse_quality(text: str) -> float | None:
     """Quality of a JPEG, None for auto."""
     return _number_or_auto("--quality", text, (1, 100), "found")
 
 
-def _number_or_auto(option: str, text: str, bounds: tuple[float, float], done: str) -> float | None:
+def _number_or_auto(
+    option: str, text: str, bounds: tuple[float, float], done: str, unit: str = ""
+) -> float | None:
     """Value of an option that is a number within bounds or auto, None then, by which it is done."""
     if text == "auto":
         return None
@@ -343,7 +351,7 @@ def _number_or_auto(option: str, text: str, bounds: tuple[float, float], done: s
     low, high = bounds
     if not low <= value <= high:
         raise UsageError(
-            f"{option} {text}: give a number from {low:g} to {high:g}, or auto to have it {done}"
+            f"{option} {text}: give a number from {low:g} to {high:g}{unit}, or auto to have it {done}"
         )
     return value
 

@@ -77,7 +77,7 @@ def _filtered(x: Tensor, thresholds: Tensor, radius: int) -> tuple[Tensor, Tenso
     batch, channels, height, width = x.shape
     # Orthonormal transform of the channels, the mean first.
     mixing = torch.tensor(_dct(channels), dtype=x.dtype, device=x.device)
-    maps = torch.einsum("cd,bdhw->bchw", mixing, x)
+    maps = torch.einsum("cd,bdhw->bchw", mixing, x) if channels > 1 else x
     for dim, size in ((-2, height), (-1, width)):
         references = max(0, math.ceil((size - PATCH) / STRIDE)) + 1
         maps = _mirrored(maps, dim, radius, radius + (references - 1) * STRIDE + PATCH - size)
@@ -90,17 +90,12 @@ def _filtered(x: Tensor, thresholds: Tensor, radius: int) -> tuple[Tensor, Tenso
         most = max(1, _MAX_DISTANCES // ((2 * radius + 1) * maps.shape[-2] * maps.shape[-1]))
         parts = zip(maps.split(most), thresholds.split(most))
         sums = torch.cat([_tensor_engine(images, radius, levels) for images, levels in parts])
-    # Every patch has the same window, so that weights are added at its corner only and spread here.
-    spread = sums[:, channels:]
-    for dim in (-2, -1):
-        corners, spread = spread, torch.zeros_like(spread)
-        size = corners.shape[dim]
-        for i, weight in enumerate(_window().tolist()):
-            spread.narrow(dim, i, size - i).add_(corners.narrow(dim, 0, size - i), alpha=weight)
     inner = (..., slice(radius, radius + height), slice(radius, radius + width))
-    weights, count = spread[:, :channels][inner], spread[:, channels:][inner]
-    estimates = torch.einsum("cd,bchw->bdhw", mixing, sums[:, :channels][inner] / weights)
-    return estimates, count / weights / (MEMBERS * PATCH**2)
+    estimates, weights, count = sums[inner].split((channels, channels, 1), dim=1)
+    estimates = estimates / weights
+    if channels > 1:
+        estimates = torch.einsum("cd,bchw->bdhw", mixing, estimates)
+    return estimates, (count / weights).div_(MEMBERS * PATCH**2)
 
 
 def _dct(size: int) -> Array:
@@ -124,8 +119,8 @@ def _window() -> Array:
 
 
 def _tensor_engine(maps: Tensor, radius: int, thresholds: Tensor) -> Tensor:
-    """Sums of weighted estimates, (B, C, H, W), and, each at the upper left corner of a patch, of weights,
-    (B, C, H, W), and of patches, (B, 1, H, W): together (B, 2C + 1, H, W).
+    """Sums of weighted estimates, (B, C, H, W), and, by the window, of weights, (B, C, H, W), and of patches,
+    (B, 1, H, W): together (B, 2C + 1, H, W).
 
     Args:
         maps: (B, C, H, W), continued by the radius on all sides, the first of which is matched.
@@ -156,7 +151,15 @@ def _tensor_engine(maps: Tensor, radius: int, thresholds: Tensor) -> Tensor:
             sums[c].index_add_(0, places.flatten(), groups.flatten())
             sums[channels + c].index_add_(0, corner.flatten(), weights.expand_as(corner).flatten())
         sums[-1].index_add_(0, corner.flatten(), torch.ones_like(corner, dtype=maps.dtype).flatten())
-    return sums.view(2 * channels + 1, batch, height, width).transpose(0, 1)
+    sums = sums.view(2 * channels + 1, batch, height, width).transpose(0, 1)
+    # Every patch has the same window, so that weights are added at its corner only and spread here.
+    spread = sums[:, channels:]
+    for dim in (-2, -1):
+        corners, spread = spread, torch.zeros_like(spread)
+        size = corners.shape[dim]
+        for i, share in enumerate(_window().tolist()):
+            spread.narrow(dim, i, size - i).add_(corners.narrow(dim, 0, size - i), alpha=share)
+    return torch.cat((sums[:, :channels], spread), dim=1)
 
 
 def _haar_matrix() -> Array:
@@ -224,8 +227,7 @@ def _compiled_engine(maps: Tensor, radius: int, threshold: float) -> Tensor:
     # From near to far: good matches are near, and once they are found few others have to be put in order.
     displacements = np.indices((2 * radius + 1, 2 * radius + 1)).reshape(2, -1).T - radius
     displacements = displacements[np.argsort((displacements**2).sum(1), kind="stable")]
-    dct = _dct(PATCH)
-    forward, backward = dct.astype(np.float32), (_window()[:, None] * dct.T).astype(np.float32)
+    window = _window()
     sums = np.zeros((2 * channels + 1, height, width), np.float32)
     # Blocks overlap, so they are added one after another, in the same order for any number of threads.
     for start in range(0, len(blocks), _BLOCKS_HELD):
@@ -239,7 +241,8 @@ def _compiled_engine(maps: Tensor, radius: int, threshold: float) -> Tensor:
                 rows, columns = held[i]
                 part = pixels[:, rows, columns].copy()
                 parts[i] = np.zeros((2 * channels + 1, *part.shape[1:]), np.float32)
-                _filter(part, displacements, np.float32(threshold), forward, backward, parts[i])
+                _filter(part, displacements, np.float32(threshold), window, parts[i])
+                _spread(parts[i][channels:], window)
 
         in_threads(work, len(held))
         for (rows, columns), part in zip(held, parts):
@@ -251,21 +254,22 @@ def _compiled_engine(maps: Tensor, radius: int, threshold: float) -> Tensor:
 # Inner loops then run over neighbouring numbers, and indices are unsigned, which spares numba the test for
 # negative ones: without either they are many times slower.
 _U = np.uintp
+# Of the DCT: cosines of k pi / 16, halved. Of the Haar transform: the root of a half, and a half.
+_C1, _C2, _C3, _C4, _C5, _C6, _C7 = (np.float32(math.cos(k * math.pi / 16) / 2) for k in range(1, 8))
+_ROOT, _HALF = np.float32(math.sqrt(0.5)), np.float32(0.5)
 
 
 @compiled
-def _filter(
-    maps: Array, displacements: Array, threshold: float, forward: Array, backward: Array, sums: Array
-) -> None:
+def _filter(maps: Array, displacements: Array, threshold: float, window: Array, sums: Array) -> None:
     """Add all groups of maps, (C, H, W), continued by the radius, to sums, (2C + 1, H, W).
 
     Args:
         maps: The first one is matched.
         displacements: Displacements of the candidates, (D, 2), the reference itself first, the farthest last.
         threshold: Threshold of the coefficients.
-        forward: DCT, (8, 8).
-        backward: Inverse DCT times the window, (8, 8).
-        sums: Sums, as `_compiled_engine` returns them.
+        window: Window along a side of a patch, (8,).
+        sums: Sums of what `_tensor_engine` returns, with weights and patches at the upper left corner of
+            a patch, as all patches have the same window; `_spread` spreads them.
     """
     channels, height, width = maps.shape
     radius = displacements[-1].max()
@@ -292,15 +296,15 @@ def _filter(
                 counts[corners[k]] += 1
             for c in range(channels):
                 _gather(flat_maps[c], corners, _U(width), lines)
-                _multiply(forward, lines, other)
+                _dct_of(lines, other)
                 _swap(other, lines)
-                _multiply(forward, lines, other)
+                _dct_of(lines, other)
                 _haar(other)
                 weight = np.float32(1 / _threshold(coefficients, threshold))
                 _inverse_haar(other)
-                _multiply(backward, other, lines)
+                _windowed_inverse(other, window, lines)
                 _swap(lines, other)
-                _multiply(backward, other, lines)
+                _windowed_inverse(other, window, lines)
                 _scatter(lines, corners, _U(width), weight, flat_sums[c])
                 weights = flat_sums[channels + c]
                 for k in range(_U(16)):
@@ -337,6 +341,12 @@ def _nearest(upper: Array, lower: Array, members: Array) -> None:
     for i in range(_U(len(upper))):
         for j in range(columns):
             candidates[j] = upper[i, j] + upper[i, j + _U(1)] + lower[i, j] + lower[i, j + _U(1)]
+        # Most displacements are near enough for no reference, which is seen of all of them together.
+        nearer = np.int32(0)
+        for j in range(columns):
+            nearer |= np.int32(distances[j] < farthest[j])
+        if nearer == 0:
+            continue
         for j in range(columns):
             if distances[j] < farthest[j]:
                 # Each place in the order takes the larger of its left neighbour and the new key, unless its
@@ -385,62 +395,96 @@ def _swap(lines: Array, out: Array) -> None:
 
 
 @compiled
-def _multiply(matrix: Array, lines: Array, out: Array) -> None:
-    """Product of a matrix, (8, 8), with lines, (8, 128)."""
-    for u in range(_U(8)):
-        a, b, c, d = matrix[u, 0], matrix[u, 1], matrix[u, 2], matrix[u, 3]
-        e, f, g, h = matrix[u, 4], matrix[u, 5], matrix[u, 6], matrix[u, 7]
-        for i in range(_U(128)):
-            first = a * lines[0, i] + b * lines[1, i] + c * lines[2, i] + d * lines[3, i]
-            second = e * lines[4, i] + f * lines[5, i] + g * lines[6, i] + h * lines[7, i]
-            out[u, i] = first + second
+def _dct_of(lines: Array, out: Array) -> None:
+    """DCT of the columns of lines, (8, 128), by even and odd frequencies."""
+    for i in range(_U(128)):
+        a, b, c, d = lines[0, i], lines[1, i], lines[2, i], lines[3, i]
+        e, f, g, h = lines[4, i], lines[5, i], lines[6, i], lines[7, i]
+        p, q, r, s = a + h, b + g, c + f, d + e
+        t, u, v, w = a - h, b - g, c - f, d - e
+        out[0, i] = _C4 * ((p + s) + (q + r))
+        out[4, i] = _C4 * ((p + s) - (q + r))
+        out[2, i] = _C2 * (p - s) + _C6 * (q - r)
+        out[6, i] = _C6 * (p - s) - _C2 * (q - r)
+        out[1, i] = _C1 * t + _C3 * u + (_C5 * v + _C7 * w)
+        out[3, i] = _C3 * t - _C7 * u - (_C1 * v + _C5 * w)
+        out[5, i] = _C5 * t - _C1 * u + (_C7 * v + _C3 * w)
+        out[7, i] = _C7 * t - _C5 * u + (_C3 * v - _C1 * w)
+
+
+@compiled
+def _windowed_inverse(lines: Array, window: Array, out: Array) -> None:
+    """Inverse of `_dct_of`, times a symmetric window, (8,)."""
+    # Read once: where an array is read beside one that is written, nothing is computed several at a time.
+    first, second, third, fourth = window[0], window[1], window[2], window[3]
+    for i in range(_U(128)):
+        a, b, c, d = lines[0, i], lines[1, i], lines[2, i], lines[3, i]
+        e, f, g, h = lines[4, i], lines[5, i], lines[6, i], lines[7, i]
+        m, n = _C4 * (a + e), _C4 * (a - e)
+        k, j = _C2 * c + _C6 * g, _C6 * c - _C2 * g
+        p, q, r, s = first * (m + k), second * (n + j), third * (n - j), fourth * (m - k)
+        t = first * (_C1 * b + _C3 * d + (_C5 * f + _C7 * h))
+        u = second * (_C3 * b - _C7 * d - (_C1 * f + _C5 * h))
+        v = third * (_C5 * b - _C1 * d + (_C7 * f + _C3 * h))
+        w = fourth * (_C7 * b - _C5 * d + (_C3 * f - _C1 * h))
+        out[0, i], out[7, i] = p + t, p - t
+        out[1, i], out[6, i] = q + u, q - u
+        out[2, i], out[5, i] = r + v, r - v
+        out[3, i], out[4, i] = s + w, s - w
 
 
 @compiled
 def _haar(lines: Array) -> None:
-    """Haar transform along the members, in place."""
-    for first in range(_U(0), _U(16), _U(4)):
-        _split(lines, first, _U(1))
-    _split(lines, _U(0), _U(4))
+    """Haar transform along the members, in place: two levels of each four members, then of the four means.
+
+    All at once, as one loop over neighbouring numbers: by parts it takes seven times as long.
+    """
+    for y in range(_U(8)):
+        for x in range(_U(8)):
+            i, j, k, m = x, x + _U(32), x + _U(64), x + _U(96)
+            a, b, c, d = lines[y, i], lines[y, i + _U(8)], lines[y, i + _U(16)], lines[y, i + _U(24)]
+            e, f, g, h = lines[y, j], lines[y, j + _U(8)], lines[y, j + _U(16)], lines[y, j + _U(24)]
+            p, q, r, s = lines[y, k], lines[y, k + _U(8)], lines[y, k + _U(16)], lines[y, k + _U(24)]
+            t, u, v, w = lines[y, m], lines[y, m + _U(8)], lines[y, m + _U(16)], lines[y, m + _U(24)]
+            lines[y, i + _U(8)] = _HALF * (a + b - c - d)
+            lines[y, j + _U(8)] = _HALF * (e + f - g - h)
+            lines[y, k + _U(8)] = _HALF * (p + q - r - s)
+            lines[y, m + _U(8)] = _HALF * (t + u - v - w)
+            lines[y, i + _U(16)], lines[y, i + _U(24)] = _ROOT * (a - b), _ROOT * (c - d)
+            lines[y, j + _U(16)], lines[y, j + _U(24)] = _ROOT * (e - f), _ROOT * (g - h)
+            lines[y, k + _U(16)], lines[y, k + _U(24)] = _ROOT * (p - q), _ROOT * (r - s)
+            lines[y, m + _U(16)], lines[y, m + _U(24)] = _ROOT * (t - u), _ROOT * (v - w)
+            a, e = _HALF * (a + b + c + d), _HALF * (e + f + g + h)
+            p, t = _HALF * (p + q + r + s), _HALF * (t + u + v + w)
+            lines[y, i], lines[y, j] = _HALF * (a + e + p + t), _HALF * (a + e - p - t)
+            lines[y, k], lines[y, m] = _ROOT * (a - e), _ROOT * (p - t)
 
 
 @compiled
 def _inverse_haar(lines: Array) -> None:
     """Inverse of `_haar`, in place."""
-    _join(lines, _U(0), _U(4))
-    for first in range(_U(0), _U(16), _U(4)):
-        _join(lines, first, _U(1))
-
-
-@compiled
-def _split(lines: Array, first: int, step: int) -> None:
-    """Haar transform of four members, two levels, in place: their mean comes first."""
-    root, half = np.float32(math.sqrt(0.5)), np.float32(0.5)
-    i, step = _U(8) * first, _U(8) * step
-    j, k, m = i + step, i + _U(2) * step, i + _U(3) * step
     for y in range(_U(8)):
         for x in range(_U(8)):
-            a, b, c, d = lines[y, i + x], lines[y, j + x], lines[y, k + x], lines[y, m + x]
-            lines[y, i + x] = half * (a + b + c + d)
-            lines[y, j + x] = half * (a + b - c - d)
-            lines[y, k + x] = root * (a - b)
-            lines[y, m + x] = root * (c - d)
-
-
-@compiled
-def _join(lines: Array, first: int, step: int) -> None:
-    """Inverse of `_split`, in place."""
-    root, half = np.float32(math.sqrt(0.5)), np.float32(0.5)
-    i, step = _U(8) * first, _U(8) * step
-    j, k, m = i + step, i + _U(2) * step, i + _U(3) * step
-    for y in range(_U(8)):
-        for x in range(_U(8)):
-            mean, between = half * lines[y, i + x], half * lines[y, j + x]
-            ab, cd = root * lines[y, k + x], root * lines[y, m + x]
-            lines[y, i + x] = mean + between + ab
-            lines[y, j + x] = mean + between - ab
-            lines[y, k + x] = mean - between + cd
-            lines[y, m + x] = mean - between - cd
+            i, j, k, m = x, x + _U(32), x + _U(64), x + _U(96)
+            p, q = _HALF * lines[y, i], _HALF * lines[y, j]
+            t, u = _ROOT * lines[y, k], _ROOT * lines[y, m]
+            # Means of each four members, halved.
+            a, b, c, d = p + q + t, p + q - t, p - q + u, p - q - u
+            a, b, c, d = _HALF * a, _HALF * b, _HALF * c, _HALF * d
+            e, f = _HALF * lines[y, i + _U(8)], _HALF * lines[y, j + _U(8)]
+            g, h = _HALF * lines[y, k + _U(8)], _HALF * lines[y, m + _U(8)]
+            p, q = _ROOT * lines[y, i + _U(16)], _ROOT * lines[y, i + _U(24)]
+            r, s = _ROOT * lines[y, j + _U(16)], _ROOT * lines[y, j + _U(24)]
+            t, u = _ROOT * lines[y, k + _U(16)], _ROOT * lines[y, k + _U(24)]
+            v, w = _ROOT * lines[y, m + _U(16)], _ROOT * lines[y, m + _U(24)]
+            lines[y, i], lines[y, i + _U(8)] = a + e + p, a + e - p
+            lines[y, i + _U(16)], lines[y, i + _U(24)] = a - e + q, a - e - q
+            lines[y, j], lines[y, j + _U(8)] = b + f + r, b + f - r
+            lines[y, j + _U(16)], lines[y, j + _U(24)] = b - f + s, b - f - s
+            lines[y, k], lines[y, k + _U(8)] = c + g + t, c + g - t
+            lines[y, k + _U(16)], lines[y, k + _U(24)] = c - g + u, c - g - u
+            lines[y, m], lines[y, m + _U(8)] = d + h + v, d + h - v
+            lines[y, m + _U(16)], lines[y, m + _U(24)] = d - h + w, d - h - w
 
 
 @compiled
@@ -455,3 +499,26 @@ def _threshold(coefficients: Array, threshold: float) -> int:
         coefficients[i] = coefficients[i] if keep else np.float32(0)
     coefficients[0] = first
     return kept
+
+
+@compiled
+def _spread(maps: Array, window: Array) -> None:
+    """Spread what lies at the corners of patches in maps, (N, H, W), over the patches by their window."""
+    count, height, width = maps.shape
+    a, b, c, d = window[0], window[1], window[2], window[3]
+    # The seven pixels before an edge are none of a patch's.
+    line, lines = np.zeros(width + 7, np.float32), np.zeros((height + 7, width), np.float32)
+    for n in range(count):
+        for y in range(_U(height)):
+            for x in range(_U(width)):
+                line[x + _U(7)] = maps[n, y, x]
+            for x in range(_U(width)):
+                outer = a * (line[x] + line[x + _U(7)]) + b * (line[x + _U(1)] + line[x + _U(6)])
+                inner = c * (line[x + _U(2)] + line[x + _U(5)]) + d * (line[x + _U(3)] + line[x + _U(4)])
+                lines[y + _U(7), x] = outer + inner
+        for y in range(_U(height)):
+            for x in range(_U(width)):
+                outer = a * (lines[y, x] + lines[y + _U(7), x])
+                outer += b * (lines[y + _U(1), x] + lines[y + _U(6), x])
+                inner = c * (lines[y + _U(2), x] + lines[y + _U(5), x])
+                maps[n, y, x] = outer + inner + d * (lines[y + _U(3), x] + lines[y + _U(4), x])

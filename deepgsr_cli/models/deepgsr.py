@@ -293,15 +293,23 @@ class FeedForward(nn.Module):
         return y.add_(x)
 
 
-def _conditioned(conv: nn.Module, x: Tensor, linear: nn.Module | None, condition: Tensor | None) -> Tensor:
-    """Convolution of x with a bias that depends on the condition, (1 or B, EMBEDDING)."""
+def _conditioned(
+    conv: nn.Module,
+    x: Tensor,
+    linear: nn.Module | None,
+    condition: Tensor | None,
+    weight: Tensor | None = None,
+) -> Tensor:
+    """Convolution of x with a bias that depends on the condition, (1 or B, EMBEDDING), and with a weight in
+    the place of its own if one is given."""
     assert isinstance(conv, nn.Conv2d)
+    weight = conv.weight if weight is None else weight
     if linear is None or condition is None:
-        return conv(x)
+        return F.conv2d(x, weight, conv.bias, padding=1)
     bias = linear(condition)
     if len(bias) == 1:  # one condition for the batch: part of the convolution's own bias, at no cost
-        return F.conv2d(x, conv.weight, _bias(conv) + bias[0], padding=1)
-    return conv(x) + bias[..., None, None]
+        return F.conv2d(x, weight, _bias(conv) + bias[0], padding=1)
+    return F.conv2d(x, weight, conv.bias, padding=1) + bias[..., None, None]
 
 
 def _analyse(conv: nn.Module, x: Tensor) -> Tensor:
@@ -447,7 +455,8 @@ class DeepGSR(nn.Module):
             for width, blocks, group in list(zip(widths, config.decoder, config.decoder_groups))[::-1]
         ]
         self.decoder = nn.ModuleList(upward[::-1])
-        self.tail = nn.Conv2d(widths[0], (config.outputs or config.channels) * 4**config.stem, 3, padding=1)
+        self._outputs = config.outputs or config.channels
+        self.tail = nn.Conv2d(widths[0], self._outputs * 4**config.stem, 3, padding=1)
         nn.init.zeros_(self.tail.weight)
         nn.init.zeros_(_bias(self.tail))
 
@@ -536,10 +545,7 @@ class DeepGSR(nn.Module):
             features = torch.cat((4 * condition, torch.log1p(255 * condition) / 4), dim=-1)
             code = self.embed(features)
 
-        y = _conditioned(self.head, self._stem(x), self.head_bias, code)
-        if filtered is not None:
-            assert self.filtered_head is not None
-            y = y + self.filtered_head(self._stem(filtered))
+        y = self._enter(x, filtered, code)
         skips = []
         for level in range(len(self.encoder)):
             if level:
@@ -547,23 +553,51 @@ class DeepGSR(nn.Module):
                 y = _analyse(self.down[level - 1], y)
             y = _chain(self.encoder[level], y, code)
         for level in reversed(range(len(skips))):
-            y = _synthesise(self.up[level], y).add_(skips[level])
+            y = _synthesise(self.up[level], y).add_(skips.pop())
             y = _chain(self.decoder[level], y, code)
-        residual = self.tail(y)
-        for _ in range(self.config.stem):
-            residual = idwt2(residual.unflatten(1, (-1, 4)))
-        residual = residual[..., :height, :width]
+        weight, bias = self._to_planes(self.tail.weight), self._to_planes(_bias(self.tail))
         if filtered is not None:
             assert self.blend is not None
-            logit = _MOST_LOGIT * (self.blend(y) / _MOST_LOGIT).tanh()
-            share = F.pixel_shuffle(logit.sigmoid(), 2**self.config.stem)[..., :height, :width]
+            weight, bias = torch.cat((weight, self.blend.weight)), torch.cat((bias, _bias(self.blend)))
+        maps = F.pixel_shuffle(F.conv2d(y, weight, bias, padding=1), 2**self.config.stem)
+        residual, logit = maps[..., :height, :width].tensor_split((self._outputs,), dim=1)
+        if filtered is not None:
+            share = (_MOST_LOGIT * (logit / _MOST_LOGIT).tanh()).sigmoid()
             residual = residual + share * (x - filtered[:, : x.shape[1]] - residual)
         return residual.to(x.dtype)
 
-    def _stem(self, x: Tensor) -> Tensor:
-        """Maps of the first level, (B, C * 4**stem, h, w), of images that are padded for all levels."""
+    def _enter(self, x: Tensor, filtered: Tensor | None, code: Tensor | None) -> Tensor:
+        """Maps of the first level, of images and what the filter makes of them."""
+        weight = self.head.weight
+        if filtered is not None:
+            assert self.filtered_head is not None
+            # One convolution of both: thin ones take as long as the memory they read.
+            weight = torch.cat((weight, self.filtered_head.weight), dim=1)
+            x = torch.cat((x, filtered.to(x.dtype)), dim=1)
+        return _conditioned(self.head, self._planes(x), self.head_bias, code, self._of_planes(weight))
+
+    def _planes(self, x: Tensor) -> Tensor:
+        """Maps of the first level's size, (B, C * 4**stem, h, w), of images that are padded for all levels:
+        one of each place in blocks of pixels."""
         height, width = ((size + self.multiple - 1) // self.multiple * self.multiple for size in x.shape[-2:])
-        y = reflect_to(x, height, width)
-        for _ in range(self.config.stem):
-            y = dwt2(y).flatten(1, 2)
+        y = F.pixel_unshuffle(reflect_to(x, height, width), 2**self.config.stem)
         return y.contiguous(memory_format=torch.channels_last)
+
+    def _of_planes(self, weight: Tensor) -> Tensor:
+        """Weight for planes, (O, C * 4**stem, 3, 3), that does what a weight does for the Haar bands that the
+        stem stands for, which thus need not be computed."""
+        bands = weight.unflatten(1, (-1, 4**self.config.stem))
+        return torch.einsum("ocbyx,pb->ocpyx", bands, self._stem(weight)).flatten(1, 2)
+
+    def _to_planes(self, weight: Tensor) -> Tensor:
+        """Weight or bias, (O * 4**stem, ...), that gives planes instead of Haar bands."""
+        bands = weight.unflatten(0, (-1, 4**self.config.stem))
+        return torch.einsum("ob...,pb->op...", bands, self._stem(weight)).flatten(0, 1)
+
+    def _stem(self, like: Tensor) -> Tensor:
+        """Haar transform of blocks of pixels, (pixels, bands), in the type of a tensor."""
+        stem = self.config.stem
+        y = torch.eye(4**stem, dtype=like.dtype, device=like.device).view(-1, 1, 2**stem, 2**stem)
+        for _ in range(stem):
+            y = dwt2(y).flatten(1, 2)
+        return y.flatten(1)
