@@ -10,6 +10,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from deepgsr_cli.compute.levels import to_floats
 from deepgsr_cli.models.noise_estimator import CELL, NoiseEstimator
 from deepgsr_cli.pictures.noise import estimate_sigma
 
@@ -88,7 +89,7 @@ def noise_of(pixels: np.ndarray, estimator: NoiseEstimator) -> NoiseFinding:
     """Find out what noise is in a picture.
 
     Args:
-        pixels: (C, H, W), float32 on the [0, 1] scale, C 1 or 3.
+        pixels: (C, H, W), float32 on the [0, 1] scale, or uint8 or uint16; C 1 or 3.
         estimator: Network on the CPU, in evaluation mode.
     """
     if min(pixels.shape[1:]) < SMALLEST_SIDE:
@@ -118,11 +119,15 @@ def noise_of(pixels: np.ndarray, estimator: NoiseEstimator) -> NoiseFinding:
 def windows_of(pixels: np.ndarray) -> list[Tensor]:
     """The picture, or windows spread evenly over a large one, (1, 3, h, w), on the grid of its cells."""
     height, width = (size // CELL * CELL for size in pixels.shape[1:])
-    picture = torch.from_numpy(pixels[:, :height, :width]).expand(3, -1, -1)[None]
+
+    def cut(top: int, left: int, rows: int, columns: int) -> Tensor:
+        part = pixels[:, top : top + rows, left : left + columns]
+        return torch.from_numpy(to_floats(part)).expand(3, -1, -1)[None]
+
     if height * width <= (_WINDOWS * _SIDE) ** 2:
-        return [picture]
+        return [cut(0, 0, height, width)]
     tops, lefts = (
         sorted({round(k * max(0, size - _SIDE) / (_WINDOWS - 1) / CELL) * CELL for k in range(_WINDOWS)})
         for size in (height, width)
     )
-    return [picture[..., top : top + _SIDE, left : left + _SIDE] for top in tops for left in lefts]
+    return [cut(top, left, min(_SIDE, height), min(_SIDE, width)) for top in tops for left in lefts]

@@ -208,7 +208,7 @@ class Restoration:
     def _load(self, image: Image) -> None:
         """Load the model for a picture, unless what is found in the picture decides which."""
         if self.restorer.task != "denoise":
-            self.restorer.load(len(image.pixels))
+            self.restorer.load(len(image.stored))
 
     def _given(self, image: Image) -> Image:
         """Return what the restored picture is compared with."""
@@ -235,13 +235,13 @@ class Restoration:
             result.facts["sigma"] = round(given, 2)
         if self.options.strength == 0 or given == 0:
             return ""
-        flat = all(float(channel.min()) == float(channel.max()) for channel in image.pixels)
+        flat = all(float(channel.min()) == float(channel.max()) for channel in image.stored)
         return "one colour throughout" if flat else None
 
     def _prepare(self, image: Image, result: Result) -> Restore | str:
         """Note in the result what is known of a picture before; return what restores its pixels, or why
         nothing is to be done."""
-        choice = self.restorer.choose(image.pixels, self.options.level)
+        choice = self.restorer.choose(image.stored, self.options.level)
         if choice.found is not None:
             result.facts["noise"] = choice.found.kind
             result.facts["sigma_estimated"] = [round(level, 2) for level in choice.found.sigmas]
@@ -255,9 +255,9 @@ class Restoration:
 
         def restore(progress: Progress | None) -> np.ndarray:
             return restore_pixels(
-                image.pixels,
+                image.stored,
                 choice.sigma,
-                clipped=is_clipped(image.pixels, image.depth),
+                clipped=is_clipped(image.stored, image.depth),
                 strength=self.options.strength,
                 in_place=True,
                 progress=progress,
@@ -388,7 +388,7 @@ class Restoration:
 
     def _shape(self, image: Image) -> tuple[int, ...]:
         """Return the size and channels, (C, H, W), of what an image becomes."""
-        return image.pixels.shape
+        return image.stored.shape
 
 
 class Decompression(Restoration):
@@ -470,10 +470,10 @@ class Enlargement(Restoration):
             super()._load(image)
 
     def _given(self, image: Image) -> Image:
-        return replace(image, pixels=interpolated(image.pixels, self.scale))
+        return replace(image, stored=interpolated(image.pixels, self.scale))
 
     def _shape(self, image: Image) -> tuple[int, ...]:
-        channels, height, width = image.pixels.shape
+        channels, height, width = image.stored.shape
         return channels, self.scale * height, self.scale * width
 
     def _idle(self, image: Image, result: Result) -> str | None:
@@ -583,7 +583,7 @@ class Preview:
                 yield f"{weights}--sigma {sigma:g}", pixels
             return
         given = image.pixels
-        pixels = self.restoration.restored(replace(image, pixels=given.copy()))
+        pixels = self.restoration.restored(replace(image, stored=given.copy()))
         result.facts["strengths"] = [*PREVIEW_STRENGTHS]
         for strength in PREVIEW_STRENGTHS:
             yield f"--strength {strength:g}", given + np.float32(strength) * (pixels - given)
@@ -659,7 +659,7 @@ def reference_of(job: Job, reference: Path) -> Path:
 
 
 def _result(image: Image) -> Result:
-    channels, height, width = image.pixels.shape
+    channels, height, width = image.stored.shape
     return Result({"width": width, "height": height, "channels": channels, "depth": image.depth})
 
 
