@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING
 from deepgsr_cli.version import __version__
 
 if TYPE_CHECKING:
+    from deepgsr_cli.ct.api import denoise_ct as denoise_ct
     from deepgsr_cli.ct.api import reconstruct_ct as reconstruct_ct
     from deepgsr_cli.formats.image import read_image as read_image
     from deepgsr_cli.formats.image import write_image as write_image
@@ -37,6 +38,7 @@ _HOMES = {
     "dejpeg": "pictures.api",
     "demosaick": "pictures.demosaicking",
     "denoise": "pictures.api",
+    "denoise_ct": "ct.api",
     "derain": "pictures.api",
     "estimate_noise": "pictures.api",
     "find_noise": "pictures.api",
@@ -57,6 +59,7 @@ __all__ = [
     "dejpeg",
     "demosaick",
     "denoise",
+    "denoise_ct",
     "derain",
     "estimate_noise",
     "find_noise",

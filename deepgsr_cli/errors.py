@@ -6,9 +6,20 @@ import re
 
 
 class UserError(Exception):
-    """A mistake or a circumstance outside this program; its message has the value, the bound, the way out."""
+    """A mistake or a circumstance outside this program; its message has the value, the bound, the way out.
+
+    The message names options as they are typed. `for_command_line()` is that; `str(error)`, for who calls
+    Python, names the arguments: "give max_pixels" where the other says "give --max-pixels".
+    """
 
     exit_code = 1
+
+    def __str__(self) -> str:
+        return _with_arguments(self.for_command_line())
+
+    def for_command_line(self) -> str:
+        """The sentence with the options as they are typed."""
+        return super().__str__()
 
 
 class UsageError(UserError):
@@ -37,13 +48,20 @@ class OptionError(UsageError):
         self.flag = flag or f"--{option.replace('_', '-')}"
 
     def __str__(self) -> str:
-        advice = re.sub(r"(?<![\w-])--([a-z][a-z-]*)", lambda m: m[1].replace("-", "_"), self.advice)
-        return f"{self.option} is {_shown(self.value)}: {advice.removeprefix('is ')}"
+        return f"{self.option} is {_shown(self.value)}: {_with_arguments(self.advice).removeprefix('is ')}"
 
     def for_command_line(self) -> str:
-        """The sentence with the options as they are typed."""
         gap = " " if self.advice.startswith("is ") else ": "
         return f"{self.flag} {_shown(self.value)}{gap}{self.advice}"
+
+
+def _with_arguments(sentence: str) -> str:
+    """A sentence with Python's names of arguments for options, other than in a command to be typed."""
+
+    def name(found: re.Match[str]) -> str:
+        return found[1].replace("-", "_") if found[1] else found[0]
+
+    return re.sub(r"\bdeepgsr [a-z][^;,()`]*|(?<![\w-])--([a-z][a-z-]*)", name, sentence)
 
 
 def _shown(value: object) -> str:

@@ -22,6 +22,7 @@ _TRAINING = {
     **dict.fromkeys(TASKS, "pictures.training:PictureTraining"),
     "upscale": "pictures.upscaling:UpscaleTraining",
     "ct-recon": "ct.training:CTRecon",
+    "ct-denoise": "ct.denoise_training:CTDenoise",
     "mar": "mar.training:MAR",
     "phase": "phase.training:Phase",
 }
@@ -32,6 +33,7 @@ _EVALUATIONS = {
     "dejpeg": "pictures.evaluation:Dejpeg",
     "demosaick": "pictures.mosaic_evaluation:MosaicEvaluation",
     "ct-recon": "ct.evaluation:SparseViewCT",
+    "ct-denoise": "ct.denoise_evaluation:LowDoseCT",
     "mar": "mar.evaluation:MetalArtifacts",
     "phase": "phase.evaluation:PhaseRetrieval",
 }

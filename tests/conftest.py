@@ -9,7 +9,7 @@ import torch
 import typer.testing
 
 from deepgsr_cli.formats.image import Image, write_image
-from deepgsr_cli.models import NSR, PRESETS, NSRConfig
+from deepgsr_cli.models import NSR, PRESETS, DeepGSR, NSRConfig
 from deepgsr_cli.tasks import train
 from deepgsr_cli.training import loop
 from deepgsr_cli.weights.checkpoint import save_checkpoint
@@ -82,6 +82,17 @@ def mosaic_weights(tmp_path_factory):
     path = tmp_path_factory.mktemp("mosaic") / "tiny-demosaick.safetensors"
     info = {"task": "demosaick", "train_config": '{"sigma_max": 20}'}
     save_checkpoint(path, tiny_demosaicker(), info=info)
+    return path
+
+
+@pytest.fixture(scope="session")
+def ct_weights(tmp_path_factory):
+    """Checkpoint file of a tiny network for CT slices, without groups."""
+    path = tmp_path_factory.mktemp("ct") / "tiny-ct.safetensors"
+    torch.manual_seed(0)
+    model = DeepGSR(TINY.without_groups()).eval()
+    torch.nn.init.normal_(model.tail.weight, std=0.02)
+    save_checkpoint(path, model, info={"task": "ct-denoise"})
     return path
 
 

@@ -235,6 +235,10 @@ def _tomography() -> Iterator[Case]:
         "eval", "ct-recon", f"{evaluate} --method cgls --photons 1e5 --photons inf --csv {csv}", (csv,)
     )
     yield Case("deepgsr-ct", "eval", f"{evaluate} --method deepgsr --json")
+    yield Case("eval", "ct-denoise", "eval ct-denoise --data scan --limit 1 --method tv")
+    yield Case("eval", "method", "eval ct-denoise --data scan --method unknown")
+    yield Case("eval", "dose", "eval ct-denoise --data scan --dose 1 --method tv")
+    yield Case("eval", "filter", "eval ct-denoise --data scan --filter unknown --method tv")
     yield Case("eval", "method", "eval ct-recon --data scan --method unknown")
     yield Case("eval", "missing", "eval ct-recon --data missing")
 
@@ -323,6 +327,14 @@ def _training() -> Iterator[Case]:
     yield Case(group, "derain", f"train derain --data clean --pairs pairs -o runs/derain {pictures}", log)
     yield Case(group, "restore", f"train restore --data clean -o runs/restore {pictures}")
     yield Case(group, "ct-recon", f"train ct-recon --data scan -o runs/ct {tiny} --patch 32")
+    yield Case(group, "ct-denoise", f"train ct-denoise --data scan -o runs/dose {tiny} --patch 32")
+    use = "denoise scan -o dose_out --weights runs/dose/model.safetensors"
+    yield Case(group, "ct slices", f"{use} --sigma 25 --json")
+    yield Case(group, "ct dry run", "denoise scan -o dose_out --dry-run")
+    yield Case(group, "ct no output", "denoise scan")
+    yield Case(group, "ct and picture", "denoise scan noisy1.png -o dose_out")
+    yield Case(group, "ct noise", "denoise scan -o dose_out --noise camera")
+    yield Case(group, "ct sigma", "denoise scan -o dose_out --sigma 300")
     yield Case(group, "mar", f"train mar --data scan -o runs/mar {tiny} --patch 32")
     yield Case(group, "phase", f"train phase --data clean -o runs/phase {tiny} --patch 16")
     unrolled = "--method unrolled --weights runs/phase/model.safetensors -o unrolled.tif --json"
@@ -332,7 +344,7 @@ def _training() -> Iterator[Case]:
     yield Case(group, "trained", use, ("trained.png",))
     yield Case(group, "again", f"train denoise --data clean -o runs/denoise {pictures}")
     yield Case(group, "other", f"train denoise --data clean -o runs/denoise {pictures} --resume --seed 1")
-    for task in ("denoise", "derain", "restore", "dejpeg", "ct-recon", "mar", "phase"):
+    for task in ("denoise", "derain", "restore", "dejpeg", "ct-recon", "ct-denoise", "mar", "phase"):
         yield Case(group, "no data", f"train {task} -o runs/x")
         yield Case(group, "missing", f"train {task} --data missing -o runs/x")
         yield Case(group, "patch", f"train {task} --data clean -o runs/x --patch 0")

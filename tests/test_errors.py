@@ -5,7 +5,7 @@ import typer
 from typer.testing import CliRunner
 
 from deepgsr_cli.cli import Commands
-from deepgsr_cli.errors import MissingDeviceError, MissingWeightsError, OptionError
+from deepgsr_cli.errors import InputError, MissingDeviceError, MissingWeightsError, OptionError
 
 ADVICE = "give 1 or more, or leave --mask-kind out"
 
@@ -61,3 +61,15 @@ def test_the_command_line_may_have_another_name():
 @pytest.mark.parametrize("kind", [MissingDeviceError, MissingWeightsError])
 def test_what_a_machine_lacks_is_no_wrong_usage(kind):
     assert kind("device", "cuda", "not on this machine").exit_code == 1
+
+
+def test_any_sentence_names_arguments_in_python_and_options_on_the_command_line():
+    typed = "a.png: 9 pixels; raise --max-pixels, or leave --weights out"
+    assert str(InputError(typed)) == "a.png: 9 pixels; raise max_pixels, or leave weights out"
+    assert InputError(typed).for_command_line() == typed
+
+
+def test_a_command_to_be_typed_stays_as_it_is():
+    typed = "made for gray; train others by deepgsr train denoise --channels 3, or leave --weights out"
+    expected = "made for gray; train others by deepgsr train denoise --channels 3, or leave weights out"
+    assert str(InputError(typed)) == expected

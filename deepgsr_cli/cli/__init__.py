@@ -14,7 +14,7 @@ import typer
 import typer.core
 
 from deepgsr_cli.cli.output import say
-from deepgsr_cli.errors import OptionError, UserError
+from deepgsr_cli.errors import UserError
 from deepgsr_cli.version import __version__
 
 # The file that registers each command, in the order of the help.
@@ -69,7 +69,7 @@ class Commands(typer.core.TyperGroup):
         try:
             return super().invoke(ctx)
         except UserError as error:
-            say(error.for_command_line() if isinstance(error, OptionError) else str(error), style="red")
+            say(error.for_command_line(), style="red")
             ctx.exit(error.exit_code)
         except KeyboardInterrupt:
             say("interrupted; what was finished is kept", style="yellow")

@@ -153,7 +153,7 @@ def run(command: Command[B, P], options: B) -> None:
     for note in plan.notes:
         tell(note)
     for failure in plan.failures:
-        say(str(failure), style="red")
+        say(failure.for_command_line(), style="red")
     for path in plan.passed_over if options.verbose else ():
         tell(f"{path}: passed over")
     if options.dry_run:
@@ -266,7 +266,7 @@ def _open(command: Command[B, P], options: B, plan: P, place: Place) -> Work:
 
 def _outcomes(options: BatchOptions, run: Run, tally: _Tally) -> Generator[Outcome]:
     """Do the jobs of a run where the options say."""
-    from deepgsr_cli.jobs.run import run_here
+    from deepgsr_cli.jobs.here import run_here
 
     if options.cluster is not None:
         return _on_cluster(options, options.cluster, run)
@@ -386,7 +386,7 @@ def _write_report(
     items: list[ReportItem] = []
     for outcome in outcomes:
         items += _items(plan.jobs[outcome.number], outcome, heading)
-    items += [ReportItem("input", error=str(failure)) for failure in plan.failures]
+    items += [ReportItem("input", error=failure.for_command_line()) for failure in plan.failures]
     ran = {name: getattr(options, name) for name in ("device", "precision") if hasattr(options, name)}
     headings = [column.heading for column in heading.columns if column.mean]
     summary = column_means([item.metrics for item in items], headings)

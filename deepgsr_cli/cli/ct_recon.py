@@ -199,6 +199,7 @@ def _open(options: CtRecon, plan: ScanPlan) -> Reconstruction:
     """Make the work of a run."""
     from deepgsr_cli.compute.device import select_device
     from deepgsr_cli.compute.memory import keep_freed_memory
+    from deepgsr_cli.ct.batches import AtOnce
     from deepgsr_cli.ct.methods import load_network
     from deepgsr_cli.ct.reconstruction import Reconstruction
 
@@ -215,6 +216,7 @@ def _open(options: CtRecon, plan: ScanPlan) -> Reconstruction:
         network,
         geometry_sha256,
         parse_window(options.window),
+        AtOnce(options.batch, options.sharing),
     )
 
 

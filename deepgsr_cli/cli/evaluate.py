@@ -11,7 +11,6 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from deepgsr_cli.cli.command import add
-from deepgsr_cli.cli.ct_recon import NOTICE
 from deepgsr_cli.cli.options import (
     Arithmetic,
     Batch,
@@ -31,6 +30,7 @@ from deepgsr_cli.cli.options import (
 )
 from deepgsr_cli.cli.output import finite, print_table, progress_bar, say
 from deepgsr_cli.cli.phase import Iterations, Restarts
+from deepgsr_cli.ct import NOTICE
 
 if TYPE_CHECKING:
     from deepgsr_cli.evaluation.records import Score
@@ -54,6 +54,16 @@ Demosaickers = Annotated[
 ]
 Reconstructions = Annotated[
     list[str] | None, _several("--method", "deepgsr, fbp, sirt, cgls or tv", "deepgsr")
+]
+SliceDenoisers = Annotated[list[str] | None, _several("--method", "deepgsr, bm3d, nlm or tv", "deepgsr")]
+Doses = Annotated[list[float] | None, _several("--dose", "Share of the full dose", "0.25")]
+Kernels = Annotated[
+    list[str] | None,
+    _several("--filter", "Window on the ramp: ram-lak, shepp-logan, cosine or hann", "hann, cosine, ram-lak"),
+]
+LevelHu = Annotated[
+    float | None,
+    typer.Option("--sigma", help="Noise level in HU that deepgsr is told.", show_default="estimated"),
 ]
 Reductions = Annotated[list[str] | None, _several("--method", "deepgsr, li or nmar", "all")]
 Retrievals = Annotated[
@@ -197,6 +207,17 @@ class CtRecon(_Slices, _Files, _Network, _Precision, _Seed, _Printing):
 
 
 @dataclass(frozen=True, kw_only=True)
+class CtDenoise(_Slices, _Files, _Network, _Precision, _Seed, _Printing):
+    """Simulate slices of less dose, denoise them by each method, and print the figures with the protocol."""
+
+    data: Slices
+    doses: Doses = None
+    filters: Kernels = None
+    level_hu: LevelHu = None
+    method_names: SliceDenoisers = None
+
+
+@dataclass(frozen=True, kw_only=True)
 class Mar(_Slices, _Files, _Network, _Precision, _Seed, _Printing):
     """Put metal into CT slices by simulation, reduce its artifacts by each method, and print the figures by
     the metal's size, with the protocol.
@@ -239,7 +260,7 @@ class Upscale(_Pictures, _Files, _Network, _Precision, _Tiles, _Printing):
     method_names: Enlargers = None
 
 
-Options = Denoise | Derain | Dejpeg | Upscale | CtRecon | Mar | Phase | Demosaick
+Options = Denoise | Derain | Dejpeg | Upscale | CtRecon | CtDenoise | Mar | Phase | Demosaick
 # Options of the command for each task of `tasks.evaluation_of`, and an example of them.
 COMMANDS: dict[str, tuple[type[Options], str]] = {
     "denoise": (Denoise, "--data BSD68 --sigma 15 --sigma 25 --sigma 50"),
@@ -248,6 +269,7 @@ COMMANDS: dict[str, tuple[type[Options], str]] = {
     "upscale": (Upscale, "--data Set5 --method deepgsr --method lanczos"),
     "demosaick": (Demosaick, "--data Kodak24 --sigma 0 --sigma 10"),
     "ct-recon": (CtRecon, "--data slices --views 60 --photons inf --photons 1e5 --method tv"),
+    "ct-denoise": (CtDenoise, "--data slices --dose 0.25 --method deepgsr --method bm3d"),
     "mar": (Mar, "--data slices --masks metals --method li --method nmar"),
     "phase": (Phase, "--data photos --model cdp --alpha 27 --method red --method er"),
 }

@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Annotated, Any, cast
 
 import typer
 
+from deepgsr_cli.ct import MOST_LEVEL_HU
 from deepgsr_cli.errors import UsageError
 from deepgsr_cli.pictures.tasks import TASKS
 
@@ -177,6 +178,10 @@ SliceFormat = Annotated[
     str | None,
     option(panel=FILES, help="Output format: dicom, or tiff or npy of float32 HU.", default="dicom"),
 ]
+SliceBatch = Annotated[
+    int | None,
+    option(panel=SPEED, help="Slices computed at once.", default="by free memory; 1 on the CPU"),
+]
 Window = Annotated[
     str,
     option(panel=FILES, help="Centre,width in HU of the pictures in the report; no result depends on it."),
@@ -249,7 +254,6 @@ class PictureOptions(ModelOptions, TileOptions, BatchOptions):
     white: White = 1.0
     max_pixels: MaxPixels = 2**29
     strength: Share = 1.0
-    preview: Preview = False
 
     def check(self) -> None:
         if not 0 <= self.strength <= 1:
@@ -260,10 +264,12 @@ class PictureOptions(ModelOptions, TileOptions, BatchOptions):
             raise UsageError(f"--max-pixels {self.max_pixels}: give 1 or more")
         if self.json_lines and self.output == "-":
             raise UsageError("--json and -o - would both use standard output; give -o a file")
-        if self.preview and (self.reference is not None or self.format is not None):
-            raise UsageError("--preview writes a PNG beside no result: leave --reference and --format out")
         check_reference(self.reference)
         super().check()
+
+    def shows_preview(self) -> bool:
+        """Whether a preview is written instead of a result."""
+        return False
 
     def level(self) -> float | None:
         """What the network is told of the degradation; None to estimate it, or if it is told nothing."""
@@ -279,6 +285,21 @@ class PictureOptions(ModelOptions, TileOptions, BatchOptions):
 
 
 @dataclass(frozen=True, kw_only=True)
+class PreviewOptions(PictureOptions):
+    """Options of the commands whose results at several levels or strengths can be compared first."""
+
+    preview: Preview = False
+
+    def check(self) -> None:
+        if self.preview and (self.reference is not None or self.format is not None):
+            raise UsageError("--preview writes a PNG beside no result: leave --reference and --format out")
+        super().check()
+
+    def shows_preview(self) -> bool:
+        return self.preview
+
+
+@dataclass(frozen=True, kw_only=True)
 class SliceOptions(ModelOptions, BatchOptions):
     """Options of the commands over CT slices."""
 
@@ -288,8 +309,13 @@ class SliceOptions(ModelOptions, BatchOptions):
     strict: Strict = False
     window: Window = "40,400"
     pixel_mm: PixelMm = None
+    batch: SliceBatch = None
 
     def check(self) -> None:
+        if self.batch is not None and not 1 <= self.batch <= MOST_JOBS:
+            raise UsageError(f"--batch {self.batch}: give a number of slices from 1 to {MOST_JOBS}")
+        if self.batch is not None and (self.jobs != "1" or self.cluster is not None):
+            raise UsageError("--batch is for one process; leave it out with --jobs and --cluster")
         if self.pixel_mm is not None and not 0 < self.pixel_mm < math.inf:
             raise UsageError(f"--pixel-mm {self.pixel_mm:g}: give a size in mm, above 0")
         parse_window(self.window)
@@ -302,12 +328,19 @@ def parse_sigma(text: str) -> float | None:
     return _number_or_auto("--sigma", text, (0, 255), "estimated")
 
 
+def parse_level_hu(text: str) -> float | None:
+    """Noise level of CT in HU, None for auto."""
+    return _number_or_auto("--sigma", text, (0, MOST_LEVEL_HU), "estimated", " HU")
+
+
 def parse_quality(text: str) -> float | None:
     """Quality of a JPEG, None for auto."""
     return _number_or_auto("--quality", text, (1, 100), "found")
 
 
-def _number_or_auto(option: str, text: str, bounds: tuple[float, float], done: str) -> float | None:
+def _number_or_auto(
+    option: str, text: str, bounds: tuple[float, float], done: str, unit: str = ""
+) -> float | None:
     """Value of an option that is a number within bounds or auto, None then, by which it is done."""
     if text == "auto":
         return None
@@ -318,7 +351,7 @@ def _number_or_auto(option: str, text: str, bounds: tuple[float, float], done: s
     low, high = bounds
     if not low <= value <= high:
         raise UsageError(
-            f"{option} {text}: give a number from {low:g} to {high:g}, or auto to have it {done}"
+            f"{option} {text}: give a number from {low:g} to {high:g}{unit}, or auto to have it {done}"
         )
     return value
 

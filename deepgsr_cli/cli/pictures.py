@@ -14,6 +14,9 @@ from deepgsr_cli.cli.command import Command, add, run
 from deepgsr_cli.cli.options import (
     QUALITY,
     PictureOptions,
+    PixelMm,
+    PreviewOptions,
+    Window,
     option,
     parse_enlargement,
     parse_format,
@@ -33,7 +36,10 @@ if TYPE_CHECKING:
 
 Sigma = Annotated[
     str,
-    option(panel=QUALITY, help="Noise standard deviation on the 0-255 scale, or auto to estimate it."),
+    option(
+        panel=QUALITY,
+        help="Noise standard deviation on the 0-255 scale, of CT in HU, or auto to estimate it.",
+    ),
 ]
 Scale = Annotated[
     int, option(panel=QUALITY, help="Sides of the result over those of the picture: 2, 3 or 4.")
@@ -57,11 +63,13 @@ NOISES = ("auto", "white", "camera")
 
 
 @dataclass(frozen=True, kw_only=True)
-class Denoise(PictureOptions):
-    """Remove noise from pictures."""
+class Denoise(PreviewOptions):
+    """Remove noise from pictures, or from CT slices in DICOM files, whose results are a derived series."""
 
     sigma: Sigma = "auto"
     noise: NoiseKind = "auto"
+    window: Window = "40,400"
+    pixel_mm: PixelMm = None
 
     def check(self) -> None:
         if self.noise not in NOISES:
@@ -76,20 +84,20 @@ class Denoise(PictureOptions):
 
 
 @dataclass(frozen=True, kw_only=True)
-class Derain(PictureOptions):
+class Derain(PreviewOptions):
     """Remove rain from pictures."""
 
 
 @dataclass(frozen=True, kw_only=True)
-class Restore(PictureOptions):
-    """Remove noise, rain or both from pictures, without being told which.
+class Restore(PreviewOptions):
+    """Remove noise, rain, both or coarse JPEG from pictures, without being told which.
 
-    Where the noise level is known, denoise is better.
+    It looks first, says what it found, and leaves a picture as it is that has nothing of all that.
     """
 
 
 @dataclass(frozen=True, kw_only=True)
-class Dejpeg(PictureOptions):
+class Dejpeg(PreviewOptions):
     """Remove what JPEG compression has done to pictures.
 
     How strongly a file was compressed is read from its own tables, and is found in the pixels of pictures
@@ -120,8 +128,6 @@ class Upscale(PictureOptions):
     method: Method = "deepgsr"
 
     def check(self) -> None:
-        if self.preview:
-            raise UsageError("--preview: shows levels and strengths, of which upscale has none")
         parse_enlargement(self.scale, self.method)
         for name in ("weights", "ensemble", "strength"):
             if self.method != "deepgsr" and getattr(self, name) != getattr(Upscale, name):
@@ -137,6 +143,7 @@ COMMANDS: dict[str, tuple[type[PictureOptions], tuple[str, ...]]] = {
             "deepgsr denoise examples/cat_noisy.png",
             "deepgsr denoise examples/cat_noisy.png --sigma 25 -o clean.png",
             "deepgsr denoise photos -o restored --skip-existing --report restored.html",
+            "deepgsr denoise examples/ct -o quiet",
         ),
     ),
     "derain": (
@@ -184,7 +191,7 @@ class PictureCommand(Command[PictureOptions, "Plan"]):
         from deepgsr_cli.jobs.plan import plan
 
         options.level()
-        format = "PNG" if options.preview else parse_format(options.format)
+        format = "PNG" if options.shows_preview() else parse_format(options.format)
         suffixes = (
             RESULT_SUFFIXES | options.result_suffixes() if format is None else FORMATS[format].suffixes[0]
         )
@@ -192,7 +199,7 @@ class PictureCommand(Command[PictureOptions, "Plan"]):
         found = plan(
             options.inputs,
             options.output,
-            f"{self.name}_preview" if options.preview else self.name,
+            f"{self.name}_preview" if options.shows_preview() else self.name,
             taken,
             target_suffix=suffixes,
             foreign=foreign,
@@ -212,6 +219,20 @@ class PictureCommand(Command[PictureOptions, "Plan"]):
 
     def remark(self, result: Result) -> str:
         return _of_quality(result)
+
+
+def _denoise(command: PictureCommand, options: PictureOptions) -> None:
+    """Run `denoise` over pictures or over CT slices, by what the inputs are."""
+    from deepgsr_cli.cli.ct_denoise import are_slices, run_slices
+
+    assert isinstance(options, Denoise)
+    if are_slices(options.inputs):
+        run_slices(options)
+        return
+    for name in ("window", "pixel_mm"):
+        if getattr(options, name) != getattr(Denoise, name):
+            raise UsageError(f"--{name.replace('_', '-')}: is for CT slices; leave it out for pictures")
+    run(command, options)
 
 
 def _check_suffixes(targets: Iterable[Path]) -> None:
@@ -239,7 +260,7 @@ class UpscaleCommand(PictureCommand):
 
 def _of_quality(result: Result) -> str:
     """Return what is known of the compression of a picture, in words; empty if that was not asked."""
-    if "quality" not in result.facts:
+    if "quality_from" not in result.facts:
         return result.note
     origins = {"file": "as the file says", "pixels": "found in the pixels", "option": "as given"}
     text = f"quality {result.facts['quality']}, {origins[result.facts['quality_from']]}"
@@ -251,7 +272,7 @@ def _open(task: str, options: PictureOptions) -> Restoration | Preview:
     from deepgsr_cli.pictures.jobs import Decompression, Preview, Restoration
 
     restoration = (Decompression if task == "dejpeg" else Restoration)(*_settings(task, options))
-    return Preview(restoration) if options.preview else restoration
+    return Preview(restoration) if options.shows_preview() else restoration
 
 
 def _open_enlargement(options: Upscale) -> Restoration:
@@ -298,4 +319,5 @@ def register(app: typer.Typer) -> None:
     for name, (options, examples) in COMMANDS.items():
         command = UpscaleCommand(name) if name == "upscale" else PictureCommand(name)
         about = "" if name == "upscale" else _KEPT
-        add(app, name, options, partial(run, command), examples=examples, about=about)
+        do = partial(_denoise, command) if name == "denoise" else partial(run, command)
+        add(app, name, options, do, examples=examples, about=about)

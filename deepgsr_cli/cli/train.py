@@ -265,6 +265,22 @@ class CTRecon(Slices):
 
 
 @dataclass(frozen=True, kw_only=True)
+class CTDenoise(Slices):
+    """Train a network for low-dose CT on slices; noise of full turns, reconstructed by kernels from smooth to
+    sharp, is added on the fly."""
+
+    batch: CropsAStep = 8
+    patch: Patch = 96
+    learning_rate: LearningRate = 4e-3
+    optimizer: Optimizer = "muon"
+    warmup: WarmUp = 50
+    loss: Loss = "psnr"
+    preset: Annotated[str, option(panel=QUALITY, help="Shape of the network: small, wide or paper.")] = (
+        TrainConfig.preset
+    )
+
+
+@dataclass(frozen=True, kw_only=True)
 class MAR(Slices):
     """Train a network for metal artifact reduction on slices without metal; metal is put into them, and scans
     of them are simulated."""
@@ -362,7 +378,7 @@ def _command(task: str) -> Callable[[TrainOptions], None]:
         try:
             _train(task, options)
         except ProcessError as error:
-            say(str(error), style="red")
+            say(error.for_command_line(), style="red")
             sys.stderr.flush()
             # Threads that still wait for the other process may abort an interpreter that ends in order.
             os._exit(error.exit_code)
@@ -379,6 +395,7 @@ for _name, _kind, _data in (
     ("demosaick", Demosaick, "photos"),
     ("upscale", Upscale, "photos"),
     ("ct-recon", CTRecon, "series"),
+    ("ct-denoise", CTDenoise, "series"),
     ("mar", MAR, "series"),
     ("phase", Phase, "photos"),
 ):

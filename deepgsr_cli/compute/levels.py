@@ -12,7 +12,7 @@ def to_floats(levels: np.ndarray) -> np.ndarray:
     """Convert uint8 or uint16, whose largest number stands for 1, to float32; pixels in floats stay.
 
     Args:
-        levels: (C, H, W); what comes of whole numbers is contiguous.
+        levels: Of any shape; what comes of whole numbers is contiguous.
     """
     if levels.dtype.kind == "f":
         return levels

@@ -1,9 +1,12 @@
-"""Memory of the processor that is freed and taken again."""
+"""Memory: that of the processor, which is freed and taken again, and errors for want of it."""
 
 from __future__ import annotations
 
 import ctypes
 
+# How the allocators of CUDA libraries, MPS, and the CPU (Linux, Windows) say that memory ran out in what is
+# only a RuntimeError.
+_OUT_OF_MEMORY = ("_ALLOC_FAILED", "out of memory", "can't allocate memory", "not enough memory")
 # Parameters of mallopt, as glibc's malloc.h has them.
 _TRIM_THRESHOLD, _MMAP_MAX = -1, -4
 
@@ -21,3 +24,10 @@ def keep_freed_memory() -> None:
     if hasattr(library, "gnu_get_libc_version"):
         library.mallopt(_MMAP_MAX, 0)  # no block is a mapping of its own
         library.mallopt(_TRIM_THRESHOLD, 2**31 - 1)  # and the end of the heap is not given back
+
+
+def is_out_of_memory(error: BaseException) -> bool:
+    """Whether an error is for want of memory, of the processor or of a device."""
+    if isinstance(error, MemoryError) or type(error).__name__ == "OutOfMemoryError":  # torch's
+        return True
+    return any(sign in str(error) for sign in _OUT_OF_MEMORY)

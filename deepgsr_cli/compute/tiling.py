@@ -11,12 +11,9 @@ import torch
 from torch import Tensor
 
 from deepgsr_cli.compute.levels import to_floats, to_levels
+from deepgsr_cli.compute.memory import is_out_of_memory
 from deepgsr_cli.compute.precision import Precision, autocast
 from deepgsr_cli.errors import OptionError, UserError
-
-# How the allocators of CUDA libraries, MPS, and the CPU (Linux, Windows) say that memory ran out in what is
-# only a RuntimeError.
-_OUT_OF_MEMORY = ("_ALLOC_FAILED", "out of memory", "can't allocate memory", "not enough memory")
 
 _RAMP_PX = 32
 # What a picture in floats and a row of tiles may take together on the CPU, where large tiles have no merit
@@ -222,7 +219,7 @@ def apply_tiled(
                 evaluate, _Row(image[:, start:stop], prepare, 2 * tile), columns, batch, advance
             )
         except (RuntimeError, MemoryError) as error:
-            if not _is_out_of_memory(error):
+            if not is_out_of_memory(error):
                 raise
         if band is None:  # outside of `except`, whose traceback holds on to the memory
             retreated = True
@@ -438,12 +435,6 @@ def _retreat(batch: int, tile: int, overlap: int, needs: TileNeeds, device: torc
             f"with --overlap {overlap}; {remedy}"
         )
     return 1, max(tile // 2 // needs.grid * needs.grid, smallest)
-
-
-def _is_out_of_memory(error: BaseException) -> bool:
-    if isinstance(error, MemoryError | torch.cuda.OutOfMemoryError):
-        return True
-    return any(sign in str(error) for sign in _OUT_OF_MEMORY)
 
 
 def _ceil(value: int, multiple: int) -> int:

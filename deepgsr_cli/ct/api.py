@@ -1,4 +1,4 @@
-"""Reconstruction of CT by one call: `deepgsr_cli.reconstruct_ct`."""
+"""CT by one call: `deepgsr_cli.reconstruct_ct` and `deepgsr_cli.denoise_ct`."""
 
 from __future__ import annotations
 
@@ -12,10 +12,13 @@ import numpy as np
 
 from deepgsr_cli.compute.device import select_device
 from deepgsr_cli.ct.arrays import as_geometry, as_pixel_mm, as_sinogram, as_slice
+from deepgsr_cli.ct.denoising import check_level, denoised, level_of
+from deepgsr_cli.ct.denoising import load_network as load_denoiser
 from deepgsr_cli.ct.methods import Method, load_network, reconstructed
 from deepgsr_cli.ct.plausibility import doubt_result
 from deepgsr_cli.ct.simulation import SimulatedScan, check_seed, check_views, estimated_photons
-from deepgsr_cli.errors import ResultWarning, UsageError
+from deepgsr_cli.errors import OptionError, ResultWarning, UsageError
+from deepgsr_cli.pictures.restorer import RunOptions
 from deepgsr_cli.tomography.attenuation import to_attenuation, to_hu
 from deepgsr_cli.tomography.geometry import Geometry, sparse_view
 from deepgsr_cli.tomography.radon import Radon
@@ -84,3 +87,46 @@ def reconstruct_ct(
     for doubt in [] if geometry is None else doubt_result(result, y, A.geometry, method):
         warnings.warn(doubt, ResultWarning, stacklevel=2)
     return to_hu(result.x)
+
+
+def denoise_ct(
+    hu: np.ndarray,
+    sigma: float | None = None,
+    *,
+    strength: float = 1.0,
+    weights: str | None = None,
+    device: str = "auto",
+) -> np.ndarray:
+    """Remove noise from CT slices in HU, as `deepgsr denoise` does from DICOM files.
+
+    Args:
+        hu: A slice, (H, W), or slices, (N, H, W), each of which is done by itself; numbers beyond -1024 to
+            3071 HU stay as they are.
+        sigma: Standard deviation of the noise in HU; None to estimate it in each slice, and leave one without
+            noise as it is.
+        strength: Share of the correction that is applied, 0 to 1.
+        weights: NAME, FILE or hf:// address; None for the default.
+        device: "auto", "cpu", "cuda", "cuda:N" or "mps".
+
+    Returns:
+        HU, float32, of the shape of `hu`.
+
+    Raises:
+        ShapeError: Another shape, not real numbers, or not finite.
+        OptionError: sigma or strength is out of range, or the weights are for another task.
+        WeightsError: The weights are unknown or damaged.
+        DeviceError: The device is not there.
+    """
+    check_level(sigma)
+    if not 0 <= strength <= 1:
+        raise OptionError("strength", strength, "give 0 (nothing) to 1 (all)")
+    hu = np.asarray(hu)
+    slices = [as_slice(slice) for slice in (hu if hu.ndim == 3 and len(hu) else [hu])]
+    levels = [level_of(slice, sigma).hu for slice in slices]
+    results = slices
+    if any(levels) and strength > 0:
+        model, options = load_denoiser(weights, device, offline=False).model, RunOptions(device)
+        results = [
+            denoised(model, slice, level, options, strength=strength) for slice, level in zip(slices, levels)
+        ]
+    return np.stack(results) if hu.ndim == 3 else results[0]

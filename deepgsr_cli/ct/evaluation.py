@@ -58,11 +58,11 @@ class SliceEvaluation(Evaluation[M, Tensor, Tensor]):
             try:
                 hu, pixel_mm = slice.read()
             except InputError as error:
-                self.failures.append(str(error))
+                self.failures.append(error.for_command_line())
                 if len(self.failures) == len(self.slices):
                     raise
                 if self.notify is not None:
-                    self.notify(str(error))
+                    self.notify(error.for_command_line())
                 continue
             yield slice, hu, pixel_mm
 

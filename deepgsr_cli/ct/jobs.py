@@ -11,6 +11,7 @@ import numpy as np
 
 from deepgsr_cli.ct.projections import FanBeams, find_projections
 from deepgsr_cli.errors import InputError, OptionError, ShapeError, UsageError, UserError
+from deepgsr_cli.formats.dicom.mark import DICOM_SUFFIXES
 from deepgsr_cli.formats.dicom.projections import holds_projections
 from deepgsr_cli.formats.dicom.series import Series, find_series
 from deepgsr_cli.formats.sinograms import SUFFIXES, VALUES, Sinograms
@@ -21,7 +22,6 @@ from deepgsr_cli.tomography.geometry_files import geometry_of
 FORMATS = {"dicom": ".dcm", "tiff": ".tif", "npy": ".npy"}
 # Of sinograms that may say their geometry themselves.
 _WITH_PARAMETERS = ".mat"
-_DICOM_SUFFIXES = (".dcm", ".dicom", ".ima")
 # What the SeriesDescription of a derived series has, after the source's; see `ResultWriter.description`.
 RESULT_MARK = "[deepgsr "
 
@@ -262,7 +262,7 @@ def _slices(
             if outputs_below and file.path.resolve().is_relative_to(folder.resolve()):
                 continue
             name = file.path.relative_to(path) if path.is_dir() else Path(file.path.name)
-            if name.suffix.lower() in _DICOM_SUFFIXES:  # others are part of the name, as in 1.2.840.10008
+            if name.suffix.lower() in DICOM_SUFFIXES:  # others are part of the name, as in 1.2.840.10008
                 name = name.with_suffix("")
             frame = "" if file.frame is None else f"_{file.frame + 1:04}"
             slices.append((file.path, series, i, name.with_name(name.name + frame)))
@@ -282,7 +282,7 @@ def _read_sinograms(path: Path, geometry: Geometry | None, values: str | None) -
         try:
             geometry = geometry_of(sinograms.parameters)
         except (InputError, ShapeError) as error:
-            raise InputError(f"{path}: {error}") from error
+            raise InputError(f"{path}: {error.for_command_line()}") from error
     sinograms = Sinograms(path, geometry.num_views, geometry.num_bins, values)
     _check_angles(sinograms, geometry)
     return sinograms, geometry

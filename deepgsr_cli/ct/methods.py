@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
+from functools import cache
 from typing import TYPE_CHECKING
 
 import torch
@@ -13,9 +14,10 @@ from torch import Tensor
 
 from deepgsr_cli.compute.precision import autocast
 from deepgsr_cli.ct.simulation import FEWEST_PHOTONS, MOST_PHOTONS, noise_variance
-from deepgsr_cli.ct.truncation import whole_scan
+from deepgsr_cli.ct.truncation import WholeScan, whole_scan
 from deepgsr_cli.errors import MissingWeightsError, OptionError, ShapeError
 from deepgsr_cli.tomography.fbp import FILTERS
+from deepgsr_cli.tomography.geometry import Geometry
 from deepgsr_cli.tomography.radon import Radon
 from deepgsr_cli.tomography.solvers import TotalVariation, cgls, primal_dual, sirt
 
@@ -122,9 +124,9 @@ class Reconstructed:
     """What came of a sinogram.
 
     Attributes:
-        x: Attenuation in 1/mm, (B, 1, H, W).
+        x: Attenuation in 1/mm, (1, 1, H, W).
         note: What there is to know, in words; empty if nothing.
-        misfit: Computes A x - y, (B, 1, V, N), of all of the object, not of the slice alone.
+        misfit: Computes A x - y, (1, 1, V, N), of all of the object, not of the slice alone; once.
     """
 
     x: Tensor
@@ -141,7 +143,8 @@ def reconstruct(
     progress: Callable[[int, int], None] | None = None,
 ) -> Tensor:
     """Reconstruct attenuation in 1/mm, (B, 1, H, W): what `reconstructed` has as x; its arguments."""
-    return reconstructed(A, y, method, model=model, progress=progress).x
+    found = reconstruct_each(A, y, method, [method.photons] * len(y), model=model, progress=progress)
+    return torch.cat([result.x for result in found])
 
 
 def reconstructed(
@@ -152,28 +155,88 @@ def reconstructed(
     model: torch.nn.Module | None = None,
     progress: Callable[[int, int], None] | None = None,
 ) -> Reconstructed:
-    """Reconstruct a sinogram, (B, 1, V, N); an object that is wider than the detector, too.
+    """Reconstruct one sinogram, (1, 1, V, N): `reconstruct_each`, and its arguments."""
+    (found,) = reconstruct_each(A, y, method, [method.photons], model=model, progress=progress)
+    return found
+
+
+def reconstruct_each(
+    A: Radon,
+    y: Tensor,
+    method: Method,
+    photons: Sequence[float | None],
+    *,
+    model: torch.nn.Module | None = None,
+    progress: Callable[[int, int], None] | None = None,
+) -> list[Reconstructed]:
+    """Reconstruct sinograms at once, (B, 1, V, N), each as it would be alone.
+
+    Objects that are wider than the detector are reconstructed, too: with others that are cut off alike.
 
     Args:
         A: The operator y was measured with.
-        y: The sinogram.
-        method: Method and its settings.
+        y: The sinograms.
+        method: Method and its settings, but for the photons.
+        photons: Photons a ray that leave the source, of each sinogram; None for no noise.
         model: Network of `load_network`, for "deepgsr".
         progress: Called with finished and all iterations by the iterative methods.
 
     Raises:
         ShapeError: As `Radon.fbp`; or a short scan of a fan cuts off the object.
     """
-    wide = whole_scan(y, A.geometry)
-    if not wide.share:
-        x = _reconstruct(A, y, method, model, None, progress)
-        return Reconstructed(x, "", lambda: A(x) - y)
-    A_whole, y_whole = A.of(wide.geometry), wide.y
+    scans = [whole_scan(one, A.geometry) for one in y.split(1)]
+    alike: dict[tuple[Geometry, bool], list[int]] = {}
+    for i, scan in enumerate(scans):
+        alike.setdefault((scan.geometry, scan.share > 0), []).append(i)
+    found: dict[int, Reconstructed] = {}
+    for (_, wider), group in alike.items():
+
+        def advance(finished: int, iterations: int, before: int = len(found), now: int = len(group)) -> None:
+            if progress is not None:  # by the sinograms, where groups differ in size
+                progress(before * iterations + now * finished, len(y) * iterations)
+
+        work = _reconstruct_wider if wider else _reconstruct_alike
+        doses = [photons[i] for i in group]
+        results = work(A, y[group], [scans[i] for i in group], method, doses, model, advance)
+        found |= zip(group, results, strict=True)
+    return [found[i] for i in range(len(y))]
+
+
+def _reconstruct_alike(
+    A: Radon,
+    y: Tensor,
+    scans: list[WholeScan],
+    method: Method,
+    photons: list[float | None],
+    model: torch.nn.Module | None,
+    progress: Callable[[int, int], None],
+) -> list[Reconstructed]:
+    """What came of sinograms whose detector sees all of the object."""
+    x = _reconstruct(A, y, method, photons, model, None, progress)
+    misfit = cache(lambda: A(x) - y)
+    return [_one(i, x, "", misfit) for i in range(len(x))]
+
+
+def _reconstruct_wider(
+    A: Radon,
+    y: Tensor,
+    scans: list[WholeScan],
+    method: Method,
+    photons: list[float | None],
+    model: torch.nn.Module | None,
+    progress: Callable[[int, int], None],
+) -> list[Reconstructed]:
+    """What came of sinograms of objects that are wider than the detector, and alike so.
+
+    The arguments are those of `_reconstruct_alike`.
+    """
+    wide = scans[0]
+    A_whole, y_whole = A.of(wide.geometry), torch.cat([scan.y for scan in scans])
     start = _start(A_whole, y_whole) if method.name == "tv" else None
     if method.name == "tv":  # what was not measured is left to the prior
         A_whole, y_whole = A_whole.of(replace(A.geometry, shape=wide.geometry.shape)), y
     try:
-        whole = _reconstruct(A_whole, y_whole, method, model, start, progress)
+        whole = _reconstruct(A_whole, y_whole, method, photons, model, start, progress)
     except ShapeError as error:
         A.fbp(torch.zeros_like(y))  # which says what the views lack, if that is all
         raise ShapeError(
@@ -181,41 +244,57 @@ def reconstructed(
             " sirt or cgls"
         ) from error
 
+    @cache
     def misfit() -> Tensor:
         projected = A_whole(whole)
         return (projected if y_whole is y else wide.measured(projected, y.shape[-1])) - y
 
-    return Reconstructed(wide.cropped(whole), wide.note, misfit)
+    x = wide.cropped(whole)
+    return [_one(i, x, scan.note, misfit) for i, scan in enumerate(scans)]
+
+
+def _one(i: int, x: Tensor, note: str, misfit: Callable[[], Tensor]) -> Reconstructed:
+    """What came of one of several sinograms, whose images and misfits are together."""
+    return Reconstructed(x[i : i + 1], note, lambda: misfit()[i : i + 1])
 
 
 def _reconstruct(
     A: Radon,
     y: Tensor,
     method: Method,
+    photons: list[float | None],
     model: torch.nn.Module | None,
     start: Tensor | None,
-    progress: Callable[[int, int], None] | None,
+    progress: Callable[[int, int], None],
 ) -> Tensor:
-    name, photons = method.name, method.photons
+    name = method.name
     if name == "deepgsr":
         assert model is not None
-        return _by_network(A, y, method, model)
+        return _by_network(A, y, method, photons, model)
     if name == "fbp":
         return A.fbp(y, method.filter)
-    iterations = method.iterations or ITERATIONS[name]
+    iterations, doses = method.iterations or ITERATIONS[name], _doses(photons, y)
     if name == "tv":
         weight = method.strength * TV_WEIGHT
-        return total_variation(A, y, weight, photons, start=start, iterations=iterations, progress=progress)
+        return total_variation(A, y, weight, doses, start=start, iterations=iterations, progress=progress)
     solve = sirt if name == "sirt" else cgls
-    noise = None if photons is None else noise_variance(y, photons).sum((1, 2, 3)).sqrt()
+    noise = None if doses is None else noise_variance(y, doses).sum((1, 2, 3)).sqrt()
     return solve(A, y, iterations=iterations, noise=noise, progress=progress)
+
+
+def _doses(photons: list[float | None], y: Tensor) -> Tensor | None:
+    """Photons of each sinogram, (B, 1, 1, 1), infinite for no noise; None if none has noise."""
+    if all(one is None for one in photons):
+        return None
+    values = [math.inf if one is None else one for one in photons]
+    return torch.tensor(values, dtype=y.dtype, device=y.device).view(-1, 1, 1, 1)
 
 
 def total_variation(
     A: Radon,
     y: Tensor,
     weight: float,
-    photons: float | None = None,
+    photons: float | Tensor | None = None,
     *,
     start: Tensor | None = None,
     iterations: int = ITERATIONS["tv"],
@@ -226,7 +305,7 @@ def total_variation(
     w = s² / (s² + v) is the precision, relative to a noise-free one, of a line integral whose noise has the
     variance v and whose model, made of pixels and bins, errs by s = `MODEL_ERROR`. So one weight serves all
     doses: it is that of a prior exp(-weight / s² · TV(x)). The iteration begins with `start`, or with smooth
-    filtered backprojection.
+    filtered backprojection. Photons are those of `noise_variance`; None for no noise.
 
     Source:
         Sidky, Jørgensen, Pan, Convex optimization problem prototyping for image reconstruction in computed
@@ -239,11 +318,10 @@ def total_variation(
     return primal_dual(
         A,
         y,
-        TotalVariation(weight),
+        TotalVariation(weight, balance=weight / _EDGE_ATTENUATION),
         weights=precision,
         start=_start(A, y) if start is None else start,
         iterations=iterations,
-        balance=weight / _EDGE_ATTENUATION,
         progress=progress,
     )
 
@@ -256,27 +334,35 @@ def _start(A: Radon, y: Tensor) -> Tensor | None:
         return None
 
 
-def _by_network(A: Radon, y: Tensor, method: Method, model: torch.nn.Module) -> Tensor:
+def _by_network(
+    A: Radon, y: Tensor, method: Method, photons: list[float | None], model: torch.nn.Module
+) -> Tensor:
     from deepgsr_cli.ct.network import ct_condition
 
-    condition = ct_condition(A.geometry.num_views, method.photons, max(A.domain_shape)).to(y.device)
+    size = max(A.domain_shape)
+    condition = torch.cat([ct_condition(A.geometry.num_views, dose, size) for dose in photons]).to(y.device)
     with torch.no_grad():
         with autocast(y.device, method.precision):
             x = model(A, y, condition)
-        return _settled(A, y, x.float(), method.photons)
+        return _settled(A, y, x.float(), photons)
 
 
-def _settled(A: Radon, y: Tensor, x: Tensor, photons: float | None) -> Tensor:
-    """The image with those low frequencies that the data know better than a network, (B, 1, H, W).
+def _settled(A: Radon, y: Tensor, x: Tensor, photons: list[float | None]) -> Tensor:
+    """The images with those low frequencies that the data know better than a network, (B, 1, H, W).
 
     Few views measure low frequencies well, and there noise is low. What the image leaves of the data is
     backprojected, smoothed and added, which takes the bias out of mean CT numbers.
     """
     scale = max(A.domain_shape) / 512
     fewer = 60 / A.geometry.num_views
-    noise = 0 if photons is None else (fewer * 1e5 / photons) ** 0.25
-    width = scale * max(_SHARPEST, math.hypot(_WIDTH_OF_VIEWS * fewer, _WIDTH_OF_NOISE * noise))
-    return (x + gaussian_blur(A.fbp(y - A(x), "hann"), width)).clamp(min=0)
+
+    def width(dose: float | None) -> float:
+        noise = 0 if dose is None else (fewer * 1e5 / dose) ** 0.25
+        return scale * max(_SHARPEST, math.hypot(_WIDTH_OF_VIEWS * fewer, _WIDTH_OF_NOISE * noise))
+
+    left = A.fbp(y - A(x), "hann").split(1)
+    smooth = [gaussian_blur(one, width(dose)) for one, dose in zip(left, photons, strict=True)]
+    return (x + torch.cat(smooth)).clamp(min=0)
 
 
 def gaussian_blur(x: Tensor, width: float) -> Tensor:

@@ -111,6 +111,13 @@ class Unrolled(nn.Module):
         """Configuration as JSON types, with the model's name under "model"."""
         return {"model": "unrolled", **dataclasses.asdict(self.config)}
 
+    @property
+    def bytes_per_pixel(self) -> float:
+        """Memory that `forward` takes at its peak for a pixel of a slice, roughly."""
+        prior = self.priors[0]
+        assert isinstance(prior, DeepGSR)
+        return prior.bytes_per_pixel + 4 * self.config.stages
+
     def forward(self, A: Radon, y: Tensor, condition: Tensor) -> Tensor:
         """Attenuation in 1/mm, (B, 1, H, W).
 

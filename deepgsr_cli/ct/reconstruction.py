@@ -1,9 +1,10 @@
-"""Reconstruction of one slice: read, simulated where no scanner measured it, reconstructed, written."""
+"""Reconstruction of slices: read, simulated where no scanner measured them, reconstructed, written."""
 
 from __future__ import annotations
 
 import time
 import zlib
+from collections.abc import Sequence
 from contextlib import suppress
 from dataclasses import asdict, dataclass, field, replace
 from typing import TYPE_CHECKING, Any
@@ -12,19 +13,21 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from deepgsr_cli.compute.device import wait
 from deepgsr_cli.ct import NOTICE
+from deepgsr_cli.ct.batches import AtOnce, grouped
 from deepgsr_cli.ct.display import ERROR_WINDOW_HU, slice_images, window_text, windowed
 from deepgsr_cli.ct.figures import compare, residual
 from deepgsr_cli.ct.jobs import ProjectionJob, SinogramJob, SliceJob
-from deepgsr_cli.ct.methods import NAMES, TASK, Method, Reconstructed, reconstruct, reconstructed
+from deepgsr_cli.ct.methods import NAMES, TASK, Method, Reconstructed, reconstruct_each
 from deepgsr_cli.ct.plausibility import doubt_result, doubt_slice
 from deepgsr_cli.ct.projections import SIZE, FanBeams
 from deepgsr_cli.ct.results import ResultWriter, derivation_of, read_result, remark
-from deepgsr_cli.ct.simulation import SimulatedScan, estimated_photons
+from deepgsr_cli.ct.simulation import Seed, SimulatedScan, estimated_photons
 from deepgsr_cli.errors import InputError, UserError
 from deepgsr_cli.formats.dicom.slices import AIR_HU, Slice, read_slice
 from deepgsr_cli.jobs.plan import Job
-from deepgsr_cli.jobs.work import Column, Progress, Result
+from deepgsr_cli.jobs.work import BatchWork, Column, Progress, Result
 from deepgsr_cli.reports.report import ReportImage
 from deepgsr_cli.tomography.attenuation import WATER_ATTENUATION, to_attenuation, to_hu
 from deepgsr_cli.tomography.geometry import Geometry, scanner_view, sparse_view
@@ -91,9 +94,51 @@ class Scan:
         return f"measured DICOM-CT-PD projections, {scans}; {water}"
 
 
+@dataclass(frozen=True)
+class _Case:
+    """A slice to be reconstructed.
+
+    Attributes:
+        job: Where it is from, and where the result goes.
+        for_report: Whether pictures are made of it.
+        geometry: Geometry of its scan.
+        slice: The slice, whose scan is to be simulated; None for a measurement.
+        sinogram: What was measured, (V, N); None for a slice.
+        outside: Where nothing was measured, bool, (H, W); None for nowhere.
+    """
+
+    job: SliceJob | SinogramJob | ProjectionJob
+    for_report: bool
+    geometry: Geometry
+    slice: Slice | None = None
+    sinogram: np.ndarray | None = None
+    outside: np.ndarray | None = None
+
+
+@dataclass(frozen=True)
+class _Computed:
+    """What was computed of a case.
+
+    Attributes:
+        case: The case.
+        y: Its sinogram, (1, 1, V, N).
+        method: Method with the photons of this scan.
+        result: What came of it.
+        beside: Reconstructions by other methods to show in a report, (1, 1, H, W), by their names.
+        seconds: Time that the result took.
+    """
+
+    case: _Case
+    y: Tensor
+    method: Method
+    result: Reconstructed
+    beside: dict[str, Tensor]
+    seconds: float
+
+
 @dataclass
-class Reconstruction:
-    """Reconstruction of one slice after another, with one operator as long as the geometry stays.
+class Reconstruction(BatchWork[_Case, _Computed]):
+    """Reconstruction of slices, with one operator as long as the geometry stays.
 
     Attributes:
         method: Method and its settings.
@@ -102,6 +147,7 @@ class Reconstruction:
         network: Network of the method "deepgsr", with its weights.
         geometry_sha256: Checksum of the geometry's file.
         window_hu: Centre and width of the pictures for the report.
+        at_once: How many slices are reconstructed at once.
     """
 
     method: Method
@@ -110,6 +156,7 @@ class Reconstruction:
     network: Loaded[Unrolled] | None = None
     geometry_sha256: str | None = None
     window_hu: tuple[float, float] = (40.0, 400.0)
+    at_once: AtOnce = field(default_factory=AtOnce)
     _A: Radon | None = field(default=None, init=False)
     _scan: SimulatedScan | None = field(default=None, init=False)
     _write: ResultWriter = field(init=False)
@@ -144,17 +191,53 @@ class Reconstruction:
             protocol["weights"] = self.network.weights.citation
         return {**protocol, "window": window_text(self.window_hu), "notice": NOTICE}
 
-    def __call__(self, job: Job, *, for_report: bool = False, progress: Progress | None = None) -> Result:
-        """Reconstruct and write the slice of a `SliceJob`, a `SinogramJob` or a `ProjectionJob`.
+    def read(self, job: Job, *, for_report: bool) -> _Case:
+        """Read a `SliceJob`, a `SinogramJob` or a `ProjectionJob`.
 
         Raises:
-            InputError: It cannot be read.
-            OutputError: The result cannot be written.
+            InputError: It cannot be read, or does not fit into the scan.
         """
         if isinstance(job, SliceJob):
-            return self._simulated(job, for_report, progress)
-        assert isinstance(job, SinogramJob | ProjectionJob)
-        return self._of_measurement(job, for_report, progress)
+            slice = read_slice(job.series, job.index)
+            return _Case(job, for_report, self._simulated_geometry(job, slice), slice)
+        if isinstance(job, SinogramJob):
+            return _Case(job, for_report, job.geometry, sinogram=job.sinograms.read(job.index))
+        assert isinstance(job, ProjectionJob)
+        # Only filtered backprojection can leave out a part of what was measured.
+        diameter_mm = job.projections.reconstruction_mm if self.method.name == "fbp" else None
+        geometry, sinogram = job.projections.fan_beam(job.index, diameter_mm)
+        # Then water is in the result what it is in all results.
+        sinogram *= WATER_ATTENUATION / (job.projections.water_attenuation or WATER_ATTENUATION)
+        grid_mm = (np.arange(SIZE) - (SIZE - 1) / 2) * geometry.pixel_mm[0]
+        outside = np.hypot(grid_mm[:, None], grid_mm) > job.projections.diameter_mm / 2
+        return _Case(job, for_report, geometry, sinogram=sinogram, outside=outside)
+
+    def room(self, case: _Case) -> int:
+        """Return how many slices like this one are to be reconstructed at once."""
+        per_pixel = None if self.network is None else self.network.model.bytes_per_pixel
+        return self.at_once(case.geometry, self.device, per_pixel)
+
+    def compute(self, cases: Sequence[_Case], progress: Progress | None) -> list[_Computed]:
+        """Reconstruct slices, those of equal geometry at once.
+
+        Raises:
+            UserError: The views do not suffice for the method.
+        """
+        found: dict[int, _Computed] = {}
+        for group in grouped([case.geometry for case in cases]):
+            results = self._compute_alike([cases[i] for i in group], progress)
+            found |= zip(group, results, strict=True)
+        return [found[i] for i in range(len(cases))]
+
+    def finish(self, computed: _Computed) -> Result:
+        """Measure and write what came of a slice; make pictures where they are asked for.
+
+        Raises:
+            OutputError: The result cannot be written.
+        """
+        if computed.case.slice is not None:
+            return self._of_slice(computed, computed.case.slice)
+        return self._of_measurement(computed)
 
     def review(self, job: Job) -> Result:
         """Compare a slice with what an earlier run has made of it; of a measured one, there is the result.
@@ -173,34 +256,63 @@ class Reconstruction:
         images = slice_images(to_hu(reference), {"Result": hu}, self.window_hu)
         return Result(asdict(compare(x, reference, slice.pixel_mm)), caption=self._caption(), images=images)
 
-    def _simulated(self, job: SliceJob, for_report: bool, progress: Progress | None) -> Result:
-        slice = read_slice(job.series, job.index)
-        A = self._operator(self._simulated_geometry(job, slice))
-        if self._scan is None:
-            self._scan = SimulatedScan(A.geometry, self.method.photons)
+    def _compute_alike(self, cases: list[_Case], progress: Progress | None) -> list[_Computed]:
+        """What comes of slices whose geometry is one."""
+        A = self._operator(cases[0].geometry)
+        y, photons = self._measured(cases)
+        started = time.perf_counter()
+        model = None if self.network is None else self.network.model
+        results = reconstruct_each(A, y, self.method, photons, model=model, progress=progress)
+        wait(self.device)
+        seconds = round((time.perf_counter() - started) / len(cases), 3)
+        shown = [i for i, case in enumerate(cases) if case.for_report]
+        beside = self._beside(A, y[shown], [photons[i] for i in shown]) if shown else {}
+        found = []
+        for i, (case, result) in enumerate(zip(cases, results, strict=True)):
+            result.misfit()  # while the operator has no other work
+            others = {name: x[shown.index(i)][None] for name, x in beside.items()} if case.for_report else {}
+            method = replace(self.method, photons=photons[i])
+            found.append(_Computed(case, y[i : i + 1], method, result, others, seconds))
+        return found
+
+    def _measured(self, cases: list[_Case]) -> tuple[Tensor, list[float | None]]:
+        """Sinograms, (B, 1, V, N), of cases whose geometry is one, and the photons a ray of each."""
+        slices = [case.slice for case in cases if case.slice is not None]
+        if slices:
+            if self._scan is None:
+                self._scan = SimulatedScan(cases[0].geometry, self.method.photons)
+            x = torch.cat([to_attenuation(slice.hu, self.device) for slice in slices])
+            # By the slice and not by its number: it does not matter which others are done with it.
+            seeds: list[Seed] = [(self.scan.seed, zlib.crc32(slice.stored.tobytes())) for slice in slices]
+            return self._scan(x, seeds), [self.method.photons] * len(cases)
+        sinograms = [torch.from_numpy(case.sinogram) for case in cases if case.sinogram is not None]
+        y = torch.stack(sinograms).to(self.device)[:, None]
+        if self.scan.estimating:
+            return y, [estimated_photons(one) for one in y.split(1)]
+        return y, [self.method.photons] * len(cases)
+
+    def _of_slice(self, computed: _Computed, slice: Slice) -> Result:
+        """Measure and write what came of the simulated scan of a slice."""
+        case, result = computed.case, computed.result
         reference = to_attenuation(slice.hu, self.device)
-        # By the slice and not by its number: it does not matter which others are done with it.
-        y = self._scan(reference, (self.scan.seed, zlib.crc32(slice.stored.tobytes())))
-        result, hu, seconds = self._reconstruct(A, y, self.method, progress)
-        x, figures = result.x, compare(result.x, reference, slice.pixel_mm)
+        figures = compare(result.x, reference, slice.pixel_mm)
         # Against the slice that is known, CT numbers need no check; its own may be of no slice.
         warnings = doubt_slice(slice.hu)
-        self._write(job, hu, slice.pixel_mm, slice, remark(result.note, warnings))
+        hu = to_hu(result.x)
+        self._write(case.job, hu, slice.pixel_mm, slice, remark(result.note, warnings))
         facts: dict[str, Any] = {
             "scan": "simulated",
             "views": self.scan.num_views,
             "photons": self.method.photons,
         }
-        facts |= {"method": self.method.name, **asdict(figures), "residual": residual(result.misfit(), y)}
-        facts["seconds"] = seconds  # without the pictures
+        misfit = residual(result.misfit(), computed.y)
+        facts |= {"method": self.method.name, **asdict(figures), "residual": misfit}
+        facts["seconds"] = computed.seconds  # without the pictures
         done = Result(facts, result.note, warnings)
-        if for_report:
-            shown = self._for_report(A, y, x, self.method)
-            others = {name: image for name, image in shown.items() if image is not x}
-            for name, image in others.items():
+        if case.for_report:
+            for name, image in computed.beside.items():
                 facts[f"psnr_{name.lower()}"] = compare(image, reference, slice.pixel_mm).psnr
-            reconstructions = {name: to_hu(image) for name, image in shown.items()}
-            done.images = slice_images(to_hu(reference), reconstructions, self.window_hu)
+            done.images = slice_images(to_hu(reference), self._shown(computed), self.window_hu)
             done.caption = self._caption()
         return done
 
@@ -227,53 +339,29 @@ class Reconstruction:
                 )
             return scanner_view(shape, pixel_mm, self.scan.num_views, source_mm, detector_mm)
         except UserError as error:
-            raise InputError(f"{job.label}: {error}") from error
+            raise InputError(f"{job.label}: {error.for_command_line()}") from error
 
-    def _of_measurement(
-        self, job: SinogramJob | ProjectionJob, for_report: bool, progress: Progress | None
-    ) -> Result:
-        outside: np.ndarray | None = None
-        if isinstance(job, SinogramJob):
-            geometry, sinogram = job.geometry, job.sinograms.read(job.index)
-        else:
-            # Only filtered backprojection can leave out a part of what was measured.
-            diameter_mm = job.projections.reconstruction_mm if self.method.name == "fbp" else None
-            geometry, sinogram = job.projections.fan_beam(job.index, diameter_mm)
-            # Then water is in the result what it is in all results.
-            sinogram *= WATER_ATTENUATION / (job.projections.water_attenuation or WATER_ATTENUATION)
-            grid_mm = (np.arange(SIZE) - (SIZE - 1) / 2) * geometry.pixel_mm[0]
-            outside = np.hypot(grid_mm[:, None], grid_mm) > job.projections.diameter_mm / 2
-        A = self._operator(geometry)
-        y = torch.from_numpy(sinogram).to(self.device)[None, None]
-        method = replace(self.method, photons=estimated_photons(y)) if self.scan.estimating else self.method
-        result, hu, seconds = self._reconstruct(A, y, method, progress)
-        warnings = doubt_result(result, y, geometry, method)
-        if outside is not None:
-            hu[outside] = AIR_HU
-        self._write(job, hu, geometry.pixel_mm, remark=remark(result.note, warnings))
+    def _of_measurement(self, computed: _Computed) -> Result:
+        """Check and write what came of a measured scan."""
+        case, result, y = computed.case, computed.result, computed.y
+        warnings = doubt_result(result, y, case.geometry, computed.method)
+        hu = to_hu(result.x)
+        if case.outside is not None:
+            hu[case.outside] = AIR_HU
+        self._write(case.job, hu, case.geometry.pixel_mm, remark=remark(result.note, warnings))
         facts: dict[str, Any] = {
             "scan": "measured",
-            "views": geometry.num_views,
-            "photons": method.photons,
+            "views": case.geometry.num_views,
+            "photons": computed.method.photons,
         }
-        facts |= {"method": self.method.name, "residual": residual(result.misfit(), y), "seconds": seconds}
+        facts |= {"method": self.method.name, "residual": residual(result.misfit(), y)}
+        facts["seconds"] = computed.seconds
         done = Result(facts, result.note, warnings)
-        if for_report:
-            done.images = [
-                ReportImage(name, windowed(to_hu(image), self.window_hu))
-                for name, image in self._for_report(A, y, result.x, method).items()
-            ]
+        if case.for_report:
+            shown = self._shown(computed)
+            done.images = [ReportImage(name, windowed(hu, self.window_hu)) for name, hu in shown.items()]
             done.caption = self._window_text()
         return done
-
-    def _reconstruct(
-        self, A: Radon, y: Tensor, method: Method, progress: Progress | None
-    ) -> tuple[Reconstructed, np.ndarray, float]:
-        """What came of a sinogram, the same in HU, (H, W), and the seconds it took."""
-        started = time.perf_counter()
-        model = None if self.network is None else self.network.model
-        result = reconstructed(A, y, method, model=model, progress=progress)
-        return result, to_hu(result.x), round(time.perf_counter() - started, 3)
 
     def _caption(self) -> str:
         return f"{self._window_text()}; errors: gray 0, white +{ERROR_WINDOW_HU:g} HU"
@@ -282,17 +370,21 @@ class Reconstruction:
         centre, width = self.window_hu
         return f"window {centre - width / 2:g} to {centre + width / 2:g} HU"
 
-    def _for_report(self, A: Radon, y: Tensor, x: Tensor, method: Method) -> dict[str, Tensor]:
-        """Reconstructions to show by name, (1, 1, H, W) each: FBP, x itself, TV."""
-        shown = {}
-        for name in dict.fromkeys(("fbp", method.name, "tv")):
-            if name == method.name:
-                shown[NAMES[name]] = x
-                continue
-            with suppress(UserError):  # views that do not suffice for FBP
-                beside = Method(name, method.photons, method.filter)
-                shown[NAMES[name]] = reconstruct(A, y, beside)
-        return shown
+    def _beside(self, A: Radon, y: Tensor, photons: list[float | None]) -> dict[str, Tensor]:
+        """Reconstructions, (B, 1, H, W), by the methods that a report shows beside the one asked for."""
+        found = {}
+        for name in ("fbp", "tv"):
+            if name != self.method.name:
+                with suppress(UserError):  # views that do not suffice for FBP
+                    results = reconstruct_each(A, y, Method(name, filter=self.method.filter), photons)
+                    found[NAMES[name]] = torch.cat([result.x for result in results])
+        return found
+
+    def _shown(self, computed: _Computed) -> dict[str, np.ndarray]:
+        """Reconstructions to show by name, in HU, (H, W) each: FBP, the result, TV."""
+        images = {NAMES[self.method.name]: computed.result.x, **computed.beside}
+        order = dict.fromkeys(NAMES[name] for name in ("fbp", self.method.name, "tv"))
+        return {name: to_hu(images[name]) for name in order if name in images}
 
     def _operator(self, geometry: Geometry) -> Radon:
         if self._A is None or self._A.geometry != geometry:

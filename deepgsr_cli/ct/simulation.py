@@ -17,6 +17,8 @@ from deepgsr_cli.tomography.radon import Radon
 FEWEST_VIEWS, MOST_VIEWS = 4, 3600
 FEWEST_PHOTONS, MOST_PHOTONS = 100.0, 1e12
 
+Seed = int | tuple[int, ...]
+
 # Bins and pixels of a simulated scan, along each axis, to one of the reconstruction.
 _FINENESS = 2
 # Of the distribution with one degree of freedom.
@@ -55,24 +57,36 @@ class SimulatedScan:
         self.geometry, self.photons = geometry, photons
         self._A = Radon(geometry.refined(bins=_FINENESS, pixels=_FINENESS))
 
-    def __call__(self, x: Tensor, seed: int | tuple[int, ...] = 0) -> Tensor:
+    def __call__(self, x: Tensor, seed: Seed | list[Seed] = 0) -> Tensor:
         """Sinogram, (B, 1, V, N), of attenuation in 1/mm, (B, 1, H, W), by Poisson counts of at least 1.
 
         Args:
-            x: The slice.
-            seed: Seed of the noise; counts are drawn by numpy on the CPU, whatever the device.
+            x: The slices.
+            seed: Seed of the noise, or a list of one for each slice, which is then that of the slice alone;
+                counts are drawn by numpy on the CPU, whatever the device.
         """
         fine = x.repeat_interleave(_FINENESS, 2).repeat_interleave(_FINENESS, 3)
         transmitted = torch.exp(-self._A(fine)).unflatten(-1, (-1, _FINENESS)).mean(-1)
         if self.photons is not None:
             expected = self.photons * transmitted.cpu().numpy().astype(np.float64)
-            counts = np.random.default_rng(seed).poisson(expected).clip(min=1)
+            if isinstance(seed, list):
+                draws = zip(seed, expected, strict=True)
+                counts = np.stack([np.random.default_rng(one).poisson(values) for one, values in draws])
+            else:
+                counts = np.random.default_rng(seed).poisson(expected)
+            counts = counts.clip(min=1)
             transmitted = torch.from_numpy(counts / self.photons).to(x)
         return -transmitted.clamp(min=torch.finfo(x.dtype).tiny).log()
 
 
-def noise_variance(y: Tensor, photons: float) -> Tensor:
-    """Variance of line integrals measured by counting photons, of the shape of y; at most that of one."""
+def noise_variance(y: Tensor, photons: float | Tensor) -> Tensor:
+    """Variance of line integrals measured by counting photons, of the shape of y; at most that of one.
+
+    Args:
+        y: Sinogram, (B, 1, V, N).
+        photons: Photons a ray that leave the source, or those of each sinogram, (B, 1, 1, 1), infinite where
+            there is no noise.
+    """
     return (y.exp() / photons).clamp(max=1)
 
 

@@ -34,12 +34,13 @@ class EvalSlice:
     series: Series | None = None
     index: int = 0
 
-    def read(self) -> tuple[np.ndarray, tuple[float, float]]:
-        """HU, (H, W), of -1000 or more, and the distance of rows and of columns in mm."""
+    def read(self, lowest_hu: float = AIR_HU) -> tuple[np.ndarray, tuple[float, float]]:
+        """HU, (H, W), of -1000 or another lowest value or more, and the distance of rows and of columns in
+        mm."""
         if self.series is not None:
             slice = read_slice(self.series, self.index)
-            return slice.hu.clip(min=AIR_HU), slice.pixel_mm
-        hu = _read_png(self.path)
+            return slice.hu.clip(min=lowest_hu), slice.pixel_mm
+        hu = _read_png(self.path).clip(min=lowest_hu)
         return hu, (PNG_FIELD_MM / hu.shape[1], PNG_FIELD_MM / hu.shape[1])
 
 
@@ -73,13 +74,17 @@ def slice_paths(folder: Path) -> list[Path]:
     return list(dict.fromkeys(slice.path for slice in eval_slices(folder)))
 
 
-def read_hu(path: Path) -> list[np.ndarray]:
-    """Slices of a file in HU, (H, W) each, float32, from -1000 to 8000.
+def read_hu(path: Path, lowest_hu: float = AIR_HU) -> list[np.ndarray]:
+    """Slices of a file in HU, (H, W) each, float32, up to 8000.
+
+    Args:
+        path: The file.
+        lowest_hu: What lower values become.
 
     Raises:
         InputError: The file cannot be read, or is a PNG of other values than HU + 1024 in 16 bits.
     """
-    return [slice.read()[0].clip(max=_LARGEST_HU) for slice in _slices_of(path, path.name)]
+    return [slice.read(lowest_hu)[0].clip(max=_LARGEST_HU) for slice in _slices_of(path, path.name)]
 
 
 def _slices_of(path: Path, name: str) -> Iterator[EvalSlice]:
@@ -102,7 +107,7 @@ def _read_png(path: Path) -> np.ndarray:
     if values.dtype != np.uint16 or values.ndim != 2:
         kind = "colour" if values.ndim == 3 else f"{values.dtype.itemsize * 8}-bit"
         raise InputError(f"{path}: its pixels are {kind}; give 16-bit gray PNG with the value HU + 1024")
-    return (values.astype(np.float32) - PNG_OFFSET_HU).clip(AIR_HU, _LARGEST_HU)
+    return (values.astype(np.float32) - PNG_OFFSET_HU).clip(max=_LARGEST_HU)
 
 
 def reduced(hu: Tensor, size: int) -> Tensor:

@@ -28,7 +28,7 @@ from deepgsr_cli.formats.jpeg2000 import (
     encode_codestream,
     encode_jpeg2000,
 )
-from deepgsr_cli.formats.netpbm import decode_netpbm, encode_netpbm
+from deepgsr_cli.formats.netpbm import decode_netpbm, encode_netpbm, encode_ppm
 from deepgsr_cli.formats.nodata import Holes, fill_holes, find_holes
 from deepgsr_cli.formats.png import PNG_PLACES, PNG_SIGNATURE, decode_png, encode_png
 from deepgsr_cli.formats.tiff import OF_SIZE, decode_tiff, describe_tags, encode_tiff
@@ -78,9 +78,10 @@ FORMATS = {
         (".jp2", ".jpx"), decode_jpeg2000, encode_jpeg2000, DEPTHS[:2], True, 2**31 - 1, _EVERY
     ),
     "J2K": Format((".j2k", ".j2c"), decode_jpeg2000, encode_codestream, DEPTHS[:2], True, 2**31 - 1, _NONE),
-    "PNM": Format(
-        (".pnm", ".ppm", ".pgm", ".pbm"), decode_netpbm, encode_netpbm, DEPTHS[:2], False, 2**31 - 1, _NONE
-    ),
+    "PNM": Format((".pnm",), decode_netpbm, encode_netpbm, DEPTHS[:2], False, 2**31 - 1, _NONE),
+    "PPM": Format((".ppm",), decode_netpbm, encode_ppm, DEPTHS[:2], False, 2**31 - 1, _NONE),
+    "PGM": Format((".pgm",), decode_netpbm, encode_netpbm, DEPTHS[:2], False, 2**31 - 1, _NONE),
+    "PBM": Format((".pbm",), decode_netpbm, None, (), False, 0, _NONE),
     "HEIF": Format((".heic", ".heif", ".hif"), decode_heif, None, (), True, 0, _NONE),
     "BMP": Format((".bmp",), decode_bmp, encode_bmp, DEPTHS[:1], False, 2**31 - 1, _RESOLUTION),
 }  # fmt: skip
@@ -90,23 +91,9 @@ WRITTEN_SUFFIXES = {suffix: name for suffix, name in SUFFIXES.items() if FORMATS
 RESULT_SUFFIXES = {suffix: ".png" for suffix in SUFFIXES if suffix not in WRITTEN_SUFFIXES}
 # Of pictures in formats that are not read, which a folder may have: they are named, and not only counted.
 FOREIGN_SUFFIXES = (
-    *(
-        ".heic",
-        ".heif",
-        ".hif",
-        ".avif",
-        ".jxl",
-        ".gif",
-        ".jp2",
-        ".j2k",
-        ".jpx",
-        ".pgm",
-        ".ppm",
-        ".pnm",
-        ".pbm",
-    ),
-    *(".pam", ".psd", ".psb", ".xcf", ".exr", ".hdr", ".tga", ".svg", ".dng", ".cr2", ".cr3", ".nef", ".nrw"),
-    *(".arw", ".raf", ".orf", ".rw2", ".pef", ".srw", ".x3f", ".3fr", ".iiq", ".dcr", ".erf"),
+    *(".avif", ".jxl", ".pam", ".psd", ".psb", ".xcf", ".exr", ".hdr", ".tga", ".svg"),
+    *(".dng", ".cr2", ".cr3", ".nef", ".nrw", ".arw", ".raf", ".orf", ".rw2", ".pef", ".srw", ".x3f", ".3fr"),
+    *(".iiq", ".dcr", ".erf"),
 )
 
 _SIGNATURES = (
@@ -286,8 +273,8 @@ def write_image(target: Path | BinaryIO, image: Image, *, format: str | None = N
 
     Integers are rounded to nearest and clipped. A JPEG is written at quality 95 without chroma subsampling,
     whatever the source had: tables taken over from a coarse source would put back what was just removed.
-    WebP is lossless unless its source was lossy; it has no gray, so gray is written as equal R, G and B. A
-    TIFF keeps a lossless compression and else gets deflate. `losses` says what is left out.
+    WebP is lossless unless its source was lossy. It and PPM have no gray, so gray is written as equal R, G
+    and B. A TIFF keeps a lossless compression and else gets deflate. `losses` says what is left out.
 
     Args:
         target: A path, or a binary stream, which need not be seekable.
@@ -441,7 +428,7 @@ def check_holds(name: str, image: Image, format: str) -> None:
     """Refuse a picture that a format cannot hold.
 
     Raises:
-        OutputError: It has no such depth, alpha or size.
+        OutputError: It has no such depth, alpha, colours or size.
     """
     holds = FORMATS[format]
     if image.depth not in holds.depths:
@@ -451,6 +438,8 @@ def check_holds(name: str, image: Image, format: str) -> None:
         )
     if image.alpha is not None and not holds.alpha:
         raise OutputError(f"{name}: the picture has alpha, a {format} holds none; write .png or .tif")
+    if format == "PGM" and len(image.pixels) == 3:
+        raise OutputError(f"{name}: the picture has colours, a PGM holds none; write .ppm or .png")
     if image.alpha is not None and format == "GIF" and not np.isin(image.alpha, (0, 255)).all():
         raise OutputError(f"{name}: has half transparent pixels, a GIF holds none; write .png or .webp")
     if image.alpha is not None and format != "TIFF" and image.metadata.extra_sample == 1:

@@ -6,7 +6,7 @@ import re
 import struct
 from dataclasses import dataclass, field, replace
 from io import BytesIO
-from typing import IO, TYPE_CHECKING
+from typing import IO, TYPE_CHECKING, Any
 
 import numpy as np
 
@@ -266,7 +266,7 @@ def _count_of_pictures(body: bytes) -> int:
     return int.from_bytes(value, "little" if order_of(body) == "<" else "big")
 
 
-def _resolution(info: dict, exif: bytes | None) -> Resolution | None:
+def _resolution(info: dict[Any, Any], exif: bytes | None) -> Resolution | None:
     """Return the resolution that JFIF states, or EXIF."""
     x, y = info.get("jfif_density", (0, 0))
     unit = info.get("jfif_unit", 0)

@@ -53,6 +53,11 @@ def encode_netpbm(stream: IO[bytes], samples: np.ndarray, metadata: Metadata) ->
     stream.write(np.ascontiguousarray(samples, samples.dtype.newbyteorder(">")).data)
 
 
+def encode_ppm(stream: IO[bytes], samples: np.ndarray, metadata: Metadata) -> None:
+    """Write a PPM; one of gray has equal R, G and B."""
+    encode_netpbm(stream, np.stack([samples] * 3, -1) if samples.ndim == 2 else samples, metadata)
+
+
 def _binary(stream: IO[bytes], shape: tuple[int, int, int], dtype: np.dtype) -> np.ndarray:
     size = int(np.prod(shape)) * dtype.itemsize
     data = stream.read(size)

@@ -191,7 +191,7 @@ class _Given:
         alone: Whether no other is handed over with it.
     """
 
-    future: Future
+    future: Future[Any]
     number: int
     existed: bool
     alone: bool = False
@@ -208,7 +208,7 @@ class _Session:
         self._client, self._run, self._order, self._say = client, run, order, say
         self._given: dict[str, _Given] = {}  # by key
         self._suspects: deque[_Given] = deque()
-        self._finished: queue.Queue[Future] = queue.Queue()
+        self._finished: queue.Queue[Future[Any]] = queue.Queue()
         self._ahead, self._counted = _FEWEST_AHEAD, -_RECOUNT_S
 
     def outcomes(self) -> Iterator[Outcome]:
@@ -249,13 +249,13 @@ class _Session:
             self._ahead = max(_FEWEST_AHEAD, _AHEAD * sum(self._client.nthreads().values()))
         return max(0, self._ahead - len(self._given))
 
-    def _give(self, common: Future, number: int, existed: bool, alone: bool = False) -> None:
+    def _give(self, common: Future[Any], number: int, existed: bool, alone: bool = False) -> None:
         key = f"{self._order.name}-{number}{'-alone' if alone else ''}"
         future = self._client.submit(_do_job, common, number, existed, key=key, pure=False)
         self._given[key] = _Given(future, number, existed, alone)
         future.add_done_callback(self._finished.put)
 
-    def _next(self) -> Future:
+    def _next(self) -> Future[Any]:
         """Wait for a job that is done, or whose fate is known."""
         begun = time.monotonic()
         told = False
@@ -268,7 +268,7 @@ class _Session:
                     if not self._client.nthreads():
                         self._say("the cluster has no workers now; waiting for some")
 
-    def _outcome(self, future: Future) -> Outcome | None:
+    def _outcome(self, future: Future[Any]) -> Outcome | None:
         """What became of a job; None if it will be tried alone.
 
         Raises:

@@ -1,6 +1,7 @@
-"""What a run is, how one of its jobs is done, and doing all of them in this process.
+"""What a run is, and how one of its jobs is done.
 
-The same runs are done by several processes in `jobs.pool`, and by those of a cluster in `jobs.cluster`.
+Runs are done by this process in `jobs.here`, by several in `jobs.pool`, and by those of a cluster in
+`jobs.cluster`.
 """
 
 from __future__ import annotations
@@ -9,13 +10,16 @@ import contextlib
 import io
 import time
 import traceback
-from collections.abc import Callable, Generator, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
-from typing import Literal
+from typing import Literal, TypeVar
 
+from deepgsr_cli.compute.memory import is_out_of_memory
 from deepgsr_cli.errors import DeviceError, OutputError, UsageError, UserError, WeightsError, first_line
 from deepgsr_cli.jobs.plan import Job
-from deepgsr_cli.jobs.work import Heading, Progress, Result, Work
+from deepgsr_cli.jobs.work import Heading, Result, Work
+
+T = TypeVar("T")
 
 
 @dataclass(frozen=True)
@@ -83,31 +87,6 @@ class Run:
         return target is not None and target.exists()
 
 
-def run_here(
-    run: Run,
-    *,
-    say: Callable[[str], None] | None = None,
-    progress: Callable[[int, float], None] | None = None,
-) -> Generator[Outcome]:
-    """Do the jobs in order in this process; a failed one does not stop the others.
-
-    Args:
-        run: What to do.
-        say: Called with the traceback of an unexpected error.
-        progress: Called with the number of the job in work and the share of it that is done.
-
-    Raises:
-        UsageError: From the work, whatever the file, as the next would raise it as well.
-        WeightsError: Likewise.
-        DeviceError: Likewise.
-    """
-    if not run.jobs:
-        return
-    work = run.open(Place())
-    for number in range(len(run.jobs)):
-        yield attempt(run, work, number, say=say, progress=progress)
-
-
 def attempt(
     run: Run,
     work: Work,
@@ -129,37 +108,90 @@ def attempt(
         progress: Called with the number of the job and the share of it that is done.
 
     Raises:
-        UsageError: As `run_here`.
+        UsageError: As `attempted`.
         WeightsError: Likewise.
         DeviceError: Likewise.
     """
     started = time.perf_counter()
-    job, pictures = run.jobs[number], number < run.pictures
+    job = run.jobs[number]
 
     def advance(done: int, parts: int) -> None:
         if progress is not None:
             progress(number, done / parts)
 
+    def step() -> Result | Outcome:
+        if (outcome := passed_over(run, work, number, existed=existed)) is not None:
+            return outcome
+        return work(job, for_report=number < run.pictures, progress=advance)
+
     advance(0, 1)
+    result = attempted(run, work, number, step, say)
+    if isinstance(result, Outcome):
+        return result
+    return done(work, number, result, time.perf_counter() - started)
+
+
+def passed_over(run: Run, work: Work, number: int, *, existed: bool = True) -> Outcome | None:
+    """Return what becomes of a job whose target exists, if it is to be kept; None if the job is to be done.
+
+    The arguments are those of `attempt`.
+
+    Raises:
+        OutputError: The run says neither to keep it nor to replace it.
+    """
+    if not (existed and run.exists(number)):
+        return None
+    job = run.jobs[number]
+    if run.skip_existing:
+        result = _reviewed(work, job, pictures=number < run.pictures) if run.reviewing else None
+        return Outcome(number, "skipped", result=result, heading=Heading.of(work))
+    if not run.overwrite:
+        raise OutputError(f"{job.target}: exists; give --overwrite, --skip-existing or another -o")
+    return None
+
+
+def attempted(
+    run: Run, work: Work, number: int, step: Callable[[], T], say: Callable[[str], None] | None
+) -> T | Outcome:
+    """Return what a step of a job returns, or the outcome where it fails, which does not stop the others.
+
+    Args:
+        run: The run.
+        work: What is done.
+        number: Of the job.
+        step: The step.
+        say: Called with the traceback of an unexpected error, our own mistake.
+
+    Raises:
+        UsageError: From the step, whatever the file, as the next would raise it as well.
+        WeightsError: Likewise.
+        DeviceError: Likewise.
+    """
+    started = time.perf_counter()
+    label = run.jobs[number].label
     try:
-        if existed and run.exists(number):
-            if run.skip_existing:
-                result = _reviewed(work, job, pictures=pictures) if run.reviewing else None
-                return Outcome(number, "skipped", result=result, heading=Heading.of(work))
-            if not run.overwrite:
-                raise OutputError(f"{job.target}: exists; give --overwrite, --skip-existing or another -o")
-        result = _guarded(work, job, pictures, advance, say if run.tracing else None)
+        return step()
     except (UsageError, WeightsError, DeviceError):
         raise
     except UserError as error:
-        sentence = str(error)
-    except MemoryError:
-        sentence = f"{job.label}: memory does not suffice; free some, or cut the picture into parts"
-    else:
-        seconds = result.facts.get("seconds", time.perf_counter() - started)
-        return Outcome(number, "done", seconds, result, heading=Heading.of(work))
+        sentence = error.for_command_line()
+    except Exception as error:
+        if is_out_of_memory(error):
+            sentence = f"{label}: memory does not suffice; free some, or cut the picture into parts"
+        else:
+            if run.tracing and say is not None:
+                say(traceback.format_exc())
+            sentence = (
+                f"{label}: unexpected {type(error).__name__}: {first_line(error)}; please report it, with the"
+                " output of -v"
+            )
     seconds = time.perf_counter() - started
     return Outcome(number, "failed", seconds, error=sentence, heading=Heading.of(work))
+
+
+def done(work: Work, number: int, result: Result, seconds: float) -> Outcome:
+    """Return the outcome of a job that took so long, unless its result says otherwise."""
+    return Outcome(number, "done", result.facts.get("seconds", seconds), result, heading=Heading.of(work))
 
 
 class Worker:
@@ -208,20 +240,5 @@ def _reviewed(work: Work, job: Job, *, pictures: bool) -> Result:
     try:
         result = work.review(job)
     except UserError as error:
-        return Result({}, str(error))
+        return Result({}, error.for_command_line())
     return result if pictures else replace(result, images=[], plots=[])
-
-
-def _guarded(
-    work: Work, job: Job, pictures: bool, progress: Progress, trace: Callable[[str], None] | None
-) -> Result:
-    """The result of a job, where an unexpected error, our own mistake, fails one job and not the run."""
-    try:
-        return work(job, for_report=pictures, progress=progress)
-    except (UserError, MemoryError):
-        raise
-    except Exception as error:
-        if trace is not None:
-            trace(traceback.format_exc())
-        sentence = f"{job.label}: unexpected {type(error).__name__}: {first_line(error)}"
-        raise UserError(f"{sentence}; please report it, with the output of -v") from error

@@ -2,15 +2,19 @@
 
 from __future__ import annotations
 
+from abc import ABC, abstractmethod
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
-from typing import Any, Protocol
+from typing import Any, Generic, Protocol, TypeVar
 
 from deepgsr_cli.jobs.plan import Job
 from deepgsr_cli.reports.report import ReportImage, ReportItem
 
 Facts = dict[str, Any]
 Progress = Callable[[int, int], None]
+
+C = TypeVar("C")
+D = TypeVar("D")
 
 
 @dataclass(frozen=True)
@@ -89,6 +93,50 @@ class Work(Protocol):
         Raises:
             UserError: The input, its reference or the result cannot be read.
         """
+
+
+class BatchWork(ABC, Generic[C, D]):
+    """Work of which a part can be done for several jobs at once; the rest of it in threads meanwhile.
+
+    C is what a job is read as, D what is computed of it.
+    """
+
+    @abstractmethod
+    def read(self, job: Job, *, for_report: bool) -> C:
+        """Read a job; called in a thread, for one job at a time.
+
+        Raises:
+            UserError: It cannot be read.
+        """
+
+    @abstractmethod
+    def room(self, case: C) -> int:
+        """Return how many jobs like this one are to be computed at once, 1 or more."""
+
+    @abstractmethod
+    def compute(self, cases: Sequence[C], progress: Progress | None) -> list[D]:
+        """Compute what comes of several jobs, each as it would be alone.
+
+        Args:
+            cases: What the jobs were read as.
+            progress: Called with finished and all parts.
+
+        Raises:
+            UserError: One of them cannot be done.
+        """
+
+    @abstractmethod
+    def finish(self, computed: D) -> Result:
+        """Measure and write what was computed of a job; called in a thread, for one job at a time.
+
+        Raises:
+            UserError: It cannot be written.
+        """
+
+    def __call__(self, job: Job, *, for_report: bool = False, progress: Progress | None = None) -> Result:
+        """Read, compute and write one job, as `Work` has it."""
+        (computed,) = self.compute([self.read(job, for_report=for_report)], progress)
+        return self.finish(computed)
 
 
 @dataclass(frozen=True)

@@ -23,8 +23,9 @@ def has_centred_zero(A: Diffraction, intensity: np.ndarray) -> bool:
     """
     if len(intensity) != 1 or A.mixes:
         return False
-    at = np.unravel_index(int(intensity[0].argmax()), intensity[0].shape)
-    return at != (0, 0) and at == tuple(n // 2 for n in intensity[0].shape)
+    height, width = intensity[0].shape
+    at = divmod(int(intensity[0].argmax()), width)
+    return at != (0, 0) and at == (height // 2, width // 2)
 
 
 def with_zero_first(intensity: np.ndarray) -> np.ndarray:

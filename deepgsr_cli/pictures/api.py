@@ -104,7 +104,10 @@ def derain(
     weights: str | None = None,
     device: str = "auto",
 ) -> Tensor | np.ndarray:
-    """Remove rain from a picture, or from each of a batch; arguments and errors as for `denoise`."""
+    """Remove rain from a picture, or from each of a batch; arguments and errors as for `denoise`.
+
+    A picture without rain stays as it is, unless weights are given.
+    """
     restorer = Restorer(weights, RunOptions(device, ensemble=ensemble), task="derain")
     return restorer(picture, strength=strength, white=white)
 
@@ -138,7 +141,10 @@ def restore(
     weights: str | None = None,
     device: str = "auto",
 ) -> Tensor | np.ndarray:
-    """Remove noise, rain or both, of which nothing need be known; arguments and errors as for `denoise`."""
+    """Remove noise, rain, both or coarse JPEG, whichever is found; arguments and errors as for `denoise`.
+
+    A picture that has none of them stays as it is. With weights that are given one network does all.
+    """
     restorer = Restorer(weights, RunOptions(device, ensemble=ensemble), task="restore")
     return restorer(picture, strength=strength, white=white)
 

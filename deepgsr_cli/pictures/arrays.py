@@ -118,6 +118,11 @@ def _colours(samples: np.ndarray) -> int:
     return 1 if samples.shape[-1] <= 2 else 3
 
 
+def is_flat(pixels: np.ndarray) -> bool:
+    """Whether a picture, (C, H, W), is one colour throughout."""
+    return all(float(channel.min()) == float(channel.max()) for channel in pixels)
+
+
 def is_clipped(pixels: np.ndarray, dtype: str) -> bool:
     """Whether noise beyond black and white was cut off: always in integers, and in floats that end there.
 

@@ -17,7 +17,7 @@ from deepgsr_cli.compute.tiling import TileNeeds, Tiles, apply_tiled, choose_til
 from deepgsr_cli.errors import OptionError, ShapeError
 from deepgsr_cli.formats.mosaics import Mosaic, check_even, check_levels, check_pattern, read_mosaic, scaled
 from deepgsr_cli.models.mosaics import MALVAR_REACH, bilinear, malvar
-from deepgsr_cli.pictures.arrays import NumpyPicture, as_array, white_of
+from deepgsr_cli.pictures.arrays import NumpyPicture, as_array, is_flat, white_of
 from deepgsr_cli.pictures.mosaics import balance, developed, turned
 from deepgsr_cli.pictures.restorer import Restorer, RunOptions
 from deepgsr_cli.pictures.tasks import DEMOSAICK
@@ -97,6 +97,10 @@ class Demosaicker:
         if not np.isfinite(mosaic.sum(dtype=np.float64)):
             raise ShapeError("the mosaic has NaN or infinite pixels; replace them first")
         upright = np.ascontiguousarray(turned(mosaic, pattern)[None], np.float32)
+        sites = [upright[:, row::2, column::2] for row, column in ((0, 0), (0, 1), (1, 0), (1, 1))]
+        if all(is_flat(site) for site in sites) and np.array_equal(sites[1], sites[2]):
+            colours = np.array([site[0, 0, 0] for site in (sites[0], sites[1], sites[3])])
+            return np.broadcast_to(colours[:, None, None], (3, *mosaic.shape)).copy()
         options, device = self.options, select_device(self.options.device)
         function, needs, bytes_per_pixel = self._function(sigma, device)
         height, width = mosaic.shape

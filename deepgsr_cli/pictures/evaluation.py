@@ -17,6 +17,7 @@ from deepgsr_cli.evaluation.records import Case, Column, Evaluation, Labels, Mea
 from deepgsr_cli.files import fingerprint
 from deepgsr_cli.formats.image import check_range, picture_paths, read_channels, read_image, to_uint8
 from deepgsr_cli.formats.jpeg import jpeg_file
+from deepgsr_cli.pictures.arrays import is_clipped
 from deepgsr_cli.pictures.baselines import BASELINES, baseline
 from deepgsr_cli.pictures.compression import Compression, of_coding
 from deepgsr_cli.pictures.dataset import pair_paths
@@ -60,8 +61,8 @@ class Speed(Column):
 class PictureEvaluation(Evaluation[Degraded, np.ndarray, np.ndarray]):
     """What denoising and deraining share.
 
-    The method "restore" is the network that is told nothing about the degradation; `given` is the degraded
-    picture itself.
+    The method "restore" is told nothing about the degradation, and does what it finds to be done; `given` is
+    the degraded picture itself.
 
     Attributes:
         tile: As `RunOptions`.
@@ -104,7 +105,12 @@ class PictureEvaluation(Evaluation[Degraded, np.ndarray, np.ndarray]):
 
     def _method(self, name: str) -> Callable[[Degraded], np.ndarray]:
         restorer = self.restorers[name]
-        return lambda m: restorer.restore_pixels(m.pixels)
+
+        def restore(m: Degraded) -> np.ndarray:
+            clipped = is_clipped(m.pixels, "float32")
+            return restorer.route(m.pixels).run(m.pixels.copy(), clipped=clipped)
+
+        return restore
 
     def figures(self, case: Case[Degraded, np.ndarray], result: np.ndarray) -> dict[str, float]:
         restored = rounded8(result)
@@ -123,10 +129,12 @@ class PictureEvaluation(Evaluation[Degraded, np.ndarray, np.ndarray]):
     def _labels_of_weights(self, channels: int) -> dict[str, str]:
         facts = {}
         for name in self.method_names:
-            if name in self.restorers:
+            if name == "restore":
+                facts[name] = "by the weights for what is found in each picture"
+            elif name in self.restorers:
                 label = self.restorers[name].load(channels).weights.label
                 text = label + ("; mean of eight orientations" if self.ensemble else "")
-                facts["weights" if name == "deepgsr" else f"weights of {name}"] = text
+                facts["weights"] = text
         return facts
 
     def item(self, labels: Labels) -> ReportItem:

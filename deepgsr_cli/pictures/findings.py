@@ -1,10 +1,11 @@
-"""What noise a picture has, found out by a small network, and how sure that is."""
+"""What is wrong with a picture: noise, found by a small network, and rain, by what one for rain takes off."""
 
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Literal
+from typing import TYPE_CHECKING, Literal, NamedTuple
 
 import numpy as np
 import torch
@@ -28,6 +29,17 @@ _NOISY, _CLEAN = 0.6, 0.3
 _LEAST_LEVEL = 0.8
 # Of the network's level of white noise: what the median estimate may be at most.
 _MOST_RAISED = 1.1
+# Share of neighbours that are alike, outside cells of one colour, from which a picture is drawn: in
+# photographs whose noise has a level of 1 it is 0.23 at most, in drawn pictures mostly over 0.6.
+_ALIKE = 0.5
+# Or so few colours, which are less than this share of all there are between the darkest and the brightest.
+_FEW_COLOURS, _SPARSE = 32, 0.5
+# Blocks that a picture is cut into to see how widely rain is spread: their side in pixels.
+_BLOCK = 32
+# Of what a network for rain takes off a picture: how upright and how spread it has to be, and the least
+# product of its level and its spread. Of 152 pictures to train on, colour and gray, 3 are taken to have rain
+# that have none, and of as many in generated rain 14 not to have any, which costs 0.06 dB in the mean.
+_UPRIGHT, _SPREAD, _LEAST_RAIN = 0.2, 0.08, 0.45
 # Windows that are looked at of a large picture, on each side, and their sides in pixels: a megapixel in all.
 _WINDOWS, _SIDE = 4, 256
 
@@ -94,6 +106,8 @@ def noise_of(pixels: np.ndarray, estimator: NoiseEstimator) -> NoiseFinding:
     """
     if min(pixels.shape[1:]) < SMALLEST_SIDE:
         return NoiseFinding("unknown", (), 0.0, False, False, 0.5)
+    if is_drawn(pixels):
+        return NoiseFinding("none", (0.0,) * len(pixels), 0.0, False, False, 0.0)
     with torch.inference_mode():
         cells = [estimator.cells(window).flatten(2) for window in windows_of(pixels)]
         estimate = estimator.judged(torch.cat(cells, dim=-1))
@@ -116,9 +130,41 @@ def noise_of(pixels: np.ndarray, estimator: NoiseEstimator) -> NoiseFinding:
     return NoiseFinding(kind, tuple(sigmas), level, correlated > 0.5, dependent > 0.5, noisy)
 
 
+def is_drawn(pixels: np.ndarray) -> bool:
+    """Whether a picture is drawn, as screens, line art, text and pixel art are, or one colour.
+
+    There neighbours are mostly exactly alike, or there are few colours. Neither noise nor rain leaves that.
+
+    Args:
+        pixels: (C, H, W), float32 on the [0, 1] scale, or uint8 or uint16.
+    """
+    codes = np.concatenate([_codes(window[0].numpy()) for window in windows_of(pixels)])  # (rows, W)
+    # Of most pictures the first rows have too many colours already.
+    if len(np.unique(codes[:CELL])) <= _FEW_COLOURS:
+        low, high = to_floats(np.array([pixels.min(), pixels.max()], pixels.dtype))
+        span = 255 * float(high - low)
+        if len(np.unique(codes)) <= max(1, min(_FEW_COLOURS, _SPARSE * span)):
+            return True
+    rows, columns = (side // CELL for side in codes.shape)
+    cells = codes[: rows * CELL, : columns * CELL].reshape(rows, CELL, columns, CELL).swapaxes(1, 2)
+    right, down = cells[..., 1:] == cells[..., :-1], cells[:, :, 1:] == cells[:, :, :-1]
+    alike = (right.mean((2, 3)) + down.mean((2, 3))) / 2
+    varied = alike[alike < 1]
+    return not varied.size or float(varied.mean()) > _ALIKE
+
+
+def _codes(window: np.ndarray) -> np.ndarray:
+    """A number for each pixel of a window, (3, h, w), the same where all channels are the same, (h, w)."""
+    levels = np.rint(window * np.float32(65535)).astype(np.int64)
+    return (levels[0] << 32) | (levels[1] << 16) | levels[2]
+
+
 def windows_of(pixels: np.ndarray) -> list[Tensor]:
-    """The picture, or windows spread evenly over a large one, (1, 3, h, w), on the grid of its cells."""
-    height, width = (size // CELL * CELL for size in pixels.shape[1:])
+    """The picture, or windows spread evenly over a large one, (1, 3, h, w), on the grid of its cells.
+
+    A side that is shorter than a cell is whole.
+    """
+    height, width = (size // CELL * CELL or size for size in pixels.shape[1:])
 
     def cut(top: int, left: int, rows: int, columns: int) -> Tensor:
         part = pixels[:, top : top + rows, left : left + columns]
@@ -131,3 +177,53 @@ def windows_of(pixels: np.ndarray) -> list[Tensor]:
         for size in (height, width)
     )
     return [cut(top, left, min(_SIDE, height), min(_SIDE, width)) for top in tops for left in lefts]
+
+
+class RainFinding(NamedTuple):
+    """Whether a picture has rain, and what a network for rain takes off it.
+
+    Attributes:
+        there: Whether there is rain.
+        level: Root mean square of what is taken off, on the 0-255 scale.
+        upright: How much it runs from top to bottom: 1 upright, 0 in no direction, -1 level.
+        spread: Share of the blocks of the picture that hold half of its energy.
+    """
+
+    there: bool
+    level: float
+    upright: float
+    spread: float
+
+    @property
+    def words(self) -> str:
+        """The finding, as the begin of a sentence."""
+        return "rain found" if self.there else "no rain found"
+
+
+# Of a picture where nothing had to be taken off to see that there is none.
+DRY = RainFinding(False, 0.0, 0.0, 0.0)
+
+
+def rain_of(given: Sequence[np.ndarray], derained: Sequence[np.ndarray]) -> RainFinding:
+    """Find out whether a picture has rain, by what a network for rain takes off windows of it.
+
+    Rain falls all over a picture, and its streaks run from top to bottom. Of a picture without rain the
+    network takes off little, in few places.
+
+    Args:
+        given: Windows, (C, H, W) on the [0, 1] scale.
+        derained: The same without rain.
+    """
+    energies, tensor = [], np.zeros(2)
+    for before, after in zip(given, derained):
+        rain = (before - after.clip(0, 1)).mean(0)
+        tensor += [np.square(np.diff(rain, axis=axis)).mean(dtype=np.float64) for axis in (1, 0)]
+        rows, columns = (max(1, side // _BLOCK) for side in rain.shape)
+        blocks = [part for row in np.array_split(rain, rows) for part in np.array_split(row, columns, axis=1)]
+        energies += [np.square(block).mean(dtype=np.float64) for block in blocks]
+    most = np.sort(energies)[::-1].cumsum()
+    level = 255 * math.sqrt(most[-1] / len(most))
+    upright = float((tensor[0] - tensor[1]) / max(tensor.sum(), 1e-12))
+    spread = (int(np.searchsorted(most, most[-1] / 2)) + 1) / len(most)
+    there = upright > _UPRIGHT and spread > _SPREAD and level * spread > _LEAST_RAIN
+    return RainFinding(there, level, upright, spread)

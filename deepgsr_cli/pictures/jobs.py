@@ -33,10 +33,11 @@ from deepgsr_cli.formats.image import (
 from deepgsr_cli.formats.pages import Pages, check_paged, open_pages, write_pages
 from deepgsr_cli.jobs.plan import Job
 from deepgsr_cli.jobs.work import Column, Progress, Result
-from deepgsr_cli.pictures.arrays import is_clipped
+from deepgsr_cli.pictures.arrays import is_clipped, is_flat
 from deepgsr_cli.pictures.compression import compression_of
 from deepgsr_cli.pictures.resampling import Method, enlarged_alpha, interpolated, without_hidden_colours
 from deepgsr_cli.pictures.restorer import Restorer
+from deepgsr_cli.pictures.tasks import DENOISE
 from deepgsr_cli.reports.report import ReportImage, fit_for_report
 from deepgsr_cli.reports.sheet import contact_sheet
 
@@ -207,7 +208,7 @@ class Restoration:
 
     def _load(self, image: Image) -> None:
         """Load the model for a picture, unless what is found in the picture decides which."""
-        if self.restorer.task != "denoise":
+        if not self.restorer.looks:
             self.restorer.load(len(image.stored))
 
     def _given(self, image: Image) -> Image:
@@ -235,31 +236,25 @@ class Restoration:
             result.facts["sigma"] = round(given, 2)
         if self.options.strength == 0 or given == 0:
             return ""
-        flat = all(float(channel.min()) == float(channel.max()) for channel in image.stored)
-        return "one colour throughout" if flat else None
+        return "one colour throughout" if is_flat(image.stored) else None
 
     def _prepare(self, image: Image, result: Result) -> Restore | str:
         """Note in the result what is known of a picture before; return what restores its pixels, or why
         nothing is to be done."""
-        choice = self.restorer.choose(image.stored, self.options.level)
-        if choice.found is not None:
-            result.facts["noise"] = choice.found.kind
-            result.facts["sigma_estimated"] = [round(level, 2) for level in choice.found.sigmas]
-        if choice.sigma is not None:
-            result.facts["sigma"] = round(choice.sigma, 2)
-        if choice.restorer is None:
-            result.note = choice.advice
-            return choice.words
-        result.note = choice.words
-        restore_pixels = choice.restorer.restore_pixels
+        # What one network does is rounded once, as it is stored; what several do, not between them.
+        alone = not self.restorer.looks or self.restorer.task == DENOISE.name
+        pixels = image.stored if alone else image.pixels
+        route = self.restorer.route(pixels, self.options.level, image.metadata.jpeg)
+        result.facts |= route.facts
+        result.note = route.advice if route.idle else route.words
+        if route.idle:
+            return route.words
 
         def restore(progress: Progress | None) -> np.ndarray:
-            return restore_pixels(
-                image.stored,
-                choice.sigma,
-                clipped=is_clipped(image.stored, image.depth),
+            return route.run(
+                pixels,
+                clipped=is_clipped(pixels, image.depth),
                 strength=self.options.strength,
-                in_place=True,
                 progress=progress,
             )
 
@@ -294,7 +289,7 @@ class Restoration:
                     lost += ["durations"] if pages.format != "TIFF" == format else []
                     notes.extend([f"a {format} file holds no {', no '.join(lost)}"] if lost else [])
                 # What was removed from each is told of all of them, below.
-                removed = "noise" in result.facts and reason is None
+                removed = reason is None and not result.facts.keys().isdisjoint(("noise", "rain"))
                 told_of = image.notes if removed else (*image.notes, result.note)
                 notes.extend(note for note in told_of if note and note not in notes)
                 yield image
@@ -308,6 +303,8 @@ class Restoration:
         result = _of_pages(results)
         if levels := [level for level in result.facts.get("sigma_by_page", ()) if level is not None]:
             notes.insert(1, f"noise found, sigma {min(levels):g} to {max(levels):g} (0-255 scale)")
+        if rainy := sum(result.facts.get("rain_by_page", ())):
+            notes.insert(1, f"rain found in {rainy} of them")
         if unchanged and any(reasons):
             notes.append(f"{unchanged} of them are written unchanged ({next(filter(None, reasons))})")
         result.note = "; ".join(notes)
@@ -620,12 +617,16 @@ def _of_pages(results: list[Result]) -> Result:
     """What came of several pictures: facts of the first, and means of figures."""
     first = results[0]
     every = [result.facts for result in results]
-    facts = {name: value for name, value in first.facts.items() if name not in ("noise", "sigma_estimated")}
+    facts = {
+        name: value for name, value in first.facts.items() if name not in ("noise", "sigma_estimated", "rain")
+    }
     facts["pages"] = len(results)
     facts["loading"] = sum(one["loading"] for one in every)
     for name in ("psnr_in", "psnr", "ssim_in", "ssim"):
         if name in facts:
             facts[name] = float(np.mean([one[name] for one in every]))
+    if any("rain" in one for one in every):
+        facts["rain_by_page"] = [one.get("rain", False) for one in every]
     if any("noise" in one for one in every):
         facts["noise_by_page"] = [one.get("noise", "none") for one in every]
         facts["sigma_by_page"] = [one.get("sigma") for one in every]

@@ -22,13 +22,14 @@ from deepgsr_cli.pictures.arrays import (
     NumpyPicture,
     as_array,
     is_clipped,
+    is_flat,
     samples_of,
     to_pixels,
     white_of,
     with_pixels,
 )
 from deepgsr_cli.pictures.compression import Compression, compression_of
-from deepgsr_cli.pictures.findings import NoiseFinding, load_noise_estimator, noise_of, windows_of
+from deepgsr_cli.pictures.findings import DRY, is_drawn, load_noise_estimator, noise_of, rain_of, windows_of
 from deepgsr_cli.pictures.resampling import (
     Method,
     enlarged_alpha,
@@ -36,12 +37,14 @@ from deepgsr_cli.pictures.resampling import (
     resized,
     without_hidden_colours,
 )
-from deepgsr_cli.pictures.tasks import DEJPEG, TASKS, UPSCALE, Shown
+from deepgsr_cli.pictures.routes import Choice, Route
+from deepgsr_cli.pictures.tasks import DEJPEG, DENOISE, DERAIN, PHOTO, RESTORE, TASKS, UPSCALE, Shown
 
 if TYPE_CHECKING:
     from torch import Tensor
 
     from deepgsr_cli.compute.precision import Precision
+    from deepgsr_cli.formats.codecs import JpegCoding
     from deepgsr_cli.models import Prior
     from deepgsr_cli.models.noise_estimator import NoiseEstimator
     from deepgsr_cli.weights.load import Loaded
@@ -83,43 +86,14 @@ class RunOptions:
                 raise OptionError(name, value, f"give {low} or more")
 
 
-@dataclass(frozen=True)
-class Choice:
-    """How a picture is denoised.
-
-    Attributes:
-        restorer: Restoration for its kind of noise; None where there is nothing to do.
-        sigma: Level that the network is told, on the 0-255 scale; None if it has to find out.
-        found: What was found in the picture; None if nobody looked.
-    """
-
-    restorer: Restorer | None
-    sigma: float | None
-    found: NoiseFinding | None = None
-
-    @property
-    def words(self) -> str:
-        """What was found, and by what it is removed if it is, in words; empty if nobody looked."""
-        if self.found is None:
-            return ""
-        if self.restorer is None:
-            return self.found.words
-        if self.sigma is None:
-            return f"{self.found.words}, removed as far as the weights for photographs tell it"
-        return f"{self.found.words}, removed by the weights for {KINDS[self.restorer.task]}"
-
-    @property
-    def advice(self) -> str:
-        """What to do where a picture is left as it is for want of certainty, in words; empty elsewhere."""
-        unsure = self.restorer is None and self.found is not None and self.found.kind == "unknown"
-        return "give --noise camera, or --sigma, to have it removed" if unsure else ""
-
-
 # Probability of noise from which nobody asks the network, and the share of the noise found that it has to
 # remove else. Of clean pictures it removes 0.3 to 0.6 of what is found in them, of noise mostly more.
 _SURE, _AGREED = 0.97, 0.57
-# What the noise is called that weights for a task are for.
-KINDS = {"denoise": "white noise", "photo": "photographs"}
+# Change of a pixel, on the [0, 1] scale, that no network makes that works: such a tile stays as it is.
+_FAILED = 2.0
+# Quality of JPEG from which a picture of which nothing is known stays as it is: its artefacts are hardly
+# seen, and a result that is written as JPEG again would lose what was gained.
+_FINE_QUALITY = 50
 
 
 @dataclass
@@ -131,11 +105,13 @@ class Restorer:
         options: How the model runs.
         notify: Called with sentences a user should read.
         task: "denoise" (white Gaussian noise of a known level), "photo" (noise as cameras and JPEG leave it,
-            of a level that may be known), "derain", "restore" (noise, rain or both, of which nothing is
-            known), "dejpeg" or "upscale".
+            of a level that may be known), "derain", "restore" (noise, rain, both or JPEG, of which nothing is
+            known: by one network if weights are given, else by those for what is found), "dejpeg" or
+            "upscale".
         noise: Which noise a picture to denoise has, where it is restored whose level is not given: "white",
             "camera", or "auto" to look.
         loaded: What `load` has loaded so far, by channel count.
+        others: Restoration by the same options for other tasks, which `specialist` has made.
         seconds_loading: Time that `load`, and loading the estimator, have taken so far, in seconds.
     """
 
@@ -145,6 +121,7 @@ class Restorer:
     task: str = "denoise"
     noise: Noise = "auto"
     loaded: dict[int, Loaded[Prior]] = field(default_factory=dict, init=False)
+    others: dict[str, Restorer] = field(default_factory=dict, init=False)
     seconds_loading: float = field(default=0.0, init=False)
 
     @property
@@ -156,10 +133,25 @@ class Restorer:
         """Channels of the model for pictures with that many, by the task."""
         return TASKS[self.task].channels_for(channels)
 
-    @cached_property
+    @property
+    def looks(self) -> bool:
+        """Whether what is found in a picture decides what is done, and by which network."""
+        return self.task == DENOISE.name or (
+            self.task in (DERAIN.name, RESTORE.name) and self.weights is None
+        )
+
+    def specialist(self, task: str) -> Restorer:
+        """Restoration by the same options for another task, made once."""
+        if task == self.task:
+            return self
+        if task not in self.others:
+            self.others[task] = replace(self, task=task)
+        return self.others[task]
+
+    @property
     def camera(self) -> Restorer:
         """Restoration by the same options from noise as cameras and JPEG leave it."""
-        return self if self.task == "photo" else replace(self, task="photo")
+        return self.specialist(PHOTO.name)
 
     @cached_property
     def estimator(self) -> NoiseEstimator:
@@ -171,26 +163,66 @@ class Restorer:
 
     @property
     def all_seconds_loading(self) -> float:
-        """Time that loading has taken so far, with that of the weights for photographs."""
-        others = 0.0 if self._is_alone else self.camera.seconds_loading
-        return self.seconds_loading + others
+        """Time that loading has taken so far, with that of the weights for other tasks."""
+        return self.seconds_loading + sum(other.all_seconds_loading for other in self.others.values())
 
     @property
     def all_loaded(self) -> dict[str, Loaded[Prior]]:
-        """What is loaded, by kind of picture, with that for photographs if it was needed."""
+        """What is loaded, by kind of picture, with that for other tasks if it was needed."""
         kinds = {1: "gray", 3: "colour"}
         loaded = {kinds[channels]: each for channels, each in self.loaded.items()}
-        if not self._is_alone:
-            loaded |= {f"photo, {kind}": each for kind, each in self.camera.all_loaded.items()}
+        for task, other in self.others.items():
+            for name, each in other.all_loaded.items():
+                loaded[name if "," in name else f"{task}, {name}"] = each
         return loaded
 
-    @property
-    def _is_alone(self) -> bool:
-        """Whether the weights for photographs are those of this restorer, or nobody has asked for them."""
-        return "camera" not in self.__dict__ or self.camera is self
+    def route(
+        self, pixels: np.ndarray, sigma: float | None = None, coding: JpegCoding | None = None
+    ) -> Route:
+        """Look at a picture, and choose what to do to it.
+
+        The rain of a picture is looked for unless weights are given; so is all else by "restore", one after
+        another: rain, then the noise that is left, then what JPEG has done, where there was neither.
+
+        Args:
+            pixels: (C, H, W), float32 on the [0, 1] scale.
+            sigma: Noise level on the 0-255 scale; None to look for noise.
+            coding: Quantisation that its file states, if that is a JPEG.
+
+        Raises:
+            WeightsError: As `load`.
+        """
+        if not self.looks or self.task == DENOISE.name or sigma is not None:
+            return Route((self.choose(pixels, sigma),))
+        first, derained = self._look_for_rain(pixels)
+        if self.task == DERAIN.name:
+            return Route((first,))
+        second = self.specialist(DENOISE.name).choose(derained)
+        if first.restorer is not None or second.restorer is not None:
+            return Route((first, second))
+        # Edges that are drawn look like those of blocks: there the file's word counts alone.
+        drawn = coding is None and is_drawn(pixels)
+        compression = None if drawn else compression_of(pixels, coding)
+        if compression is None or compression.quality >= _FINE_QUALITY:
+            return Route((first, second))
+        return Route((first, second, Choice(self.specialist(DEJPEG.name), compression=compression)))
+
+    def _look_for_rain(self, pixels: np.ndarray) -> tuple[Choice, np.ndarray]:
+        """Return what to do about the rain of a picture, and of it without rain what the noise shows in: all
+        of it, or windows side by side, (C, h, w)."""
+        if is_drawn(pixels):
+            return Choice(None, rain=DRY), pixels
+        derainer = self.specialist(DERAIN.name)
+        windows = [window[0, : len(pixels)].contiguous().numpy() for window in windows_of(pixels)]
+        derained = [derainer.restore_pixels(window) for window in windows]
+        rain = rain_of(windows, derained)
+        if not rain.there:
+            return Choice(None, rain=rain), pixels
+        whole = derained[0] if derained[0].shape == pixels.shape else None
+        return Choice(derainer, rain=rain, restored=whole), np.concatenate(derained, axis=-1).clip(0, 1)
 
     def choose(self, pixels: np.ndarray, sigma: float | None = None) -> Choice:
-        """Choose how to restore a picture; all tasks but "denoise" leave no choice.
+        """Choose how to denoise a picture; all tasks but "denoise" leave no choice.
 
         A level that is given is one of white noise, unless `noise` is "camera". With weights that are given,
         all noise there is counts as what they are for.
@@ -263,16 +295,11 @@ class Restorer:
         array = as_array(picture)
 
         def restore(pixels: np.ndarray) -> np.ndarray | None:
-            choice = self.choose(pixels, sigma)
-            if choice.restorer is None:
+            _check(pixels, strength)
+            route = self.route(pixels, sigma)
+            if route.idle:
                 return None
-            return choice.restorer.restore_pixels(
-                pixels,
-                choice.sigma,
-                clipped=is_clipped(pixels, array.dtype.name),
-                strength=strength,
-                in_place=True,
-            )
+            return route.run(pixels, clipped=is_clipped(pixels, array.dtype.name), strength=strength)
 
         restored = _each(array, white, restore)
         return torch.from_numpy(restored).to(picture) if isinstance(picture, Tensor) else restored
@@ -484,7 +511,7 @@ class Restorer:
         if sigma is not None and not 0 <= sigma <= limit:
             raise OptionError("sigma", sigma, f"these weights know 0 to {limit:g}; give a level within")
         pixels = pixels if in_place else to_floats(pixels)
-        if sigma == 0 or strength == 0:
+        if sigma == 0 or strength == 0 or is_flat(pixels):
             return pixels if in_place else pixels.copy()
         told, level = None, TASKS[self.task].level
         if level is not None:
@@ -512,7 +539,7 @@ class Restorer:
         if self.task != DEJPEG.name:
             raise UsageError(f"{self.task} is not told of a compression; make a Restorer of task dejpeg")
         _check(pixels, strength)
-        if compression.negligible or strength == 0:
+        if compression.negligible or strength == 0 or is_flat(pixels):
             return pixels if in_place else pixels.copy()
         # Networks have learned where blocks lie in pictures that begin with a whole one.
         top, left = (-place % 8 for place in compression.corner)
@@ -547,6 +574,8 @@ class Restorer:
 
         _check(pixels, strength)
         check_enlargement(scale, method)
+        if is_flat(pixels):
+            return pixels.repeat(scale, 1).repeat(scale, 2)
         if method != "deepgsr":
             return interpolated(pixels, scale, method)
         model = self.load(len(pixels)).model
@@ -601,6 +630,9 @@ class Restorer:
             else:
                 restored = self._answer(lambda y: model(y, condition), x)
             restored = restored.mean(1, keepdim=True) if tripled else restored
+            # On colours that no photograph has, as pure red beside pure green, a network may fail altogether.
+            failed = ((restored - own).abs() > _FAILED).flatten(1).any(1)
+            restored = torch.where(failed[:, None, None, None], own, restored)
             return restored if strength == 1 else torch.lerp(own, restored, strength)
 
         image = torch.from_numpy(

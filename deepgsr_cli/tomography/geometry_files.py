@@ -53,7 +53,7 @@ def read_geometry(path: Path) -> Geometry:
         angles = _read_angles({key: table.pop(key) for key in _ANGLE_KEYS if key in table})
         return Geometry(angles_rad=angles, **table)
     except (InputError, ShapeError) as error:
-        raise InputError(f"{path}: {error}") from error
+        raise InputError(f"{path}: {error.for_command_line()}") from error
 
 
 def geometry_of(parameters: Mapping[str, Any]) -> Geometry:

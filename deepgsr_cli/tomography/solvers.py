@@ -29,7 +29,14 @@ class Operator(Protocol):
 
 
 class Prior(Protocol):
-    """A convex function g(D x) of an image, by its linear map D and the conjugate of g."""
+    """A convex function g(D x) of an image, by its linear map D and the conjugate of g.
+
+    Attributes:
+        balance: Factor on the dual steps, and one over that on the primal: only the speed depends on it.
+    """
+
+    @property
+    def balance(self) -> float: ...
 
     def map(self, x: Tensor) -> Tensor:
         """D x."""
@@ -52,11 +59,16 @@ class Prior(Protocol):
 class TotalVariation:
     """Isotropic total variation times a weight: the sum of the gradient's lengths, differences of neighbours.
 
+    Attributes:
+        weight: The weight.
+        balance: As of `Prior`; best near the weight over an edge's height.
+
     Source:
         Rudin, Osher, Fatemi, Nonlinear total variation based noise removal algorithms, Physica D 60, 1992.
     """
 
     weight: float
+    balance: float = 1.0
 
     def map(self, x: Tensor) -> Tensor:
         """Differences to the next row and the next column, (B, 2, H, W), of x, (B, 1, H, W); 0 at the end."""
@@ -182,7 +194,6 @@ def primal_dual(
     start: Tensor | None = None,
     iterations: int = 300,
     tolerance: float = 1e-4,
-    balance: float = 1.0,
     progress: Progress | None = None,
 ) -> Tensor:
     """Minimiser, (B, 1, H, W), of ½ Σ w (A x - y)² + g(D x) over images that are not negative.
@@ -198,7 +209,6 @@ def primal_dual(
         start: Image to start from, None for zero.
         iterations: At most so many.
         tolerance: Stop when an iteration changes the image by less, relative to its norm.
-        balance: Factor on the dual steps, and one over that on the primal: only the speed depends on it.
         progress: Called with finished and all iterations.
 
     Source:
@@ -208,15 +218,16 @@ def primal_dual(
     """
     weights = torch.ones_like(y) if weights is None else weights
     prior_rows, prior_columns = prior.sums()
-    columns = 1 / (balance * (A.adjoint(torch.ones_like(y)) + prior_columns))
-    rows = balance * _inverse(A(torch.ones_like(columns)))
+    columns = 1 / (prior.balance * (A.adjoint(torch.ones_like(y)) + prior_columns))
+    rows = prior.balance * _inverse(A(torch.ones_like(columns)))
     x = found = torch.zeros_like(columns) if start is None else start
     data, edges = torch.zeros_like(y), torch.zeros_like(prior.map(x))
     shrink = weights / (weights + rows)
     running = torch.ones(len(y), 1, 1, 1, dtype=torch.bool, device=y.device)
     for i in range(iterations):
         data_change = shrink * (data + rows * (A(x) - y)) - data
-        edges_change = prior.proximal_conjugate(edges + balance / prior_rows * prior.map(x), balance) - edges
+        step = prior.balance / prior_rows
+        edges_change = prior.proximal_conjugate(edges + step * prior.map(x), step) - edges
         descent = A.adjoint(data + 2 * data_change) + prior.adjoint(edges + 2 * edges_change)
         new = (x - columns * descent).clamp(min=0)
         change = new - x

@@ -6,7 +6,8 @@ from pathlib import Path
 import pytest
 
 from deepgsr_cli.errors import WeightsError
-from deepgsr_cli.jobs.run import Outcome, Place, Worker, attempt, in_order, run_here
+from deepgsr_cli.jobs.here import run_here
+from deepgsr_cli.jobs.run import Outcome, Place, Worker, attempt, in_order
 from deepgsr_cli.jobs.work import Heading
 from tests.jobs.works import Copies, copied, run_of
 

@@ -255,7 +255,6 @@ def test_blocks_that_are_added_one_by_one_give_what_all_together_give(monkeypatc
         torch.testing.assert_close(a, b, rtol=0, atol=2e-6)
 
 
-
 def test_a_part_of_an_image_with_its_margins_gives_what_the_whole_gives():
     images, sigma = _noisy(2, 3, 33, 171), torch.tensor([SIGMA, 2 * SIGMA])
     start, stop, margin = 40, 80, filter_margin(6)

@@ -163,7 +163,7 @@ def test_primal_dual_lowers_the_objective_and_the_balance_only_changes_the_speed
     ]
     assert values == sorted(values, reverse=True)
     for balance in (0.1, 10.0):
-        found = primal_dual(A, noisy, TotalVariation(0.5), iterations=4000, tolerance=1e-12, balance=balance)
+        found = primal_dual(A, noisy, TotalVariation(0.5, balance), iterations=4000, tolerance=1e-12)
         assert objective(A, noisy, 0.5, found) == pytest.approx(values[-1], rel=1e-3)
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import threading
 import warnings
 from collections.abc import Collection, Iterator
 from contextlib import contextmanager
@@ -77,14 +78,20 @@ _MULTI_FRAME_ONLY = (
 )
 
 
+_WARNINGS = threading.RLock()
+
+
 class NotCTError(InputError):
     """A sound DICOM file that is no CT slice: another modality, a localizer, a colour picture."""
 
 
 @contextmanager
 def quiet_pydicom() -> Iterator[None]:
-    """pydicom warns of each oddity in a header; what matters here is told in notes and errors."""
-    with warnings.catch_warnings():
+    """pydicom warns of each oddity in a header; what matters here is told in notes and errors.
+
+    One thread at a time, as what is done with warnings holds for all.
+    """
+    with _WARNINGS, warnings.catch_warnings():
         warnings.simplefilter("ignore")
         yield
 

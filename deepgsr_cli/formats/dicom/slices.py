@@ -9,7 +9,8 @@ import numpy as np
 import pydicom
 from pydicom import uid as uids
 from pydicom.dataset import Dataset
-from pydicom.pixels import get_decoder, pixel_array
+from pydicom.pixels.decoders.base import get_decoder
+from pydicom.pixels.utils import pixel_array
 from pydicom.uid import UID
 
 from deepgsr_cli.errors import InputError

@@ -1,0 +1,186 @@
+"""What is done to a picture: by which networks, in turn, and why."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any, Protocol
+
+import numpy as np
+
+if TYPE_CHECKING:
+    from deepgsr_cli.pictures.compression import Compression
+    from deepgsr_cli.pictures.findings import NoiseFinding, RainFinding
+
+# What weights for a task remove, in words.
+KINDS = {"denoise": "white noise", "photo": "photographs", "derain": "rain", "dejpeg": "JPEG"}
+
+
+class Remover(Protocol):
+    """Restoration by the network of a task; a `restorer.Restorer`."""
+
+    task: str
+
+    def sigma_limit(self, channels: int) -> float: ...
+
+    def restore_pixels(
+        self,
+        pixels: np.ndarray,
+        sigma: float | None = None,
+        *,
+        clipped: bool = False,
+        strength: float = 1.0,
+        in_place: bool = False,
+        progress: Callable[[int, int], None] | None = None,
+    ) -> np.ndarray: ...
+
+    def restore_compressed(
+        self,
+        pixels: np.ndarray,
+        compression: Compression,
+        *,
+        strength: float = 1.0,
+        in_place: bool = False,
+        progress: Callable[[int, int], None] | None = None,
+    ) -> np.ndarray: ...
+
+
+@dataclass(frozen=True)
+class Choice:
+    """What one network does to a picture.
+
+    Attributes:
+        restorer: Restoration for what is wrong with it; None where there is nothing to do.
+        sigma: Noise level that the network is told, on the 0-255 scale; None if it is told none.
+        found: What noise was found in the picture; None if nobody looked.
+        rain: What rain was found; None if nobody looked.
+        compression: What was found of JPEG, that the network is told; None for none.
+        restored: The pixels restored, where looking at them has done that; None elsewhere.
+    """
+
+    restorer: Remover | None
+    sigma: float | None = None
+    found: NoiseFinding | None = None
+    rain: RainFinding | None = None
+    compression: Compression | None = None
+    restored: np.ndarray | None = None
+
+    @property
+    def words(self) -> str:
+        """What was found, and by what it is removed if it is, in words; empty if nobody looked."""
+        if self.compression is not None:
+            finding = f"JPEG of quality {self.compression.quality} found"
+        elif (seen := self.found or self.rain) is not None:
+            finding = seen.words
+        else:
+            return ""
+        if self.restorer is None:
+            return finding
+        if self.found is not None and self.sigma is None:
+            return f"{finding}, removed as far as the weights for photographs tell it"
+        return f"{finding}, removed by the weights for {KINDS[self.restorer.task]}"
+
+    @property
+    def advice(self) -> str:
+        """What to do where a picture is left as it is for want of certainty, in words; empty elsewhere."""
+        unsure = self.restorer is None and self.found is not None and self.found.kind == "unknown"
+        return "give --noise camera, or --sigma, to have it removed" if unsure else ""
+
+    @property
+    def facts(self) -> dict[str, Any]:
+        """What was found and what is told, by the names of docs/json.md."""
+        facts: dict[str, Any] = {}
+        if self.rain is not None:
+            facts["rain"] = self.rain.there
+        if self.found is not None:
+            facts["noise"] = self.found.kind
+            facts["sigma_estimated"] = [round(level, 2) for level in self.found.sigmas]
+        if self.sigma is not None:
+            facts["sigma"] = round(self.sigma, 2)
+        if self.compression is not None:
+            facts["quality"] = self.compression.quality
+        return facts
+
+    def run(
+        self,
+        pixels: np.ndarray,
+        *,
+        clipped: bool = False,
+        strength: float = 1.0,
+        progress: Callable[[int, int], None] | None = None,
+    ) -> np.ndarray:
+        """Restore the pixels, (C, H, W), of the picture, in place where that saves memory.
+
+        Arguments and errors as of `Restorer.restore_pixels`.
+        """
+        if self.restorer is None:
+            return pixels
+        if self.restored is not None:
+            return pixels + np.float32(strength) * (self.restored - pixels)
+        if self.compression is not None:
+            return self.restorer.restore_compressed(
+                pixels, self.compression, strength=strength, in_place=True, progress=progress
+            )
+        return self.restorer.restore_pixels(
+            pixels, self.sigma, clipped=clipped, strength=strength, in_place=True, progress=progress
+        )
+
+
+@dataclass(frozen=True)
+class Route:
+    """What is done to a picture in turn, by one network or several.
+
+    Attributes:
+        choices: What each looks for and does, in their order.
+    """
+
+    choices: tuple[Choice, ...]
+
+    @property
+    def idle(self) -> bool:
+        """Whether there is nothing to do."""
+        return not self._active
+
+    @property
+    def words(self) -> str:
+        """What was found, and by what it is removed, in one line; empty if nobody looked."""
+        if self.idle and len(self.choices) > 1:
+            return "nothing found to remove" if not self.advice else self.choices[-1].words
+        said = self._active if len(self.choices) > 1 else self.choices
+        return "; ".join(filter(None, (choice.words for choice in said)))
+
+    @property
+    def advice(self) -> str:
+        """As of `Choice`."""
+        return self.choices[-1].advice if self.idle else ""
+
+    @property
+    def facts(self) -> dict[str, Any]:
+        """As of `Choice`, of all of them."""
+        return {name: value for choice in self.choices for name, value in choice.facts.items()}
+
+    @property
+    def _active(self) -> tuple[Choice, ...]:
+        return tuple(choice for choice in self.choices if choice.restorer is not None)
+
+    def run(
+        self,
+        pixels: np.ndarray,
+        *,
+        clipped: bool = False,
+        strength: float = 1.0,
+        progress: Callable[[int, int], None] | None = None,
+    ) -> np.ndarray:
+        """Restore the pixels as `Choice.run` does; `strength` is the share of the whole correction."""
+        if len(self._active) == 1:
+            return self._active[0].run(pixels, clipped=clipped, strength=strength, progress=progress)
+        given = pixels.copy() if strength < 1 else pixels
+        for number, choice in enumerate(self._active):
+            told = None if progress is None else _part(progress, number, len(self._active))
+            pixels = choice.run(pixels, clipped=clipped, progress=told).clip(0, 1)
+        return pixels if strength == 1 else given + np.float32(strength) * (pixels - given)
+
+
+def _part(progress: Callable[[int, int], None], number: int, count: int) -> Callable[[int, int], None]:
+    """What is told the progress of one of several networks, and tells it as that of all."""
+    return lambda done, total: progress(number * total + done, count * total)

@@ -1,0 +1,146 @@
+"""Jobs of which several are computed at once: as they would be alone, in order, in bounded memory."""
+
+import threading
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import pytest
+
+from deepgsr_cli.errors import InputError, WeightsError
+from deepgsr_cli.jobs.here import run_here
+from deepgsr_cli.jobs.plan import Job
+from deepgsr_cli.jobs.run import Place, Run, attempt
+from deepgsr_cli.jobs.work import BatchWork, Column, Result
+
+
+@dataclass
+class Doubles(BatchWork[str, str]):
+    """Writes texts twice; what a text says decides how that goes.
+
+    Attributes:
+        count: So many at once.
+        space: More at once are out of memory.
+    """
+
+    count: int = 3
+    space: int = 100
+    title: str = "Doubles"
+    columns: tuple[Column, ...] = ()
+    protocol: dict[str, str] = field(default_factory=dict)
+    batches: list[list[str]] = field(default_factory=list)
+    held: int = 0
+    most_held: int = 0
+    lock: threading.Lock = field(default_factory=threading.Lock)
+
+    def read(self, job: Job, *, for_report: bool) -> str:
+        text = job.source.read_text()
+        if text == "unreadable":
+            raise InputError(f"{job.label}: is bad")
+        with self.lock:
+            self.held += 1
+            self.most_held = max(self.held, self.most_held)
+        return f"{job.target}\n{text}\n{for_report}"
+
+    def room(self, case: str) -> int:
+        return self.count
+
+    def compute(self, cases, progress) -> list[str]:
+        texts = [case.split("\n")[1] for case in cases]
+        self.batches.append(texts)
+        if len(cases) > self.space:
+            raise RuntimeError("CUDA out of memory. Tried to allocate 2 GiB")
+        if "weights" in texts:
+            raise WeightsError("unknown weights")
+        if "impossible" in texts:
+            raise InputError("cannot be computed")
+        if "fault" in texts:
+            raise ZeroDivisionError("by zero")
+        return [case.replace(f"\n{text}\n", f"\n{2 * text}\n") for case, text in zip(cases, texts)]
+
+    def finish(self, computed: str) -> Result:
+        target, text, for_report = computed.split("\n")
+        with self.lock:
+            self.held -= 1
+        Path(target).write_text(text)
+        return Result({"length": len(text), "pictures": for_report})
+
+    def review(self, job: Job) -> Result:
+        return Result({"length": len(job.target.read_text())})
+
+
+@pytest.fixture
+def run_of(tmp_path):
+    def make(work: Doubles, *texts: str, **rules) -> Run:
+        jobs = []
+        for number, text in enumerate(texts):
+            source = tmp_path / f"{number}.txt"
+            source.write_text(text)
+            jobs.append(Job(source, tmp_path / f"{number}.out", Path(source.name)))
+        return Run(jobs, lambda place: work, **rules)
+
+    return make
+
+
+def test_jobs_are_computed_several_at_once_and_told_in_order(run_of, tmp_path):
+    work, shares = Doubles(), []
+    run = run_of(work, *"abcdefgh", pictures=2)
+    outcomes = list(run_here(run, progress=lambda number, share: shares.append(number)))
+    assert [o.number for o in outcomes] == list(range(8))
+    assert work.batches == [["a", "b", "c"], ["d", "e", "f"], ["g", "h"]]
+    assert [(tmp_path / f"{i}.out").read_text() for i in range(8)] == [2 * text for text in "abcdefgh"]
+    assert [o.result.facts["pictures"] for o in outcomes] == ["True"] * 2 + ["False"] * 6
+    assert set(shares) == set(range(8))
+
+
+def test_at_most_three_batches_are_in_memory(run_of):
+    work = Doubles(count=2)
+    assert len(list(run_here(run_of(work, *["text"] * 50)))) == 50
+    assert work.most_held <= 6
+
+
+def test_one_alone_is_done_as_in_another_process(run_of, tmp_path):
+    run = run_of(Doubles(), "a")
+    outcome = attempt(run, run.open(Place()), 0)
+    assert (outcome.status, outcome.result.facts["length"]) == ("done", 2)
+
+
+def test_what_fails_does_not_take_its_batch_along(run_of):
+    told = []
+    run = run_of(Doubles(), "a", "unreadable", "impossible", "b", "fault", "c", "d", tracing=True)
+    outcomes = list(run_here(run, say=told.append))
+    failed = ("unreadable", "impossible", "fault")
+    assert [o.status for o in outcomes] == [
+        "failed" if job.source.read_text() in failed else "done" for job in run.jobs
+    ]
+    assert outcomes[1].error.endswith("1.txt: is bad")
+    assert outcomes[2].error == "cannot be computed"
+    assert "4.txt: unexpected ZeroDivisionError: by zero; please report it" in outcomes[4].error
+    assert "ZeroDivisionError" in "".join(told)
+
+
+def test_a_batch_that_memory_does_not_hold_is_halved_once_for_all(run_of):
+    work = Doubles(count=8, space=2)
+    outcomes = list(run_here(run_of(work, *"abcdefghijkl")))
+    assert [o.status for o in outcomes] == ["done"] * 12
+    assert [len(batch) for batch in work.batches] == [8, 4, 2, 2, 2, 2, 2, 2]
+    (outcome,) = run_here(run_of(Doubles(space=0), "a", overwrite=True))
+    assert "0.txt: memory does not suffice" in outcome.error
+
+
+def test_finished_files_are_passed_over_in_their_place(run_of, tmp_path):
+    work = Doubles()
+    run = run_of(work, *"abcdef", skip_existing=True, reviewing=True)
+    for i in (0, 3, 4):
+        (tmp_path / f"{i}.out").write_text("before")
+    outcomes = list(run_here(run))
+    assert [o.status for o in outcomes] == ["skipped", "done", "done", "skipped", "skipped", "done"]
+    assert [o.result.facts["length"] for o in outcomes] == [6, 2, 2, 6, 6, 2]
+    assert sorted(text for batch in work.batches for text in batch) == ["b", "c", "f"]
+
+
+def test_a_mistake_that_every_file_shares_ends_the_run_after_what_is_done(run_of, tmp_path):
+    outcomes = run_here(run_of(Doubles(count=1), "a", "weights", "b"))
+    assert next(outcomes).status == "done"
+    with pytest.raises(WeightsError):
+        next(outcomes)
+    assert not (tmp_path / "2.out").exists()
