@@ -10,14 +10,16 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+from deepgsr_cli.compute.levels import to_floats, to_levels
 from deepgsr_cli.compute.memory import is_out_of_memory
 from deepgsr_cli.compute.precision import Precision, autocast
 from deepgsr_cli.errors import OptionError, UserError
 
 _RAMP_PX = 32
-# What a row of tiles may take on the CPU, where large tiles have no merit but their few overlaps. 2048 x 2048
-# px then have tiles of 768, and 1.27 times the pixels are computed: 512 has 1.56, and 256 MiB more have 1.13.
-_CPU_BYTES = 3 * 2**27
+# What a picture in floats and a row of tiles may take together on the CPU, where large tiles have no merit
+# but their few overlaps, and what the row may take beside a large picture. Of 2048 x 2048 gray pixels, tiles
+# of 1152 compute 1.13 times as many, those of 768 1.27, and those of 512 1.56.
+_CPU_BYTES, _LEAST_CPU_BYTES = 3 * 2**27, 5 * 2**25
 # Tiles on the CPU are tried in steps of this.
 _SIDE_STEP_PX = 32
 
@@ -50,6 +52,20 @@ class Tiles:
     overlap: int
     needs: TileNeeds
     batch: int = 1
+
+
+@dataclass(frozen=True)
+class Preparation:
+    """Work on rows of tiles before they are cut, whose margins would be dear where tiles overlap.
+
+    Attributes:
+        function: Maps part of a row, (1, C, h, w) on the CPU, to what tiles get beside it, (1, C", h, w).
+        margin: Distance, in pixels, beyond which no pixel counts for a result; parts start on multiples of
+            the model's grid less this.
+    """
+
+    function: Callable[[Tensor], Tensor]
+    margin: int
 
 
 @dataclass(frozen=True)
@@ -142,30 +158,31 @@ def apply_tiled(
     tiles: Tiles,
     *,
     device: torch.device | str,
-    prepare: Callable[[Tensor], Tensor] | None = None,
+    prepare: Preparation | None = None,
     precision: Precision = "fp32",
     out: Tensor | None = None,
     progress: Callable[[int, int], None] | None = None,
     notify: Callable[[str], None] | None = None,
 ) -> Tensor:
-    """Image restored tile by tile, (C', s H, s W) float32 on the CPU, where s is the function's scale.
+    """Image restored tile by tile, `out` or (C', s H, s W) float32 on the CPU; s is the function's scale.
 
     Only a batch of tiles is on the device. Tile rows are worked from top to bottom, and beside `image` and
-    `out` only one of them is in memory. When memory runs out, the batch and then the tile is halved, and
-    work goes on below the rows already done.
+    `out` only the result of one of them is in memory. When memory runs out, the batch and then the tile is
+    halved, and work goes on below the rows already done.
 
     Args:
         function: Maps tiles (B, C, h, w), float32 on `device`, to (B, C', s h, s w), each tile by itself; s
             is a whole number, 1 for all that does not enlarge.
-        image: (C, H, W), float32 on the CPU; may be memory-mapped.
+        image: (C, H, W), float32 on the CPU, or uint8 or uint16, whose largest number stands for 1; may be
+            memory-mapped.
         tiles: How the image is cut.
         device: Device that `function` runs on.
-        prepare: Maps a row of tiles before it is cut, (1, C, h, W) on the CPU, to what `function` then gets
-            tiles of, (1, C", h, W): work whose margins are dear where tiles overlap.
+        prepare: What makes further channels of tiles, which `function` gets behind those of the image.
         precision: Arithmetic that `function` computes in. In half precision, a batch with a non-finite
             result is done again in float32.
-        out: Array that takes the result, (C', s H, s W), float32 on the CPU; may be `image` itself, which
-            saves its memory, and is then partly overwritten if an error is raised.
+        out: Array that takes the result, (C', s H, s W), of a type of `image`, rounded where that has whole
+            numbers; may be `image` itself, which saves its memory, and is then partly overwritten if an error
+            is raised.
         progress: Called with the finished and the total number of pixels of the image; the finished ones are
             fewer again when memory ran out within a row of tiles.
         notify: Called with a sentence when, for the first time, memory ran out or half precision overflowed.
@@ -198,9 +215,9 @@ def apply_tiled(
 
         band = None
         try:
-            tile_row = image[:, start:stop]
-            tile_row = tile_row if prepare is None else prepare(tile_row[None])[0]
-            band = _restore_row(evaluate, tile_row, columns, batch, advance)
+            band = _restore_row(
+                evaluate, _Row(image[:, start:stop], prepare, 2 * tile), columns, batch, advance
+            )
         except (RuntimeError, MemoryError) as error:
             if not is_out_of_memory(error):
                 raise
@@ -224,7 +241,7 @@ def apply_tiled(
         if out is None:
             out = torch.empty(len(band), scale * height, scale * width)
         # No tile row to come starts above `following`, so `out` may be the image.
-        out[:, scale * start : scale * following] = band[:, : scale * (following - start)]
+        _store(band[:, : scale * (following - start)], out[:, scale * start : scale * following])
         above = band[:, scale * (following - start) :].clone()
         start = following
     assert out is not None
@@ -244,7 +261,7 @@ def choose_tile(
     """Tile (0: the whole image) and batch for `apply_tiled` that use up to a third of the free memory.
 
     On the CPU, tiles are not batched; the tile is the one with the fewest pixels on overlaps of those that
-    take no more than 384 MiB, or the smallest that is worth while.
+    take no more than 384 MiB with the picture, or 160 MiB without it, or the smallest that is worth while.
 
     Args:
         height: Rows of the image.
@@ -259,12 +276,12 @@ def choose_tile(
     longest, overlap = _ceil(max(height, width), needs.grid), default_overlap(needs)
     smallest = _smallest_tile(overlap, needs)
     if device_type == "cpu":
-        most = min(free_bytes // 3, _CPU_BYTES)
+        most = min(free_bytes // 3, max(_CPU_BYTES - 4 * channels * height * width, _LEAST_CPU_BYTES))
 
         def fits(side: int) -> bool:
-            # A row of tiles is held with what is prepared and what comes out, in all five times the image.
+            # What comes out of a row of tiles is held, and what the row above has left.
             tile_bytes = pixel_bytes * min(side, height) * min(side, width)
-            return tile_bytes + 5 * 4 * channels * min(side, height) * width <= most
+            return tile_bytes + 2 * 4 * channels * min(side, height) * width <= most
 
         def work(side: int) -> int:
             return math.prod(_computed(length, side, overlap, needs.grid) for length in (height, width))
@@ -323,15 +340,58 @@ class _Evaluation:
             return self.function(tiles).float()
 
 
+class _Row:
+    """A row of tiles, which are cut from left to right, with what is prepared of as much of it as they need.
+
+    Args:
+        image: Rows of the image, (C, h, W).
+        prepare: What makes further channels.
+        together: Columns that are prepared at once.
+    """
+
+    def __init__(self, image: Tensor, prepare: Preparation | None, together: int) -> None:
+        self.shape = image.shape
+        self._image, self._prepare, self._together = image, prepare, together
+        self._maps, self._end = image.new_empty(0), 0  # what is prepared, up to this column
+
+    def tile(self, span: Span) -> Tensor:
+        """Cut a tile, (C, h, w) float32, with the prepared channels behind its own."""
+        pixels = self._pixels(span.start, span.stop)
+        if self._prepare is None:
+            return pixels
+        if span.stop > self._end:
+            start, self._end = self._end, min(self.shape[-1], max(span.stop, self._end + self._together))
+            first = max(0, start - self._prepare.margin)
+            part = self._pixels(first, self._end + self._prepare.margin)
+            maps = self._prepare.function(part[None])[0, ..., start - first : self._end - first]
+            # Of what was prepared before, the span needs no more than its columns.
+            shared = start - span.start
+            self._maps = torch.cat((self._maps[..., -shared:], maps), dim=-1) if shared else maps
+        left = self._maps.shape[-1] - (self._end - span.start)
+        return torch.cat((pixels, self._maps[..., left : left + span.stop - span.start]))
+
+    def _pixels(self, start: int, stop: int) -> Tensor:
+        part = self._image[..., start:stop]
+        return part if part.dtype == torch.float32 else torch.from_numpy(to_floats(part.numpy()))
+
+
+def _store(band: Tensor, out: Tensor) -> None:
+    """Write pixels, (C, h, W) float32, into an array of their size, which may be of whole numbers."""
+    if out.dtype == torch.float32:
+        out.copy_(band)
+    else:
+        to_levels(band.numpy(), out.numpy())
+
+
 def _restore_row(
-    evaluate: _Evaluation, rows: Tensor, columns: list[Span], batch: int, advance: Callable[[int], None]
+    evaluate: _Evaluation, row: _Row, columns: list[Span], batch: int, advance: Callable[[int], None]
 ) -> Tensor:
-    """One row of tiles, (C', s h, s W), of image rows (C, h, W), blended along the columns."""
-    height, width = rows.shape[-2:]
+    """One row of tiles, (C', s h, s W), blended along the columns."""
+    height, width = row.shape[-2:]
     band: Tensor | None = None
     done = 0
     for spans in _batches(columns, batch):
-        restored = evaluate(torch.stack([rows[..., span.start : span.stop] for span in spans]))
+        restored = evaluate(torch.stack([row.tile(span) for span in spans]))
         scale = restored.shape[-2] // height
         assert restored.shape[-2:] == (scale * height, scale * (spans[0].stop - spans[0].start))
         if band is None:

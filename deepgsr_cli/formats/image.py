@@ -12,10 +12,11 @@ from typing import IO, BinaryIO, NamedTuple
 
 import numpy as np
 
+from deepgsr_cli.compute.levels import to_floats, to_levels
 from deepgsr_cli.errors import InputError, OutputError, UserError
 from deepgsr_cli.files import atomic_write, files_below
 from deepgsr_cli.formats.bmp import decode_bmp, encode_bmp
-from deepgsr_cli.formats.codecs import DEPTHS, MAX_PIXELS, Decoded, Encoder, Metadata, bands, gray
+from deepgsr_cli.formats.codecs import DEPTHS, MAX_PIXELS, Decoded, Encoder, Metadata, gray
 from deepgsr_cli.formats.exif import enlarged_exif, enlarged_xmp, upright
 from deepgsr_cli.formats.gif import decode_gif, encode_gif
 from deepgsr_cli.formats.heif import BRANDS, can_read_heif, decode_heif
@@ -127,7 +128,7 @@ class Image:
     """A picture as the models see it, with what is needed to write it back.
 
     Attributes:
-        pixels: float32, (C, H, W), C 1 or 3; [0, 1] for integer files, not clipped for float files.
+        stored: Pixels, (C, H, W), C 1 or 3: uint8 or uint16 as in the file, or as `pixels`.
         depth: Sample type of the file and of what will be written: uint8, uint16, float16, float32, float64.
         format: PNG, JPEG, TIFF, WEBP or BMP for pictures.
         alpha: (H, W) in `depth`, as stored; None where there is none.
@@ -137,7 +138,7 @@ class Image:
         mended: Whether a fault of the file is gone once the picture is written.
     """
 
-    pixels: np.ndarray
+    stored: np.ndarray
     depth: str
     format: str
     alpha: np.ndarray | None = None
@@ -146,11 +147,22 @@ class Image:
     notes: tuple[str, ...] = ()
     mended: bool = False
 
+    @property
+    def pixels(self) -> np.ndarray:
+        """float32, (C, H, W); [0, 1] for integer files, not clipped for float files. Whole numbers that are
+        stored are converted when this is asked for, and take four or two times the memory from then on."""
+        self.stored = to_floats(self.stored)
+        return self.stored
+
+    @pixels.setter
+    def pixels(self, pixels: np.ndarray) -> None:
+        self.stored = pixels
+
 
 def read_image(source: Path | BinaryIO, *, max_pixels: int = MAX_PIXELS, white: float = 1.0) -> Image:
     """Read the picture in a file or stream, upright.
 
-    At most one decoded copy is in memory beside the float32 pixels.
+    Samples of an integer file stay as they are until `Image.pixels` is asked for.
 
     The content says the format, whatever the suffix. Depth is the file's sample type; 1- to 7-bit samples
     are widened to uint8 and 9- to 15-bit ones to uint16. Palettes become RGB, or gray when every colour in
@@ -361,7 +373,7 @@ def to_uint8(pixels: np.ndarray) -> np.ndarray:
     """Pixels, (C, H, W) in [0, 1], as uint8: (H, W) for C = 1, (H, W, C) else; rounded and clipped."""
     channels, height, width = pixels.shape
     samples = np.empty((height, width, channels), np.uint8)
-    _quantise(pixels, samples)
+    to_levels(pixels, samples.transpose(2, 0, 1))
     return samples[..., 0] if channels == 1 else samples
 
 
@@ -380,11 +392,16 @@ def make_image(name: str, decoded: Decoded, format: str, white: float) -> Image:
     channels = samples.shape[2] - (samples.shape[2] + 1) % 2
     alpha = samples[..., channels].astype(depth) if samples.shape[2] > channels else None
     colour = samples[..., :channels].transpose(2, 0, 1)
+    holes = None if nodata is None else find_holes(colour, nodata)
+    if depth in ("uint8", "uint16") and holes is None and not metadata.min_is_white:
+        # In memory of its own, in the order of a file, which is where the restored picture is put.
+        stored = np.require(colour.transpose(1, 2, 0), requirements=("C", "W")).transpose(2, 0, 1)
+        metadata = replace(metadata, white=1.0)
+        return Image(stored, depth, format, alpha, metadata, holes, notes, mended)
     pixels = np.empty(colour.shape, np.float32)
     # With out and dtype given, numpy converts in small buffers: no float copy beside `pixels`.
     full = white if is_float else np.iinfo(depth).max
     np.divide(colour, np.float32(full), out=pixels, dtype=np.float32, casting="same_kind")
-    holes = None if nodata is None else find_holes(colour, nodata)
     if holes is not None:
         fill_holes(pixels, holes)
         count = np.count_nonzero(holes.where.any(0))
@@ -429,21 +446,27 @@ def check_holds(name: str, image: Image, format: str) -> None:
         raise OutputError(
             f"{name}: the colours are premultiplied by alpha, a {format} holds none such; write .tif"
         )
-    if max(image.pixels.shape) > holds.side_px:
-        side = f"{max(image.pixels.shape)} pixels a side, a {format} holds {holds.side_px}"
+    if max(image.stored.shape) > holds.side_px:
+        side = f"{max(image.stored.shape)} pixels a side, a {format} holds {holds.side_px}"
         raise OutputError(f"{name}: the picture has {side}; write .tif")
 
 
 def samples_of(image: Image) -> np.ndarray:
     """Pixels and alpha as the file holds them: (H, W) or (H, W, S), of dtype `image.depth`."""
-    channels, height, width = image.pixels.shape
+    channels, height, width = image.stored.shape
+    whole = image.stored.dtype == image.depth and image.depth in ("uint8", "uint16")
+    if whole and image.alpha is None and image.holes is None:
+        samples = image.stored.transpose(1, 2, 0)
+        return samples[..., 0] if channels == 1 else samples
     samples = np.empty((height, width, channels + (image.alpha is not None)), image.depth)
     if samples.dtype.kind == "f":
         colour = samples[..., :channels].transpose(2, 0, 1)
         pixels = 1 - image.pixels if image.metadata.min_is_white else image.pixels
         np.multiply(pixels, np.float32(image.metadata.white), out=colour, casting="same_kind")
+    elif whole:
+        samples[..., :channels] = image.stored.transpose(1, 2, 0)
     else:
-        _quantise(image.pixels, samples[..., :channels])
+        to_levels(image.pixels, samples[..., :channels].transpose(2, 0, 1))
     if image.holes is not None:
         samples[..., :channels].transpose(2, 0, 1)[image.holes.where] = image.holes.value
     if image.alpha is not None:
@@ -451,17 +474,6 @@ def samples_of(image: Image) -> np.ndarray:
             raise ValueError(f"alpha is {image.alpha.dtype}, the picture {samples.dtype}")
         samples[..., channels] = image.alpha
     return samples[..., 0] if samples.shape[2] == 1 else samples
-
-
-def _quantise(pixels: np.ndarray, out: np.ndarray) -> None:
-    """Fill `out` (H, W, C), of an unsigned integer dtype, from pixels (C, H, W) in [0, 1]."""
-    full = np.iinfo(out.dtype).max
-    for top, bottom in bands(len(out), out[:1].size):
-        band = pixels[:, top:bottom] * np.float32(full)
-        if np.isnan(band).any():
-            raise ValueError("pixels are NaN")
-        np.clip(np.rint(band, out=band), 0, full, out=band)
-        out[top:bottom] = band.transpose(1, 2, 0)
 
 
 def _encode(

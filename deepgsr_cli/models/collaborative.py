@@ -33,9 +33,6 @@ THRESHOLD = 2.7
 # Side, in references, of the blocks that the compiled loops work on: what these hold then fits into a core's
 # cache. Fixed, so that sums do not depend on the number of threads.
 _BLOCK = 24
-# Columns that are filtered at once, which bounds the memory for rows of tiles; a multiple of the stride, so
-# that references are where they are in the whole.
-_MOST_COLUMNS = 2048
 # Blocks whose sums are held before they are added up: enough for all threads of a large machine.
 _BLOCKS_HELD = 256
 # References whose groups, and distances, that the tensor engine holds at once.
@@ -60,17 +57,15 @@ def collaborative_filter(x: Tensor, sigma: Tensor, radius: int) -> tuple[Tensor,
         Estimates of the clean images, (B, C, H, W), and for the mean and the differences the share of the
         noise's variance that is left, (B, C, H, W), roughly: the share of coefficients that were kept.
     """
-    # An estimate depends on nothing that is farther away than twice a match.
-    margin, width = STRIDE * math.ceil(2 * (radius + PATCH) / STRIDE), x.shape[-1]
-    estimates: list[Tensor] = []
-    shares: list[Tensor] = []
     with torch.no_grad(), torch.autocast(x.device.type, enabled=False):
-        for start in range(0, width, _MOST_COLUMNS):
-            stop, first = min(start + _MOST_COLUMNS, width), max(0, start - margin)
-            strip = x[..., first : stop + margin].float()
-            for parts, part in zip((estimates, shares), _filtered(strip, THRESHOLD * sigma.float(), radius)):
-                parts.append(part[..., start - first : stop - first])
-    return torch.cat(estimates, dim=-1).to(x.dtype), torch.cat(shares, dim=-1).to(x.dtype)
+        estimates, shares = _filtered(x.float(), THRESHOLD * sigma.float(), radius)
+    return estimates.to(x.dtype), shares.to(x.dtype)
+
+
+def filter_margin(radius: int) -> int:
+    """Distance in pixels beyond which nothing counts for an estimate: twice that of a match, as a multiple of
+    the stride, so that references in a part of an image are where they are in the whole."""
+    return STRIDE * math.ceil(2 * (radius + PATCH) / STRIDE)
 
 
 def _filtered(x: Tensor, thresholds: Tensor, radius: int) -> tuple[Tensor, Tensor]:

@@ -16,7 +16,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from deepgsr_cli.compute.tiling import TileNeeds
+from deepgsr_cli.compute.tiling import Preparation, TileNeeds
 from deepgsr_cli.models.configuration import Configuration
 from deepgsr_cli.models.mosaics import MALVAR_REACH, bayer_mask, malvar
 from deepgsr_cli.models.patches import aggregate, extract, from_windows, reflect_to, to_windows
@@ -400,7 +400,14 @@ def filter_of(x: Tensor, sigma: Tensor, search: int) -> Tensor:
     from deepgsr_cli.models.collaborative import collaborative_filter
 
     estimate, share = collaborative_filter(x, sigma, search)
-    return torch.cat((estimate, share), dim=1) - 0.5
+    return torch.cat((estimate, share), dim=1).sub_(0.5)
+
+
+def filter_ahead(sigma: Tensor, search: int) -> Preparation:
+    """Filtering of rows of tiles before they are cut; arguments as of `filter_of`."""
+    from deepgsr_cli.models.collaborative import filter_margin
+
+    return Preparation(lambda rows: filter_of(rows, sigma, search), filter_margin(search))
 
 
 class DeepGSR(nn.Module):
@@ -498,9 +505,11 @@ class DeepGSR(nn.Module):
 
     @property
     def bytes_per_pixel(self) -> float:
-        """Memory that `forward` takes at its peak for a pixel, roughly: a dozen maps of the first level."""
+        """Memory that `forward` takes at its peak for a pixel, roughly: six maps of the first level, and what
+        the filter makes of the pixels, with its parts."""
         first = max(self.config.widths[0], self.config.hidden) / 4**self.config.stem
-        return 12 * 4 * (first + self.config.channels)
+        filtered = 16 * self.config.channels if self.config.search else 0
+        return 6 * 4 * (first + self.config.channels) + filtered
 
     def forward(self, x: Tensor, condition: Tensor | None = None, filtered: Tensor | None = None) -> Tensor:
         """Restored images of the shape of x; of mosaics, (B, 3, H, W).

@@ -11,6 +11,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from deepgsr_cli.compute.levels import to_floats
 from deepgsr_cli.models.noise_estimator import CELL, NoiseEstimator
 from deepgsr_cli.pictures.noise import estimate_sigma
 
@@ -103,7 +104,7 @@ def noise_of(pixels: np.ndarray, estimator: NoiseEstimator) -> NoiseFinding:
     """Find out what noise is in a picture.
 
     Args:
-        pixels: (C, H, W), float32 on the [0, 1] scale, C 1 or 3.
+        pixels: (C, H, W), float32 on the [0, 1] scale, or uint8 or uint16; C 1 or 3.
         estimator: Network on the CPU, in evaluation mode.
     """
     if min(pixels.shape[1:]) < SMALLEST_SIDE:
@@ -138,12 +139,13 @@ def is_drawn(pixels: np.ndarray) -> bool:
     There neighbours are mostly exactly alike, or there are few colours. Neither noise nor rain leaves that.
 
     Args:
-        pixels: (C, H, W), float32 on the [0, 1] scale.
+        pixels: (C, H, W), float32 on the [0, 1] scale, or uint8 or uint16.
     """
     codes = np.concatenate([_codes(window[0].numpy()) for window in windows_of(pixels)])  # (rows, W)
     # Of most pictures the first rows have too many colours already.
     if len(np.unique(codes[:CELL])) <= _FEW_COLOURS:
-        span = 255 * float(pixels.max() - pixels.min())
+        low, high = to_floats(np.array([pixels.min(), pixels.max()], pixels.dtype))
+        span = 255 * float(high - low)
         if len(np.unique(codes)) <= max(1, min(_FEW_COLOURS, _SPARSE * span)):
             return True
     rows, columns = (side // CELL for side in codes.shape)
@@ -166,14 +168,18 @@ def windows_of(pixels: np.ndarray) -> list[Tensor]:
     A side that is shorter than a cell is whole.
     """
     height, width = (size // CELL * CELL or size for size in pixels.shape[1:])
-    picture = torch.from_numpy(pixels[:, :height, :width]).expand(3, -1, -1)[None]
+
+    def cut(top: int, left: int, rows: int, columns: int) -> Tensor:
+        part = pixels[:, top : top + rows, left : left + columns]
+        return torch.from_numpy(to_floats(part)).expand(3, -1, -1)[None]
+
     if height * width <= (_WINDOWS * _SIDE) ** 2:
-        return [picture]
+        return [cut(0, 0, height, width)]
     tops, lefts = (
         sorted({round(k * max(0, size - _SIDE) / (_WINDOWS - 1) / CELL) * CELL for k in range(_WINDOWS)})
         for size in (height, width)
     )
-    return [picture[..., top : top + _SIDE, left : left + _SIDE] for top in tops for left in lefts]
+    return [cut(top, left, min(_SIDE, height), min(_SIDE, width)) for top in tops for left in lefts]
 
 
 class RainFinding(NamedTuple):

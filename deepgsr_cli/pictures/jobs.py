@@ -37,6 +37,7 @@ from deepgsr_cli.pictures.arrays import is_clipped, is_flat
 from deepgsr_cli.pictures.compression import compression_of
 from deepgsr_cli.pictures.resampling import Method, enlarged_alpha, interpolated, without_hidden_colours
 from deepgsr_cli.pictures.restorer import Restorer
+from deepgsr_cli.pictures.tasks import DENOISE
 from deepgsr_cli.reports.report import ReportImage, fit_for_report
 from deepgsr_cli.reports.sheet import contact_sheet
 
@@ -208,7 +209,7 @@ class Restoration:
     def _load(self, image: Image) -> None:
         """Load the model for a picture, unless what is found in the picture decides which."""
         if not self.restorer.looks:
-            self.restorer.load(len(image.pixels))
+            self.restorer.load(len(image.stored))
 
     def _given(self, image: Image) -> Image:
         """Return what the restored picture is compared with."""
@@ -235,12 +236,15 @@ class Restoration:
             result.facts["sigma"] = round(given, 2)
         if self.options.strength == 0 or given == 0:
             return ""
-        return "one colour throughout" if is_flat(image.pixels) else None
+        return "one colour throughout" if is_flat(image.stored) else None
 
     def _prepare(self, image: Image, result: Result) -> Restore | str:
         """Note in the result what is known of a picture before; return what restores its pixels, or why
         nothing is to be done."""
-        route = self.restorer.route(image.pixels, self.options.level, image.metadata.jpeg)
+        # What one network does is rounded once, as it is stored; what several do, not between them.
+        alone = not self.restorer.looks or self.restorer.task == DENOISE.name
+        pixels = image.stored if alone else image.pixels
+        route = self.restorer.route(pixels, self.options.level, image.metadata.jpeg)
         result.facts |= route.facts
         result.note = route.advice if route.idle else route.words
         if route.idle:
@@ -248,8 +252,8 @@ class Restoration:
 
         def restore(progress: Progress | None) -> np.ndarray:
             return route.run(
-                image.pixels,
-                clipped=is_clipped(image.pixels, image.depth),
+                pixels,
+                clipped=is_clipped(pixels, image.depth),
                 strength=self.options.strength,
                 progress=progress,
             )
@@ -381,7 +385,7 @@ class Restoration:
 
     def _shape(self, image: Image) -> tuple[int, ...]:
         """Return the size and channels, (C, H, W), of what an image becomes."""
-        return image.pixels.shape
+        return image.stored.shape
 
 
 class Decompression(Restoration):
@@ -463,10 +467,10 @@ class Enlargement(Restoration):
             super()._load(image)
 
     def _given(self, image: Image) -> Image:
-        return replace(image, pixels=interpolated(image.pixels, self.scale))
+        return replace(image, stored=interpolated(image.pixels, self.scale))
 
     def _shape(self, image: Image) -> tuple[int, ...]:
-        channels, height, width = image.pixels.shape
+        channels, height, width = image.stored.shape
         return channels, self.scale * height, self.scale * width
 
     def _idle(self, image: Image, result: Result) -> str | None:
@@ -576,7 +580,7 @@ class Preview:
                 yield f"{weights}--sigma {sigma:g}", pixels
             return
         given = image.pixels
-        pixels = self.restoration.restored(replace(image, pixels=given.copy()))
+        pixels = self.restoration.restored(replace(image, stored=given.copy()))
         result.facts["strengths"] = [*PREVIEW_STRENGTHS]
         for strength in PREVIEW_STRENGTHS:
             yield f"--strength {strength:g}", given + np.float32(strength) * (pixels - given)
@@ -656,7 +660,7 @@ def reference_of(job: Job, reference: Path) -> Path:
 
 
 def _result(image: Image) -> Result:
-    channels, height, width = image.pixels.shape
+    channels, height, width = image.stored.shape
     return Result({"width": width, "height": height, "channels": channels, "depth": image.depth})
 
 

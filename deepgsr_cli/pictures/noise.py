@@ -6,6 +6,11 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from deepgsr_cli.compute.levels import to_floats
+
+# Rows of a picture whose noise is estimated at once; a multiple of the sides of its blocks, 16.
+_STRIP = 512
+
 
 def protocol_noise(shape: tuple[int, ...], sigma: float, seed: int) -> np.ndarray:
     """White Gaussian noise, (C, H, W), float32, on the [0, 1] scale, as the denoising literature adds it.
@@ -67,14 +72,13 @@ def estimate_sigma(pixels: np.ndarray) -> list[float]:
     underestimated.
 
     Args:
-        pixels: (C, H, W) on the [0, 1] scale. Channels of fewer than 16 pixels on a side give 0.
+        pixels: (C, H, W) on the [0, 1] scale, or uint8 or uint16. Channels of fewer than 16 pixels
+            on a side give 0.
 
     Source:
         Donoho and Johnstone, Biometrika 81(3), 1994, for the estimator; Liu, Tanaka, Okutomi, IEEE
         Transactions on Image Processing 22(12), 2013, for weakly textured patches.
     """
-    import pywt
-
     sigmas = []
     for channel in pixels:
         if min(channel.shape) < 16:
@@ -83,19 +87,35 @@ def estimate_sigma(pixels: np.ndarray) -> list[float]:
         extent = 4096  # what a larger picture adds no longer matters
         top, left = (max(0, (size - extent) // 2) for size in channel.shape)
         channel = channel[top : top + extent, left : left + extent]
-        low, (_, _, diagonal) = pywt.dwt2(channel, "db2", mode="periodization")
-        clipped = (channel == channel.min()) | (channel == channel.max())
-        side = 8
-        coefficients = _blocks(diagonal, side)
-        variation = _blocks(low, side).var(1)
-        usable = _blocks(clipped[::2, ::2].astype(np.float32), side).mean(1) < 0.1
-        if not usable.any():
+        strips = [_coefficients(channel, top) for top in range(0, len(channel), _STRIP)]
+        coefficients, variation = (np.concatenate(parts) for parts in zip(*strips))
+        if not len(coefficients):
             sigmas.append(0.0)
             continue
-        coefficients, variation = coefficients[usable], variation[usable]
         weakest = variation <= np.quantile(variation, max(0.25, min(1.0, 16 / len(variation))))
         sigmas.append(float(np.median(np.abs(coefficients[weakest])) / 0.6744897501960817 * 255))
     return sigmas
+
+
+def _coefficients(channel: np.ndarray, top: int) -> tuple[np.ndarray, np.ndarray]:
+    """Finest diagonal coefficients of the usable blocks of a strip of a channel, (N, 64), and how much the
+    approximation varies in each, (N,); the strip starts at row `top`."""
+    import pywt
+
+    side, margin = 8, 8
+    lowest, highest = channel.min(), channel.max()
+    height = len(channel)
+    even = height + height % 2  # the transform repeats the last of an odd number of rows, and is periodic
+    bottom = min(top + _STRIP, even)
+    rows = np.minimum(np.arange(top - margin, bottom + margin) % even, height - 1)
+    low, (_, _, diagonal) = pywt.dwt2(to_floats(channel[rows][None])[0], "db2", mode="periodization")
+    inner = slice(margin // 2, -margin // 2)
+    part = channel[top:bottom:2, ::2]
+    clipped = (part == lowest) | (part == highest)
+    coefficients = _blocks(diagonal[inner], side)
+    variation = _blocks(low[inner], side).var(1)
+    usable = _blocks(clipped.astype(np.float32), side).mean(1) < 0.1
+    return coefficients[usable], variation[usable]
 
 
 def _blocks(x: np.ndarray, side: int) -> np.ndarray:

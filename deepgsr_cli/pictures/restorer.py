@@ -14,7 +14,8 @@ import torch
 from torch import Tensor
 
 from deepgsr_cli.compute.device import free_memory, select_device
-from deepgsr_cli.compute.tiling import Tiles, apply_tiled, choose_tile, default_overlap
+from deepgsr_cli.compute.levels import to_floats
+from deepgsr_cli.compute.tiling import Preparation, Tiles, apply_tiled, choose_tile, default_overlap
 from deepgsr_cli.errors import OptionError, ShapeError, UsageError
 from deepgsr_cli.formats.image import read_image
 from deepgsr_cli.pictures.arrays import (
@@ -489,14 +490,15 @@ class Restorer:
         """Restore the pixels of one picture, (C, H, W), float32; the result is not clipped.
 
         Args:
-            pixels: (C, H, W), float32 on the [0, 1] scale, C 1 or 3.
+            pixels: (C, H, W), float32 on the [0, 1] scale, or uint8 or uint16, whose largest number stands
+                for 1; C 1 or 3.
             sigma: Standard deviation of the noise, on the 0-255 scale, for "denoise", and for "photo", where
                 it is that of all that differs from the clean picture, and None if it is not known; 0 returns
                 the picture as it is.
             clipped: Whether a file has clipped the noise to black and white, which makes blacks brighter
                 and whites darker.
             strength: Share of the correction that is applied, 0 to 1.
-            in_place: Overwrite `pixels`, which saves its memory.
+            in_place: Overwrite `pixels`, which saves its memory; whole numbers are rounded, and clipped.
             progress: Called with finished and total pixels.
 
         Raises:
@@ -511,6 +513,7 @@ class Restorer:
         limit = self.sigma_limit(len(pixels))
         if sigma is not None and not 0 <= sigma <= limit:
             raise OptionError("sigma", sigma, f"these weights know 0 to {limit:g}; give a level within")
+        pixels = pixels if in_place else to_floats(pixels)
         if sigma == 0 or strength == 0 or is_flat(pixels):
             return pixels if in_place else pixels.copy()
         told, level = None, TASKS[self.task].level
@@ -607,7 +610,7 @@ class Restorer:
         progress: Callable[[int, int], None] | None,
     ) -> np.ndarray:
         """Run the model on the pixels of a picture, in tiles; it is told numbers of what is wrong with it."""
-        from deepgsr_cli.models.deepgsr import DeepGSR, filter_of
+        from deepgsr_cli.models.deepgsr import DeepGSR, filter_ahead
 
         model = self.load(len(pixels)).model
         tripled = model.config.channels != len(pixels)
@@ -616,19 +619,16 @@ class Restorer:
             device = select_device(self.options.device)
             condition = torch.tensor([told[: model.config.conditions]], dtype=torch.float32, device=device)
 
-        # On the CPU the network's filter, if it has one, goes over whole rows of tiles.
-        searching = isinstance(model, DeepGSR) and model.config.search > 0
-        ahead = searching and select_device(self.options.device).type == "cpu" and not self.options.ensemble
-
-        def prepare(rows: Tensor) -> Tensor:
-            assert isinstance(model, DeepGSR)
-            assert condition is not None
-            return torch.cat((rows, filter_of(rows, condition[:, 0], model.config.search)), dim=1)
+        # On the CPU the network's filter, if it has one, goes over rows of tiles.
+        ahead = None
+        search = model.config.search if isinstance(model, DeepGSR) else 0
+        if search and condition is not None and condition.device.type == "cpu" and not self.options.ensemble:
+            ahead = filter_ahead(condition[:, 0], search)
 
         def restore(tiles: Tensor) -> Tensor:
             own = tiles[:, : len(pixels)]
             x = own.expand(-1, 3, -1, -1) if tripled else own
-            if ahead:
+            if ahead is not None:
                 restored = model(x, condition, tiles[:, len(pixels) :])
             else:
                 restored = self._answer(lambda y: model(y, condition), x)
@@ -638,12 +638,14 @@ class Restorer:
             restored = torch.where(failed[:, None, None, None], own, restored)
             return restored if strength == 1 else torch.lerp(own, restored, strength)
 
-        image = torch.from_numpy(np.ascontiguousarray(pixels, dtype=np.float32))
+        image = torch.from_numpy(
+            pixels if pixels.dtype.kind == "u" else np.ascontiguousarray(pixels, dtype=np.float32)
+        )
         return self._in_tiles(
             restore,
             image,
             model,
-            prepare=prepare if ahead else None,
+            prepare=ahead,
             out=image if in_place else None,
             progress=progress,
         )
@@ -658,7 +660,7 @@ class Restorer:
         image: Tensor,
         model: Prior,
         *,
-        prepare: Callable[[Tensor], Tensor] | None = None,
+        prepare: Preparation | None = None,
         out: Tensor | None = None,
         progress: Callable[[int, int], None] | None,
     ) -> np.ndarray:
@@ -707,7 +709,7 @@ def _check(pixels: np.ndarray, strength: float) -> None:
         raise ShapeError(f"an array of shape {pixels.shape} is no picture; give (1 or 3, H, W)")
     if not 0 <= strength <= 1:
         raise OptionError("strength", strength, "give 0 (nothing) to 1 (all)")
-    if not np.isfinite(pixels.sum(dtype=np.float64)):
+    if pixels.dtype.kind == "f" and not np.isfinite(pixels.sum(dtype=np.float64)):
         raise ShapeError("the picture has NaN or infinite pixels; replace them first")
 
 

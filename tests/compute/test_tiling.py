@@ -9,7 +9,9 @@ import pytest
 import torch
 import torch.nn.functional as F
 
+from deepgsr_cli.compute.levels import to_floats
 from deepgsr_cli.compute.tiling import (
+    Preparation,
     TileNeeds,
     Tiles,
     apply_tiled,
@@ -389,17 +391,50 @@ def test_the_tile_on_a_cpu_leaves_the_fewest_shared_pixels(height, width):
     assert pixels_computed(tile or 10**6) <= min(map(pixels_computed, others))
 
 
-def test_rows_of_tiles_are_prepared_whole_and_once_per_row():
-    image, shapes = random_image(2, 90, 101), []
+@pytest.mark.parametrize("width", [30, 101, 300])
+@pytest.mark.parametrize("dtype", [torch.float32, torch.uint8])
+def test_what_is_prepared_of_parts_of_a_row_is_as_of_all_of_it(width, dtype):
+    image, widths = random_image(2, 90, width), []
+    given = image if dtype == torch.float32 else (255 * image).round().to(dtype)
+    image = given if dtype == torch.float32 else given / 255
 
-    def prepare(rows):
-        shapes.append(rows.shape)
-        return torch.cat((rows, 2 * rows.sum(1, keepdim=True)), dim=1)
+    def mean_of_columns(rows):
+        widths.append(rows.shape[-1])
+        return torch.nn.functional.avg_pool2d(rows[:, :1], (1, 7), 1, (0, 3), count_include_pad=False)
 
-    result = tiled(lambda x: x[:, 2:] - x[:, :1], image, prepare=prepare)
-    torch.testing.assert_close(result, 2 * image.sum(0, keepdim=True) - image[:1], rtol=0, atol=2e-6)
-    assert len(shapes) == len(blend_spans(90, 40, 16, 6, 8))
-    assert {shape[-1] for shape in shapes} == {101}
+    result = tiled(lambda x: x[:, 2:] - x[:, :1], given, prepare=Preparation(mean_of_columns, 8))
+    rows = len(blend_spans(90, 40, 16, 6, 8))
+    spared = sum(widths) - rows * width
+    expected = mean_of_columns(image[None])[0] - image[:1]
+    torch.testing.assert_close(result, expected, rtol=0, atol=2e-6)
+    # Nothing but the margins is prepared twice.
+    assert spared == 2 * 8 * (len(widths) - 1 - rows)
+
+
+@pytest.mark.parametrize("dtype", [torch.uint8, torch.uint16])
+@pytest.mark.parametrize("in_place", [False, True])
+def test_whole_numbers_are_restored_as_their_floats_and_rounded_once(dtype, in_place):
+    full = torch.iinfo(dtype).max
+    numbers = np.random.default_rng(0).integers(0, full + 1, (90, 101, 3)).astype(str(dtype)[6:])
+    image = torch.from_numpy(numbers).permute(2, 0, 1)
+    floats = torch.from_numpy(to_floats(image.numpy()))
+
+    def brighter(x):
+        return 1.5 * x.roll(1, -1) - 0.1
+
+    expected = tiled(brighter, floats)
+    assert torch.equal(tiled(brighter, image), expected)
+    out = image if in_place else torch.empty(3, 90, 101, dtype=dtype)
+    assert tiled(brighter, image, out=out) is out
+    rounded = np.rint(np.clip(expected.numpy() * np.float32(full), 0, full)).astype(numbers.dtype)
+    np.testing.assert_array_equal(out.numpy(), rounded)
+
+
+@pytest.mark.parametrize(("side", "most"), [(2000, 3 * 2**27 - 12 * 2000**2), (5000, 5 * 2**25)])
+def test_a_large_picture_leaves_less_memory_to_its_tiles(side, most):
+    settings = {"free_bytes": 2**40, "bytes_per_pixel": 300, "needs": NEEDS, "device_type": "cpu"}
+    tile, _ = choose_tile(side, side, 3, **settings)
+    assert most / 2 < tile * (tile * (300 + 24) + 24 * side) <= most
 
 
 @pytest.mark.parametrize("needs", [TileNeeds(1, 0), NEEDS, TileNeeds(64, 32)])

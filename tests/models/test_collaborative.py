@@ -9,7 +9,7 @@ import scipy.fft
 import torch
 
 from deepgsr_cli.models import PRESETS, DeepGSR, DeepGSRConfig, collaborative
-from deepgsr_cli.models.collaborative import PATCH, STRIDE, collaborative_filter
+from deepgsr_cli.models.collaborative import PATCH, STRIDE, collaborative_filter, filter_margin
 from deepgsr_cli.models.deepgsr import filter_of
 
 SIGMA = 0.1
@@ -246,11 +246,19 @@ def test_a_known_estimate_gives_what_the_network_finds_itself():
         torch.testing.assert_close(model(x, condition, filtered), model(x, condition), rtol=0, atol=0)
 
 
-@pytest.mark.parametrize(("name", "value"), [("_MOST_COLUMNS", 40), ("_BLOCKS_HELD", 1)])
-def test_pieces_of_an_image_give_what_the_whole_gives(monkeypatch, name, value):
+def test_blocks_that_are_added_one_by_one_give_what_all_together_give(monkeypatch):
     images = _noisy(2, 3, 33, 131)
     whole = collaborative_filter(images, torch.tensor([SIGMA, 2 * SIGMA]), 6)
-    monkeypatch.setattr(collaborative, name, value)
+    monkeypatch.setattr(collaborative, "_BLOCKS_HELD", 1)
     pieces = collaborative_filter(images, torch.tensor([SIGMA, 2 * SIGMA]), 6)
     for a, b in zip(whole, pieces):
         torch.testing.assert_close(a, b, rtol=0, atol=2e-6)
+
+
+def test_a_part_of_an_image_with_its_margins_gives_what_the_whole_gives():
+    images, sigma = _noisy(2, 3, 33, 171), torch.tensor([SIGMA, 2 * SIGMA])
+    start, stop, margin = 40, 80, filter_margin(6)
+    parts = collaborative_filter(images[..., start - margin : stop + margin], sigma, 6)
+    for whole, part in zip(collaborative_filter(images, sigma, 6), parts):
+        inner = part[..., margin:-margin]
+        torch.testing.assert_close(inner, whole[..., start:stop], rtol=0, atol=1e-5)
