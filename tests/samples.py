@@ -22,6 +22,7 @@ from deepgsr_cli.mar import network as mar_network
 from deepgsr_cli.models import PRESETS, PRIORS, DeepGSR
 from deepgsr_cli.models.noise_estimator import NoiseEstimator
 from deepgsr_cli.phase import network as phase_network
+from deepgsr_cli.pictures import rain
 from deepgsr_cli.tasks import train
 from deepgsr_cli.training.config import TrainConfig
 from deepgsr_cli.weights import checkpoint
@@ -36,6 +37,24 @@ TINY = dataclasses.replace(
     decoder_groups=(1,),
     group_channels=2,
 )
+
+
+def in_rain(clean: np.ndarray, seed: int = 1) -> np.ndarray:
+    """A picture, (C, H, W) in [0, 1], in rain of the light kind, of 8 bits."""
+    generator = torch.Generator().manual_seed(seed)
+    layers, _ = rain.draw_layers(1, generator)
+    layers = layers._replace(
+        angle_rad=torch.full((1, 1), 0.15),
+        length_px=torch.full((1, 1), 25.0),
+        sigma_px=torch.full((1, 1), 0.7),
+        taper=torch.full((1, 1), 0.4),
+        density=torch.full((1, 1), 0.006),
+        offset=torch.zeros(1, 1),
+        gain=torch.full((1, 1), 1.5),
+        opacity=torch.full((1, 1), 0.5),
+    )
+    streaks = rain.streaks(rain.Layers(*(x[0] for x in layers)), clean.shape[1:], generator)
+    return np.rint((clean + streaks.numpy()).clip(0, 1) * 255).astype(np.float32) / 255
 
 
 def tiny_model(channels: int, seed: int = 0, conditions: int = 1) -> DeepGSR:

@@ -18,6 +18,7 @@ from deepgsr_cli.cli.options import (
     Seed,
     SliceOptions,
     Values,
+    flag,
     option,
     parse_precision,
     parse_window,
@@ -57,6 +58,14 @@ Iterations = Annotated[
 Strength = Annotated[
     float,
     option(panel=QUALITY, help="Weight of total variation for tv, times the one tuned for the scan."),
+]
+Uncertainty = Annotated[
+    bool,
+    flag(
+        "--uncertainty",
+        panel=QUALITY,
+        help="Write the error expected of deepgsr, too: <name>_uncertainty, standard deviations in HU.",
+    ),
 ]
 
 
@@ -101,6 +110,7 @@ class CtRecon(SliceOptions):
     filter: Filter = "hann"
     iterations: Iterations = None
     strength: Strength = 1.0
+    uncertainty: Uncertainty = False
     seed: Seed = 0
 
     @property
@@ -112,6 +122,8 @@ class CtRecon(SliceOptions):
         super().check()
         if self.geometry is not None and self.views is not None and not self.scanner:
             raise UsageError(f"--views {self.views}: {self.geometry} has the views; leave one of them out")
+        if self.uncertainty and self.method != "deepgsr":
+            raise UsageError(f"--uncertainty is of --method deepgsr, not of {self.method}; leave it out")
 
     def settings(self) -> Method:
         """Return the method and its settings."""
@@ -142,11 +154,17 @@ class _CtRecon(Command[CtRecon, "ScanPlan"]):
     def plan(self, options: CtRecon) -> ScanPlan:
         from deepgsr_cli.ct.simulation import check_seed, check_views
         from deepgsr_cli.ct.training import TRAINED_VIEWS
+        from deepgsr_cli.ct.uncertainty import uncertainty_of
+        from deepgsr_cli.jobs.plan import refuse_collisions
 
         check_views(DEFAULT_VIEWS if options.views is None else options.views)
         check_seed(options.seed)
         method = options.settings()
         plan = self._jobs(options)
+        if options.uncertainty:
+            beside = [replace(job, target=uncertainty_of(job)) for job in plan.jobs]
+            sources = {job.source.resolve() for job in plan.jobs if job.source is not None}
+            refuse_collisions([*plan.jobs, *beside], sources)
         scan = options.scan(plan)
         aims = [f"{scan.describe(method.photons)}; method {method.describe()}"]
         if method.name == "deepgsr" and scan.num_views > TRAINED_VIEWS[1]:
@@ -182,11 +200,13 @@ class _CtRecon(Command[CtRecon, "ScanPlan"]):
         return partial(_open, options, replace(plan, jobs=[]))
 
     def describe(self, options: CtRecon, facts: Facts) -> str:
+        expected = f", expected error {facts['uncertainty_hu']:.1f} HU" if "uncertainty_hu" in facts else ""
         if "psnr" not in facts:
             photons = "" if facts["photons"] is None else f", {facts['photons']:.2g} photons a ray"
-            return f"residual {facts['residual']:.4f}{photons}"
+            return f"residual {facts['residual']:.4f}{photons}{expected}"
         quality = f"PSNR {facts['psnr']:.2f} dB, SSIM {facts['ssim']:.4f}"
-        return f"{quality}, body: RMSE {facts['rmse_hu']:.1f} HU, bias {facts['bias_hu']:+.1f} HU"
+        body = f"body: RMSE {facts['rmse_hu']:.1f} HU, bias {facts['bias_hu']:+.1f} HU{expected}"
+        return f"{quality}, {body}"
 
 
 def _geometry(path: Path | None) -> Geometry | None:
@@ -217,6 +237,7 @@ def _open(options: CtRecon, plan: ScanPlan) -> Reconstruction:
         geometry_sha256,
         parse_window(options.window),
         AtOnce(options.batch, options.sharing),
+        options.uncertainty,
     )
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import time
 import zlib
 from collections.abc import Sequence
@@ -17,17 +18,18 @@ from deepgsr_cli.compute.device import wait
 from deepgsr_cli.ct import NOTICE
 from deepgsr_cli.ct.batches import AtOnce, grouped
 from deepgsr_cli.ct.display import ERROR_WINDOW_HU, slice_images, window_text, windowed
-from deepgsr_cli.ct.figures import compare, residual
+from deepgsr_cli.ct.figures import body, compare, residual
 from deepgsr_cli.ct.jobs import ProjectionJob, SinogramJob, SliceJob
 from deepgsr_cli.ct.methods import NAMES, TASK, Method, Reconstructed, reconstruct_each
 from deepgsr_cli.ct.plausibility import doubt_result, doubt_slice
 from deepgsr_cli.ct.projections import SIZE, FanBeams
 from deepgsr_cli.ct.results import ResultWriter, derivation_of, read_result, remark
 from deepgsr_cli.ct.simulation import Seed, SimulatedScan, estimated_photons
+from deepgsr_cli.ct.uncertainty import UNCERTAINTY, expected_error, uncertainty_of
 from deepgsr_cli.errors import InputError, UserError
 from deepgsr_cli.formats.dicom.slices import AIR_HU, Slice, read_slice
 from deepgsr_cli.jobs.plan import Job
-from deepgsr_cli.jobs.work import BatchWork, Column, Progress, Result
+from deepgsr_cli.jobs.work import BatchWork, Column, Facts, Progress, Result
 from deepgsr_cli.reports.report import ReportImage
 from deepgsr_cli.tomography.attenuation import WATER_ATTENUATION, to_attenuation, to_hu
 from deepgsr_cli.tomography.geometry import Geometry, scanner_view, sparse_view
@@ -46,6 +48,7 @@ _FIGURES = (
     Column("rmse_hu", "RMSE in body (HU)"),
     Column("bias_hu", "bias in body (HU)"),
 )
+_UNCERTAINTY = (Column("uncertainty_hu", "expected error in body (HU)"),)
 
 
 @dataclass(frozen=True)
@@ -126,6 +129,8 @@ class _Computed:
         result: What came of it.
         beside: Reconstructions by other methods to show in a report, (1, 1, H, W), by their names.
         seconds: Time that the result took.
+        uncertainty: Standard deviation in HU, (1, 1, H, W), that is expected of its error; None if it was not
+            asked for.
     """
 
     case: _Case
@@ -134,6 +139,7 @@ class _Computed:
     result: Reconstructed
     beside: dict[str, Tensor]
     seconds: float
+    uncertainty: Tensor | None = None
 
 
 @dataclass
@@ -148,6 +154,7 @@ class Reconstruction(BatchWork[_Case, _Computed]):
         geometry_sha256: Checksum of the geometry's file.
         window_hu: Centre and width of the pictures for the report.
         at_once: How many slices are reconstructed at once.
+        uncertain: Whether the error that is expected of the network is written beside each result.
     """
 
     method: Method
@@ -157,14 +164,18 @@ class Reconstruction(BatchWork[_Case, _Computed]):
     geometry_sha256: str | None = None
     window_hu: tuple[float, float] = (40.0, 400.0)
     at_once: AtOnce = field(default_factory=AtOnce)
+    uncertain: bool = False
     _A: Radon | None = field(default=None, init=False)
     _scan: SimulatedScan | None = field(default=None, init=False)
     _write: ResultWriter = field(init=False)
+    _write_uncertainty: ResultWriter = field(init=False)
 
     def __post_init__(self) -> None:
-        views = f"{'' if self.scan.measured else 'simulated '}{self.scan.num_views}"
+        views = f"{'' if self.scan.measured else 'simulated '}{self.scan.num_views} views"
         derivation = derivation_of(TASK, self.protocol)
-        self._write = ResultWriter(f"deepgsr {self.method.name}, {views} views", derivation)
+        self._write = ResultWriter(f"deepgsr {self.method.name}, {views}", derivation)
+        derivation = f"standard deviation in HU expected of the error of {derivation}"
+        self._write_uncertainty = ResultWriter(f"deepgsr uncertainty, {views}", derivation)
 
     @property
     def title(self) -> str:
@@ -176,7 +187,8 @@ class Reconstruction(BatchWork[_Case, _Computed]):
     @property
     def columns(self) -> tuple[Column, ...]:
         """Columns of the report's table."""
-        return (Column("residual", "residual"),) if self.scan.measured else _FIGURES
+        columns = (Column("residual", "residual"),) if self.scan.measured else _FIGURES
+        return (*columns, *(_UNCERTAINTY if self.uncertain else ()))
 
     @property
     def protocol(self) -> dict[str, str]:
@@ -189,6 +201,8 @@ class Reconstruction(BatchWork[_Case, _Computed]):
             protocol["seed"] = str(scan.seed)
         if self.network is not None:
             protocol["weights"] = self.network.weights.citation
+        if self.uncertain:
+            protocol["uncertainty"] = UNCERTAINTY
         return {**protocol, "window": window_text(self.window_hu), "notice": NOTICE}
 
     def read(self, job: Job, *, for_report: bool) -> _Case:
@@ -235,9 +249,31 @@ class Reconstruction(BatchWork[_Case, _Computed]):
         Raises:
             OutputError: The result cannot be written.
         """
+        # Before the result, which tells that a job is finished.
+        facts, images = self._finish_uncertainty(computed)
         if computed.case.slice is not None:
-            return self._of_slice(computed, computed.case.slice)
-        return self._of_measurement(computed)
+            done = self._of_slice(computed, computed.case.slice)
+        else:
+            done = self._of_measurement(computed)
+        done.facts |= facts
+        done.images += images
+        return done
+
+    def _finish_uncertainty(self, computed: _Computed) -> tuple[Facts, list[ReportImage]]:
+        """Write the uncertainty of a result, if there is one; facts and pictures of it."""
+        case = computed.case
+        if computed.uncertainty is None:
+            return {}, []
+        hu = computed.uncertainty[0, 0].cpu().numpy()
+        pixel_mm = case.geometry.pixel_mm
+        inside = body(computed.result.x, pixel_mm)
+        job = replace(case.job, target=uncertainty_of(case.job))
+        self._write_uncertainty(job, hu, pixel_mm, case.slice)
+        facts = {"uncertainty_hu": float(hu[inside].mean()) if inside.any() else math.nan}
+        if not case.for_report:
+            return facts, []
+        label = f"Expected error, black 0, white {ERROR_WINDOW_HU:g} HU"
+        return facts, [ReportImage(label, windowed(hu, (ERROR_WINDOW_HU / 2, ERROR_WINDOW_HU)))]
 
     def review(self, job: Job) -> Result:
         """Compare a slice with what an earlier run has made of it; of a measured one, there is the result.
@@ -263,6 +299,13 @@ class Reconstruction(BatchWork[_Case, _Computed]):
         started = time.perf_counter()
         model = None if self.network is None else self.network.model
         results = reconstruct_each(A, y, self.method, photons, model=model, progress=progress)
+        uncertainties: list[Tensor | None] = [None] * len(cases)
+        if self.uncertain:
+            assert model is not None
+            uncertainties = [
+                expected_error(A, one, result.x, replace(self.method, photons=dose), model)
+                for one, result, dose in zip(y.split(1), results, photons, strict=True)
+            ]
         wait(self.device)
         seconds = round((time.perf_counter() - started) / len(cases), 3)
         shown = [i for i, case in enumerate(cases) if case.for_report]
@@ -272,7 +315,7 @@ class Reconstruction(BatchWork[_Case, _Computed]):
             result.misfit()  # while the operator has no other work
             others = {name: x[shown.index(i)][None] for name, x in beside.items()} if case.for_report else {}
             method = replace(self.method, photons=photons[i])
-            found.append(_Computed(case, y[i : i + 1], method, result, others, seconds))
+            found.append(_Computed(case, y[i : i + 1], method, result, others, seconds, uncertainties[i]))
         return found
 
     def _measured(self, cases: list[_Case]) -> tuple[Tensor, list[float | None]]:

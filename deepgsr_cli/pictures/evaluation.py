@@ -134,7 +134,7 @@ class PictureEvaluation(Evaluation[Degraded, np.ndarray, np.ndarray]):
             elif name in self.restorers:
                 label = self.restorers[name].load(channels).weights.label
                 text = label + ("; mean of eight orientations" if self.ensemble else "")
-                facts["weights"] = text
+                facts["weights" if name == "deepgsr" else f"weights of {name}"] = text
         return facts
 
     def item(self, labels: Labels) -> ReportItem:

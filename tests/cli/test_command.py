@@ -270,7 +270,7 @@ def test_tiles_are_chosen_by_a_share_of_the_memory(tiny_weights, monkeypatch):
     monkeypatch.setattr(restorer, "choose_tile", choose)
     for sharing in (1, 4):
         options = restorer.RunOptions("cpu", sharing=sharing)
-        restorer.Restorer(str(tiny_weights[1]), options)(np.zeros((9, 9), np.uint8), 25)
+        restorer.Restorer(str(tiny_weights[1]), options)(np.eye(9, dtype=np.uint8), 25)
     assert given == [12 << 30, 3 << 30]
 
 

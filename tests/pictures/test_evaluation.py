@@ -93,9 +93,9 @@ def test_the_protocol_names_the_data_the_seed_and_the_weights(folder, tiny_weigh
 @pytest.mark.parametrize(
     ("change", "sentence"),
     [
-        ({"method_names": ("magic",)}, "--method magic: known are deepgsr, restore, bm3d"),
-        ({"sigmas": (0.0,)}, "--sigma 0: give more than 0"),
-        ({"limit": 0}, "--limit 0: give 1 or more"),
+        ({"method_names": ("magic",)}, "method magic: known are deepgsr, restore, bm3d"),
+        ({"sigmas": (0.0,)}, "sigma 0: give more than 0"),
+        ({"limit": 0}, "limit 0: give 1 or more"),
     ],
 )
 def test_options_out_of_range_are_named(folder, change, sentence):
@@ -113,7 +113,7 @@ def test_an_empty_or_missing_folder_is_refused(tmp_path, tiny_weights):
 
 def test_a_package_that_is_missing_is_said_before_any_work(tmp_path, tiny_weights, monkeypatch):
     monkeypatch.setitem(sys.modules, "bm3d", None)
-    with pytest.raises(UsageError, match=r"--method bm3d: needs a package that is not installed \(bm3d\)"):
+    with pytest.raises(UsageError, match=r"method bm3d: needs a package that is not installed \(bm3d\)"):
         # The folder is not there, and nothing has looked for it yet.
         next(scores(evaluation(tmp_path / "none", tiny_weights, method_names=("deepgsr", "bm3d"))))
 
@@ -174,7 +174,7 @@ def test_three_equal_channels_are_gray_and_chroma_may_be_whole(tmp_path, jpeg_we
 
 @pytest.mark.parametrize("quality", [0, 101])
 def test_a_quality_that_cannot_be_is_named(folder, jpeg_weights, quality):
-    with pytest.raises(UsageError, match=f"--quality {quality}: give 1 to 100"):
+    with pytest.raises(UsageError, match=f"quality {quality}: give 1 to 100"):
         jpegs(folder, jpeg_weights, 3, qualities=(quality,))
 
 

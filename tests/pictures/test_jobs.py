@@ -14,9 +14,12 @@ from deepgsr_cli.evaluation.metrics import psnr
 from deepgsr_cli.formats.codecs import Metadata, Resolution
 from deepgsr_cli.formats.image import Image, read_image, to_uint8, write_image
 from deepgsr_cli.jobs.plan import Job
+from deepgsr_cli.pictures import restorer as restorer_module
+from deepgsr_cli.pictures.findings import NoiseFinding
 from deepgsr_cli.pictures.jobs import FileOptions, Preview, Restoration, detailed_corner
 from deepgsr_cli.pictures.restorer import Restorer, RunOptions
-from tests.samples import smooth_picture
+from deepgsr_cli.weights.checkpoint import save_checkpoint
+from tests.samples import in_rain, smooth_picture, tiny_model
 
 
 @pytest.fixture
@@ -118,6 +121,18 @@ def test_a_clean_picture_is_written_unchanged(tmp_path, denoiser):
     result = Restoration(denoiser(), FileOptions())(job(source))
     assert result.note == "no noise found, written unchanged"
     assert np.array_equal(read_image(tmp_path / "out.png").pixels, read_image(source).pixels)
+
+
+def test_where_nobody_can_tell_noise_from_texture_the_way_out_is_said(tmp_path, denoiser, monkeypatch):
+    unsure = NoiseFinding("unknown", (4.0, 4.0, 4.0), 4.0, False, False, 0.5)
+    monkeypatch.setattr(restorer_module, "noise_of", lambda *_: unsure)
+    source = picture(tmp_path / "a.png")
+    result = Restoration(denoiser(), FileOptions())(job(source))
+    assert result.note == (
+        "what may be noise may be texture, written unchanged;"
+        " give --noise camera, or --sigma, to have it removed"
+    )
+    assert (tmp_path / "out.png").read_bytes() == source.read_bytes()
 
 
 def test_written_unchanged_is_the_bytes_of_the_file(tmp_path, denoiser, monkeypatch):
@@ -229,6 +244,9 @@ def test_levels_of_pages_are_estimated_one_by_one_and_clean_pages_stay(tmp_path,
     tifffile.imwrite(tmp_path / "a.tif", pages, photometric="minisblack")
     result = Restoration(denoiser(1), FileOptions())(job(tmp_path / "a.tif"))
     assert [sigma > 20 for sigma in result.facts["sigma_by_page"]] == [True, False, True]
+    assert result.facts["noise_by_page"] == ["white", "none", "white"]
+    assert "noise" not in result.facts
+    assert result.facts["sigma"] == round(float(np.median(result.facts["sigma_by_page"])), 2)
     assert "1 of them are written unchanged (no noise found)" in result.note
     assert np.array_equal(tifffile.imread(tmp_path / "out.tif")[1], pages[1])
 
@@ -299,6 +317,31 @@ def test_a_preview_shows_one_crop_at_several_levels(tmp_path, denoiser):
     restored = to_uint8(denoiser().restore_pixels(crop, 15.0, clipped=True))
     assert np.array_equal(result.images[2].pixels, restored)
     assert np.array_equal(sheet[:256, -256:], restored)
+
+
+def test_a_preview_of_a_cameras_noise_names_the_options_that_give_each_crop(tmp_path, tiny_weights):
+    weights = tmp_path / "photo.safetensors"
+    save_checkpoint(weights, tiny_model(3, conditions=2), info={"task": "photo"})
+    restorer = Restorer(str(weights), RunOptions(device="cpu"), noise="camera")
+    source = picture(tmp_path / "a.png", size=(40, 50))
+    result = Preview(Restoration(restorer, FileOptions(level=20)))(job(source), for_report=True)
+    names = [image.label for image in result.images[1:]]
+    assert names == [f"--noise camera --sigma {sigma}" for sigma in (10, 15, 20, 30, 40)]
+    expected = restorer.camera.restore_pixels(read_image(source).pixels, 30, clipped=True)
+    assert np.array_equal(result.images[4].pixels, to_uint8(expected))
+
+
+def test_rain_of_pages_is_looked_for_one_by_one(tmp_path):
+    dry = smooth_picture(1, 160, 170) * np.float32(0.6) + np.float32(0.1)
+    pages = np.stack([to_uint8(x) for x in (dry, in_rain(dry), dry)])
+    tifffile.imwrite(tmp_path / "a.tif", pages, photometric="minisblack")
+    work = Restoration(Restorer(options=RunOptions(device="cpu"), task="derain"), FileOptions())
+    result = work(job(tmp_path / "a.tif"))
+    assert result.facts["rain_by_page"] == [False, True, False]
+    assert "rain found in 1 of them" in result.note
+    after = tifffile.imread(tmp_path / "out.tif")
+    assert np.array_equal(after[[0, 2]], pages[[0, 2]])
+    assert psnr(after[1] / 255, dry[0]) > psnr(pages[1] / 255, dry[0]) + 3
 
 
 def test_a_preview_of_another_task_mixes_the_input_back(tmp_path, denoiser):

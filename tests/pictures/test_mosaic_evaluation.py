@@ -75,8 +75,8 @@ def test_means_and_the_report_have_both_figures(folder, mosaic_weights):
 @pytest.mark.parametrize(
     ("settings", "sentence"),
     [
-        ({"sigmas": (-1,)}, "--sigma -1: give 0 to 255"),
-        ({"method_names": ("ahd",)}, "--method ahd: known are"),
+        ({"sigmas": (-1,)}, "sigma -1: give 0 to 255"),
+        ({"method_names": ("ahd",)}, "method ahd: known are"),
     ],
 )
 def test_what_cannot_be_is_a_sentence(folder, mosaic_weights, settings, sentence):

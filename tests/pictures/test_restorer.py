@@ -281,7 +281,7 @@ def chooser(by_task, monkeypatch):
     """A restorer without weights given, and what it finds."""
 
     def make(kind, noise="auto"):
-        found = NoiseFinding(kind, (20.0, 21.0, 22.0), 15.0, False, kind == "camera", 0.99)
+        found = NoiseFinding(kind, (20.0, 21.0, 22.0), 15.0, False, kind == "camera", 0.999)
         monkeypatch.setattr(restorer_module, "noise_of", lambda *_: found)
         names = {task: str(path) for task, path in by_task.items()} | {"noise": "deepgsr-noise"}
         monkeypatch.setattr(load_module, "default_name", lambda task, channels: names[task])
@@ -315,9 +315,10 @@ def test_weights_and_level_are_chosen_by_what_is_found_and_said(chooser, kind, n
 
 
 @pytest.mark.parametrize(
-    ("noisy_share", "removed", "task"), [(0.98, 0.4, "photo"), (0.9, 0.7, "photo"), (0.9, 0.4, None)]
+    ("noisy_share", "removed", "task"),
+    [(0.999, 0.4, "photo"), (0.9, 0.7, "photo"), (0.9, 0.4, None), (0.9, 1.5, None)],
 )
-def test_what_the_network_leaves_is_texture_unless_noise_is_sure(
+def test_what_the_network_leaves_or_overdoes_is_texture_unless_noise_is_sure(
     chooser, monkeypatch, noisy_share, removed, task
 ):
     restorer = chooser("camera")

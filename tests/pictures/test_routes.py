@@ -11,7 +11,6 @@ from deepgsr_cli.evaluation.metrics import psnr
 from deepgsr_cli.formats.image import read_image, to_uint8
 from deepgsr_cli.formats.jpeg import jpeg_file
 from deepgsr_cli.jobs.plan import Job
-from deepgsr_cli.pictures import rain
 from deepgsr_cli.pictures.compression import of_quality
 from deepgsr_cli.pictures.findings import (
     NoiseFinding,
@@ -26,7 +25,7 @@ from deepgsr_cli.pictures.noise import as_8_bits
 from deepgsr_cli.pictures.restorer import Restorer, RunOptions
 from deepgsr_cli.pictures.routes import Choice, Route
 from tests.drawings import drawings
-from tests.samples import smooth_picture
+from tests.samples import in_rain, smooth_picture
 
 DRAWINGS = list(drawings())
 COLOURS = [(0, 0, 0), (255, 255, 255), (255, 0, 0), (200, 30, 90), (12, 250, 240)]
@@ -39,24 +38,6 @@ def scene(channels=3, height=203, width=254):
     grain = random.normal(0, 1, (height + 6, width + 6))
     grain = sum(grain[i : i + height, j : j + width] for i in range(7) for j in range(7)) / 49
     return (np.rint((x + 0.1 * grain * (x > 0.4)) * 255).clip(0, 255) / 255).astype(np.float32)
-
-
-def in_rain(clean, seed=1):
-    """A picture in rain of the light kind."""
-    generator = torch.Generator().manual_seed(seed)
-    layers, _ = rain.draw_layers(1, generator)
-    layers = layers._replace(
-        angle_rad=torch.full((1, 1), 0.15),
-        length_px=torch.full((1, 1), 25.0),
-        sigma_px=torch.full((1, 1), 0.7),
-        taper=torch.full((1, 1), 0.4),
-        density=torch.full((1, 1), 0.006),
-        offset=torch.zeros(1, 1),
-        gain=torch.full((1, 1), 1.5),
-        opacity=torch.full((1, 1), 0.5),
-    )
-    streaks = rain.streaks(rain.Layers(*(x[0] for x in layers)), clean.shape[1:], generator)
-    return np.rint((clean + streaks.numpy()).clip(0, 1) * 255).astype(np.float32) / 255
 
 
 def in_noise(clean, sigma, seed=0):
@@ -143,6 +124,11 @@ def test_rain_falls_all_over_a_picture_from_top_to_bottom():
     assert not rain_of([dry.transpose(0, 2, 1) + level], [dry.transpose(0, 2, 1)]).there
     corner = streaks * (np.add.outer(np.arange(128), np.arange(160)) < 60)
     assert not rain_of([dry + corner], [dry]).there
+    # Where it is expected weak rain counts, lying rain does not.
+    weak = dry + streaks / 30
+    assert not rain_of([weak], [dry]).there
+    assert rain_of([weak], [dry], expected=True).there
+    assert not rain_of([dry.transpose(0, 2, 1) + level], [dry.transpose(0, 2, 1)], expected=True).there
     assert not rain_of([dry + streaks / 100], [dry]).there
     # Windows of a picture are judged as one.
     halves = [np.ascontiguousarray(half) for half in np.split(dry, [64], axis=2)]

@@ -1,0 +1,116 @@
+"""The error that is expected of the network: written beside the result, and high where errors are."""
+
+import json
+import math
+
+import numpy as np
+import pydicom
+import pytest
+import torch
+from typer.testing import CliRunner
+
+from deepgsr_cli.cli import app
+from deepgsr_cli.ct.methods import Method, load_network, reconstructed
+from deepgsr_cli.ct.uncertainty import WEIGHTS, expected_error, features
+from deepgsr_cli.tomography.attenuation import to_attenuation, to_hu
+from deepgsr_cli.tomography.geometry import Geometry, sparse_view
+from deepgsr_cli.tomography.radon import Radon
+from tests.invoke import invoke
+from tests.samples import SIZE, body_hu, saved_slice
+
+CPU = torch.device("cpu")
+
+
+@pytest.fixture(scope="module")
+def model() -> torch.nn.Module:
+    return load_network(None, "cpu", offline=True).model
+
+
+def test_errors_are_larger_where_they_are_expected_to_be(model):
+    hu = body_hu(size=192)
+    texture = np.random.default_rng(0).choice([-150, 150], (15, 37))  # what 40 views hardly show
+    hu[60:90, 60:134] += texture.repeat(2, 0).repeat(2, 1)
+    A, truth = Radon(sparse_view(hu.shape, (2.0, 2.0), 40)), to_attenuation(hu, CPU)
+    y = A(truth)
+    x = reconstructed(A, y, Method(), model=model).x
+    expected = expected_error(A, y, x, Method(), model)[0, 0].numpy()
+    error, inside = np.abs(to_hu(x) - to_hu(truth)), hu > -500
+    most = inside & (expected >= np.quantile(expected[inside], 0.8))
+    assert error[most].mean() > 3 * error[inside & ~most].mean()
+    assert expected[65:85, 65:129].mean() > 2 * expected[112:127, 75:120].mean()
+
+
+def test_each_feature_has_a_weight_and_is_finite(model):
+    A = Radon(sparse_view((37, 53), (4.0, 4.0), 24))
+    x = to_attenuation(np.full((37, 53), -1000, np.float32), CPU)  # without a body, too
+    found = features(A, A(x), x, 1e5, model)
+    assert found.shape == (len(WEIGHTS), 37, 53)
+    assert torch.isfinite(found).all()
+
+
+def test_of_an_object_that_is_cut_off_the_slice_has_an_expected_error(model):
+    whole = Geometry("parallel", (96, 96), (4.0, 4.0), 140, 4.0, tuple(math.pi * i / 45 for i in range(45)))
+    seen = Geometry("parallel", (SIZE, SIZE), (4.0, 4.0), 40, 4.0, whole.angles_rad)
+    y = Radon(whole)(to_attenuation(body_hu(size=96), CPU))[..., 50:90]
+    A = Radon(seen)
+    x = reconstructed(A, y, Method(), model=model).x
+    expected = expected_error(A, y, x, Method(), model)
+    assert expected.shape == x.shape
+    assert torch.isfinite(expected).all()
+    assert (expected > 0).all()
+
+
+def test_a_series_has_a_second_one_with_the_expected_errors(tmp_path):
+    (tmp_path / "scan").mkdir()
+    for k in range(3):
+        saved_slice(tmp_path / f"scan/{k}.dcm", body_hu(k), ImagePositionPatient=["0", "0", str(2 * k)])
+    told = {}
+    for count in (1, 3):
+        report = tmp_path / f"{count}.json"
+        files = f"{tmp_path}/scan -o {tmp_path}/{count} --report {report}"
+        options = f"--views 30 --photons 1e5 --uncertainty --device cpu --json --batch {count}"
+        told[count] = [json.loads(line) for line in invoke(f"ct-recon {files} {options}").splitlines()]
+        item = json.loads(report.read_text())["items"][0]
+        assert item["images"][-1]["label"] == "Expected error, black 0, white 200 HU"
+        assert item["metrics"]["expected error in body (HU)"] == told[count][0]["uncertainty_hu"]
+    assert [a["uncertainty_hu"] for a in told[1]] == pytest.approx(
+        [b["uncertainty_hu"] for b in told[3]], rel=1e-3
+    )
+    results, expected = (
+        [pydicom.dcmread(tmp_path / f"1/{k}{end}.dcm") for k in range(3)] for end in ("", "_uncertainty")
+    )
+    assert len({slice.SeriesInstanceUID for slice in results}) == 1
+    assert len({slice.SeriesInstanceUID for slice in expected}) == 1
+    assert len({slice.SOPInstanceUID for slice in results + expected}) == 6
+    assert results[0].SeriesInstanceUID != expected[0].SeriesInstanceUID
+    for slice, other in zip(results, expected):
+        assert slice.StudyInstanceUID == other.StudyInstanceUID
+        assert slice.ImagePositionPatient == other.ImagePositionPatient
+        assert "[deepgsr uncertainty, simulated 30 views]" in other.SeriesDescription
+        assert "standard deviation in HU expected of the error" in other.DerivationDescription
+        hu = other.pixel_array + float(other.RescaleIntercept)
+        assert 0 < hu[20:44, 20:44].mean() < 500
+        np.testing.assert_array_equal(hu, np.rint(hu))
+    assert told[1][0]["uncertainty_hu"] > 0
+
+
+def test_the_expected_error_of_other_formats_is_beside_the_result(tmp_path):
+    source = saved_slice(tmp_path / "0.dcm", body_hu())
+    options = "--views 30 --uncertainty --device cpu"
+    line = invoke(f"ct-recon {source} -o {tmp_path}/out.npy {options}")
+    assert "expected error" in line
+    assert np.load(tmp_path / "out_uncertainty.npy").shape == (SIZE, SIZE)
+    assert not (tmp_path / "out_uncertainty.dcm").exists()
+
+
+def test_where_it_cannot_be_it_is_one_sentence(tmp_path):
+    for name in ("a.dcm", "a_uncertainty.dcm"):
+        saved_slice(tmp_path / name, body_hu(), SeriesInstanceUID=f"1.2.{len(name)}")
+    result = CliRunner().invoke(
+        app, f"ct-recon {tmp_path} -o {tmp_path}/out --uncertainty --method tv".split()
+    )
+    assert result.exit_code == 2
+    assert "--uncertainty is of --method deepgsr, not of tv" in result.stderr
+    result = CliRunner().invoke(app, f"ct-recon {tmp_path} -o {tmp_path}/out --uncertainty".split())
+    assert result.exit_code == 2
+    assert "would both be written to" in result.stderr
