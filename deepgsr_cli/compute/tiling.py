@@ -16,10 +16,11 @@ from deepgsr_cli.compute.precision import Precision, autocast
 from deepgsr_cli.errors import OptionError, UserError
 
 _RAMP_PX = 32
-# What a picture in floats and a row of tiles may take together on the CPU, where large tiles have no merit
-# but their few overlaps, and what the row may take beside a large picture. Of 2048 x 2048 gray pixels, tiles
-# of 1152 compute 1.13 times as many, those of 768 1.27, and those of 512 1.56.
-_CPU_BYTES, _LEAST_CPU_BYTES = 3 * 2**27, 5 * 2**25
+# What a row of tiles may take on the CPU, where large tiles have no merit but their few overlaps; what it and
+# the picture in floats may take together; and what the row may take beside a large picture. Of 2048 x 2048
+# pixels, tiles of 768 compute 1.27 times as many, those of 512 1.56, and those of 1152, for which a process
+# takes 240 MB more, 1.13.
+_ROW_BYTES, _CPU_BYTES, _LEAST_CPU_BYTES = 2**28, 3 * 2**27, 5 * 2**25
 # Tiles on the CPU are tried in steps of this.
 _SIDE_STEP_PX = 32
 
@@ -261,7 +262,7 @@ def choose_tile(
     """Tile (0: the whole image) and batch for `apply_tiled` that use up to a third of the free memory.
 
     On the CPU, tiles are not batched; the tile is the one with the fewest pixels on overlaps of those that
-    take no more than 384 MiB with the picture, or 160 MiB without it, or the smallest that is worth while.
+    take no more than 256 MiB, or 160 MiB beside a large picture, or the smallest that is worth while.
 
     Args:
         height: Rows of the image.
@@ -276,7 +277,8 @@ def choose_tile(
     longest, overlap = _ceil(max(height, width), needs.grid), default_overlap(needs)
     smallest = _smallest_tile(overlap, needs)
     if device_type == "cpu":
-        most = min(free_bytes // 3, max(_CPU_BYTES - 4 * channels * height * width, _LEAST_CPU_BYTES))
+        beside = max(_CPU_BYTES - 4 * channels * height * width, _LEAST_CPU_BYTES)
+        most = min(free_bytes // 3, _ROW_BYTES, beside)
 
         def fits(side: int) -> bool:
             # What comes out of a row of tiles is held, and what the row above has left.

@@ -79,7 +79,8 @@ def _filtered(x: Tensor, thresholds: Tensor, radius: int) -> tuple[Tensor, Tenso
     thresholds = thresholds.expand(batch)
     if x.device.type == "cpu":
         pairs = zip(maps, thresholds.tolist())
-        sums = torch.stack([_compiled_engine(image, radius, threshold) for image, threshold in pairs])
+        images = [_compiled_engine(image, radius, threshold) for image, threshold in pairs]
+        sums = torch.stack(images) if batch > 1 else images[0][None]
     else:
         # As many images at once as the differences of a row of displacements have room for.
         most = max(1, _MAX_DISTANCES // ((2 * radius + 1) * maps.shape[-2] * maps.shape[-1]))

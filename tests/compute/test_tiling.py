@@ -430,7 +430,7 @@ def test_whole_numbers_are_restored_as_their_floats_and_rounded_once(dtype, in_p
     np.testing.assert_array_equal(out.numpy(), rounded)
 
 
-@pytest.mark.parametrize(("side", "most"), [(2000, 3 * 2**27 - 12 * 2000**2), (5000, 5 * 2**25)])
+@pytest.mark.parametrize(("side", "most"), [(2000, 2**28), (5000, 5 * 2**25)])
 def test_a_large_picture_leaves_less_memory_to_its_tiles(side, most):
     settings = {"free_bytes": 2**40, "bytes_per_pixel": 300, "needs": NEEDS, "device_type": "cpu"}
     tile, _ = choose_tile(side, side, 3, **settings)
