@@ -195,6 +195,11 @@ def _tomography() -> Iterator[Case]:
         out = f"ct_{method}.npy"
         steps = " --iterations 20" if method in ("sirt", "tv") else ""
         yield Case(group, method, f"{scan} --method {method}{steps} -o {out}", (out,))
+    dose = "denoise slice.dcm -o dose.npy --sigma 15 --json"
+    yield Case("deepgsr-ct-denoise", "denoise", dose, ("dose.npy",))
+    yield Case("deepgsr-ct-denoise", "little", "denoise slice.dcm -o little.dcm")
+    evaluate = "eval ct-denoise --data scan --limit 1 --filter hann --sigma 15 --json"
+    yield Case("deepgsr-ct-denoise", "eval", evaluate)
     group = "ct-recon"
     measured = "ct-recon sinogram.npy --geometry scan.toml"
     yield Case(group, "sinogram", f"{measured} --method fbp -o measured.tif --json", ("measured.tif",))

@@ -117,6 +117,8 @@ class _DenoiseSlices(Command[DenoiseSlices, "ScanPlan"]):
         return partial(_open, options)
 
     def describe(self, options: DenoiseSlices, facts: Facts) -> str:
+        if not facts["sigma_hu"]:
+            return "unchanged"
         return f"noise {facts['sigma_hu']:.1f} HU, change {facts['change_hu']:.1f} HU (RMS in the body)"
 
 

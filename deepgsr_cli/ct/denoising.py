@@ -56,17 +56,18 @@ def check_level(level_hu: float | None) -> None:
 # Standard deviations in pixels of the Gaussians between which bands lie, and of the one that tells tissue.
 _GAUSSIANS_PX, _TISSUE_PX = (0.7, 1.4), 2.8
 # Side of a cell in pixels, the part of the cells, from the quietest on, that has less noise than the one that
-# is taken, and the fewest cells of soft tissue.
-_CELL_PX, _QUIETEST, _FEWEST_CELLS = 8, 0.2, 20
-# Soft tissue, and the body, in HU.
-_TISSUE_HU, _BODY_HU = (-180.0, 250.0), -500.0
+# is taken, and the fewest cells of soft tissue: in fewer, edges are taken for noise.
+_CELL_PX, _QUIETEST, _FEWEST_CELLS = 8, 0.2, 40
+# Soft tissue in HU.
+_TISSUE_HU = -180.0, 250.0
 # Logarithm of the level over the root of both bands' energy, by powers of the logarithm of the second band
 # over the first: a tenth off for noise alone (benchmarks/tune_ct_level.py, on training slices).
 _LEVEL_OF_BANDS = (0.868, 0.806, 0.362)
 
 
-def estimate_level(hu: np.ndarray) -> float:
-    """Standard deviation in HU of the noise in the body of a slice, (H, W), whatever the kernel.
+def estimate_level(hu: np.ndarray) -> float | None:
+    """Standard deviation in HU of the noise in the body of a slice, (H, W), whatever the kernel; None where
+    there is too little soft tissue to tell.
 
     Kernels correlate noise, so its finest band alone does not tell its level: that of smooth kernels is many
     times as strong in coarser bands. Two fine bands tell both, how strong noise is and how smooth. They are
@@ -74,8 +75,8 @@ def estimate_level(hu: np.ndarray) -> float:
     to the mean of the body as it is on the average of slices.
     """
     cells = tissue_cells(hu)
-    if not cells.size:
-        return 0.0
+    if cells.sum() < _FEWEST_CELLS:
+        return None
     first, second = energies(np.asarray(hu, np.float32).clip(LOWEST_HU, SCALE_HU), cells)
     if min(first, second) <= 0:
         return 0.0
@@ -85,14 +86,10 @@ def estimate_level(hu: np.ndarray) -> float:
 
 
 def tissue_cells(hu: np.ndarray) -> np.ndarray:
-    """Cells of a slice, (H, W), that are soft tissue throughout; of the body, or all, where there are few:
-    bool, (H / 8, W / 8)."""
+    """Cells of a slice, (H, W), that are soft tissue throughout, bool, (H / 8, W / 8)."""
     x = np.asarray(hu, np.float32).clip(LOWEST_HU, SCALE_HU)
     smooth = ndimage.gaussian_filter(x, _TISSUE_PX, mode="nearest", truncate=3.0)
-    chosen = _cells((smooth > _TISSUE_HU[0]) & (smooth < _TISSUE_HU[1])) == 1
-    if chosen.sum() < _FEWEST_CELLS:
-        chosen = _cells(smooth > _BODY_HU) >= 0.5
-    return np.asarray(chosen if chosen.any() else np.ones_like(chosen))
+    return _cells((smooth > _TISSUE_HU[0]) & (smooth < _TISSUE_HU[1])) == 1
 
 
 def energies(x: np.ndarray, cells: np.ndarray) -> tuple[float, float]:
@@ -130,14 +127,18 @@ def level_of(hu: np.ndarray, given_hu: float | None) -> Level:
     if given_hu is not None:
         return Level(given_hu)
     found = estimate_level(hu)
+    if found is None:
+        return Level(0.0, f"too little soft tissue to tell the noise, unchanged; {_GIVE_IT}")
     if found < LEAST_LEVEL_HU:
         return Level(0.0, "no noise found, unchanged")
     if found > MOST_LEVEL_HU:
-        return Level(
-            MOST_LEVEL_HU,
-            f"noise of {found:.0f} HU found, and the network knows {MOST_LEVEL_HU:g} at most",
-        )
+        known = f"more than the {MOST_LEVEL_HU:g} HU that are known"
+        return Level(0.0, f"noise of {found:.0f} HU found, {known}, unchanged; {_GIVE_IT}")
     return Level(found)
+
+
+# What to do where the level cannot be told.
+_GIVE_IT = "give --sigma to have it removed"
 
 
 def load_network(weights: str | None, device: str, *, offline: bool) -> Loaded[Prior]:

@@ -18,9 +18,9 @@ from tests.samples import body_hu, ct, saved, saved_slice, smooth_picture
 
 @pytest.fixture
 def noisy():
-    """Slices of three places with noise, whole HU, (3, 64, 64)."""
-    noise = np.random.default_rng(0).normal(0, 30, (3, 64, 64))
-    return np.stack([np.rint(body_hu(2 * i) + noise[i]).clip(-1024, 3071) for i in range(3)])
+    """Slices of three places with noise, whole HU, (3, 128, 128)."""
+    noise = np.random.default_rng(0).normal(0, 30, (3, 128, 128))
+    return np.stack([np.rint(body_hu(2 * i, size=128) + noise[i]).clip(-1024, 3071) for i in range(3)])
 
 
 @pytest.fixture

@@ -3,7 +3,6 @@ import pytest
 import torch
 from scipy import ndimage
 
-from deepgsr_cli.ct import MOST_LEVEL_HU
 from deepgsr_cli.ct.api import denoise_ct
 from deepgsr_cli.ct.denoising import (
     check_level,
@@ -42,17 +41,25 @@ def test_the_level_grows_with_the_noise_and_not_with_the_anatomy():
     assert estimate_level(body_hu(size=256)) < 2
 
 
-@pytest.mark.parametrize("shape", [(5, 7), (8, 8), (64, 64)])
-def test_a_slice_of_one_value_has_no_noise(shape):
-    assert estimate_level(np.full(shape, -1000.0)) == 0
+def test_water_of_one_value_has_no_noise():
+    assert estimate_level(np.zeros((64, 64))) == 0
 
 
-def test_a_level_that_is_given_is_taken_and_one_beyond_the_network_is_bounded():
+@pytest.mark.parametrize(
+    "hu", [np.zeros((5, 7)), np.full((64, 64), -1000.0), body_hu() + noise_of(0, 30, 64)]
+)
+def test_the_level_is_not_guessed_where_there_is_little_tissue(hu):
+    assert estimate_level(hu) is None
+    assert level_of(hu, None).hu == 0
+    assert level_of(hu, None).note.startswith("too little soft tissue to tell the noise, unchanged; give")
+
+
+def test_a_level_that_is_given_is_taken_and_one_beyond_the_network_is_not():
     assert level_of(body_hu(), 12.0).hu == 12
     clean, loud = level_of(body_hu(size=256), None), level_of(body_hu(size=256) + noise_of(0.0, 500.0), None)
     assert (clean.hu, clean.note) == (0, "no noise found, unchanged")
-    assert loud.hu == MOST_LEVEL_HU
-    assert "and the network knows 200 at most" in loud.note
+    assert loud.hu == 0
+    assert "HU found, more than the 200 HU that are known, unchanged; give --sigma" in loud.note
     with pytest.raises(OptionError, match="sigma is 201: of CT, give the level in HU, 0 to 200"):
         check_level(201.0)
 
