@@ -59,9 +59,10 @@ def _with_arguments(sentence: str) -> str:
     """A sentence with Python's names of arguments for options, other than in a command to be typed."""
 
     def name(found: re.Match[str]) -> str:
-        return found[1].replace("-", "_") if found[1] else found[0]
+        command, option, number = found.groups()
+        return command or option.replace("-", "_") + ("=" if number else "")
 
-    return re.sub(r"\bdeepgsr [a-z][^;,()`]*|(?<![\w-])--([a-z][a-z-]*)", name, sentence)
+    return re.sub(r"(\bdeepgsr [a-z][^;,()`]*)|(?<![\w-])--([a-z][a-z-]*)( (?=[\d.]))?", name, sentence)
 
 
 def _shown(value: object) -> str:

@@ -49,7 +49,7 @@ def test_the_command_line_names_the_option():
 
 def test_advice_may_go_on_from_the_value():
     error = OptionError("overlap", 8, "is below 64 px; give --overlap 64")
-    assert str(error) == "overlap is 8: below 64 px; give overlap 64"
+    assert str(error) == "overlap is 8: below 64 px; give overlap=64"
     assert error.for_command_line() == "--overlap 8 is below 64 px; give --overlap 64"
 
 

@@ -154,7 +154,7 @@ def test_tiles_that_cannot_blend_are_refused_with_values_that_can(tile, overlap)
     with pytest.raises(OptionError) as caught:
         blend_spans(200, tile, overlap, halo=6, grid=16)
     assert (caught.value.option, caught.value.value) == (("overlap", 8) if overlap == 8 else ("tile", tile))
-    option, value = re.search(r"give (\w+) (\d+)", str(caught.value)).groups()
+    option, value = re.search(r"give (\w+)=(\d+)", str(caught.value)).groups()
     blend_spans(200, **({"tile": tile, "overlap": overlap} | {option: int(value)}), halo=6, grid=16)
 
 
@@ -299,9 +299,7 @@ def test_out_of_memory_halfway_keeps_the_rows_already_finished_even_in_place(at)
 
 def test_out_of_memory_in_the_smallest_tile_is_the_users_error():
     scarce = Scarce(identity, OUT_OF_MEMORY[0], limit=100)
-    with pytest.raises(
-        UserError, match="tile of 32 px, and 32 px is the least with --overlap 16; free memory"
-    ):
+    with pytest.raises(UserError, match="tile of 32 px, and 32 px is the least with overlap=16; free memory"):
         tiled(scarce, random_image(1, 200, 200), tile=150)
 
 

@@ -414,7 +414,7 @@ def test_memory_does_not_grow_with_the_pixels_of_a_series(tmp_path):
         ({"RescaleType": "Z_EFF"}, "holds values of type Z_EFF, not HU"),
         ({"RescaleSlope": "0"}, "RescaleSlope is 0"),
         ({"ModalityLUTSequence": [Dataset()]}, "by a table"),
-        ({"PixelSpacing": None}, "--pixel-mm"),
+        ({"PixelSpacing": None}, "pixel_mm"),
         ({"PixelSpacing": ["0.8", "0"]}, "PixelSpacing is 0.8 x 0.0 mm"),
         ({"ImagePositionPatient": ["1", "2"]}, "header is damaged (ImagePositionPatient is"),
     ],

@@ -74,7 +74,7 @@ def test_counts_become_integrals_by_white_and_dark(tmp_path):
 def test_shares_of_photons_are_recognised_and_taken_when_told(tmp_path, suffix):
     share = np.exp(-Y).astype(np.float32)
     path = saved(tmp_path / f"share{suffix}", share)
-    with pytest.raises(InputError, match=r"is highest, 1, at the ends .* as I / I0 is; give --values transm"):
+    with pytest.raises(InputError, match=r"is highest, 1, at the ends .* as I / I0 is; give values transm"):
         read(path)
     np.testing.assert_allclose(read(path, "transmission"), Y, atol=1e-5)
     np.testing.assert_allclose(read(path, "integrals"), share)
@@ -102,7 +102,7 @@ def test_whole_numbers_without_white_are_asked_about(tmp_path):
         saved(tmp_path / "a.tif", np.uint16(9 * Y)),
         saved(tmp_path / "a.npy", np.int32(9 * Y)),
     ):
-        with pytest.raises(InputError, match=r"holds whole numbers, .* or --values integrals if it is that"):
+        with pytest.raises(InputError, match=r"holds whole numbers, .* or values integrals if it is that"):
             read(path)
     np.testing.assert_array_equal(read(tmp_path / "a.npy", "integrals"), np.int32(9 * Y))
     with pytest.raises(InputError, match="is counts, and the file has none without the object"):

@@ -231,8 +231,8 @@ def with_entry(value):
         ({"intensity": np.zeros((1, 4, 4))}, ShapeError, "all intensities are 0"),
         ({"intensity": np.ones(4)}, ShapeError, "shape (4,)"),
         ({"patterns": np.ones((4, 4))}, InputError, "no array 'intensity' (it has 'patterns')"),
-        ({"intensity": np.ones((2, 4, 4))}, UsageError, "model is missing; give --model"),
-        ({"intensity": np.ones((2, 4, 4)), "model": "cdp"}, UsageError, "give --masks"),
+        ({"intensity": np.ones((2, 4, 4))}, UsageError, "model is missing; give model"),
+        ({"intensity": np.ones((2, 4, 4)), "model": "cdp"}, UsageError, "give masks"),
         ({"intensity": np.ones((2, 4, 4)), "model": "fourier"}, ShapeError, "fourier has one"),
         ({"intensity": np.ones((9, 9)), "model": "fourier"}, ShapeError, "whole pixels"),
         (

@@ -230,5 +230,5 @@ def test_training_lowers_the_error_on_held_out_pictures(config):
 
 
 def test_pictures_too_small_to_validate_on_are_refused(config):
-    with pytest.raises(InputError, match="81 x 70 pixels, less than 128; give a smaller --patch"):
+    with pytest.raises(InputError, match="81 x 70 pixels, less than 128; give a smaller patch"):
         Phase(dataclasses.replace(config, patch=64), torch.device("cpu")).validation()

@@ -94,8 +94,8 @@ def test_the_protocol_names_the_data_the_seed_and_the_weights(folder, tiny_weigh
     ("change", "sentence"),
     [
         ({"method_names": ("magic",)}, "method magic: known are deepgsr, restore, bm3d"),
-        ({"sigmas": (0.0,)}, "sigma 0: give more than 0"),
-        ({"limit": 0}, "limit 0: give 1 or more"),
+        ({"sigmas": (0.0,)}, "sigma=0: give more than 0"),
+        ({"limit": 0}, "limit=0: give 1 or more"),
     ],
 )
 def test_options_out_of_range_are_named(folder, change, sentence):
@@ -174,7 +174,7 @@ def test_three_equal_channels_are_gray_and_chroma_may_be_whole(tmp_path, jpeg_we
 
 @pytest.mark.parametrize("quality", [0, 101])
 def test_a_quality_that_cannot_be_is_named(folder, jpeg_weights, quality):
-    with pytest.raises(UsageError, match=f"quality {quality}: give 1 to 100"):
+    with pytest.raises(UsageError, match=f"quality={quality}: give 1 to 100"):
         jpegs(folder, jpeg_weights, 3, qualities=(quality,))
 
 

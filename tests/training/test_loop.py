@@ -84,10 +84,10 @@ def test_time_bounds_a_run(config):
 
 
 def test_a_folder_with_a_run_is_not_overwritten(config, trained):
-    with pytest.raises(UsageError, match="holds a run already; add --resume"):
+    with pytest.raises(UsageError, match="holds a run already; add resume to go on"):
         train(dataclasses.replace(config, output=trained.output))
     other = dataclasses.replace(config, output=trained.output, batch=3)
-    with pytest.raises(UsageError, match="the run has --batch 2, now it is 3"):
+    with pytest.raises(UsageError, match="the run has batch=2, now it is 3"):
         train(other, resume=True)
 
 

@@ -207,7 +207,7 @@ def test_what_the_hub_does_not_have_is_named(ask: Ask) -> None:
             hub.url, "hf://no/body/x", f"hf://{REPO}@v9%2Fa/{FILE}", f"hf://{REPO}/x", "hf://a--b/c d/x"
         )
     assert "fetched from no/body, the hub has no such repository" in repo
-    assert "it has no revision v9/a; check the revision, or give --weights FILE" in revision
+    assert "it has no revision v9/a; check the revision, or give weights FILE" in revision
     assert "revision main has no file x; check the name" in file
     assert "a--b/c d: no repository has this name; give owner/name" in name
 
@@ -218,7 +218,7 @@ def test_without_the_network_the_sentence_names_the_way_out(ask: Ask) -> None:
     (dead,) = ask(url, "gray-hub")
     assert re.fullmatch(
         r"error: gray-hub: cannot be fetched from someone/weights, the download failed \(.*refused.*\); "
-        r"run `deepgsr weights pull gray-hub` when online, or give --weights FILE",
+        r"run `deepgsr weights pull gray-hub` when online, or give weights FILE",
         dead,
     )
     with Hub({(REPO, FILE): CONTENT}) as hub:
