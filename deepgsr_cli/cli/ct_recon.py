@@ -172,6 +172,11 @@ class _CtRecon(Command[CtRecon, "ScanPlan"]):
                 f"{scan.num_views} views are more than the {TRAINED_VIEWS[1]} the network was trained on;"
                 " compare with --method fbp or tv"
             )
+        if options.uncertainty and options.weights not in (None, "deepgsr-ct"):
+            aims.append(
+                f"the expected error was calibrated for deepgsr-ct and may not be that of {options.weights};"
+                " benchmarks/calibrate_uncertainty.py calibrates it"
+            )
         return replace(plan, notes=[NOTICE, *plan.notes], aims=aims)
 
     def _jobs(self, options: CtRecon) -> ScanPlan:

@@ -24,7 +24,7 @@ class AtOnce:
 
     Attributes:
         count: So many; None for as many as pay and as fit a third of the device's free memory. On the CPU
-            that is one: a batch of four took as long as its slices one by one, by every method.
+            that is one, as a batch of four took as long there as its slices one by one.
         sharing: Processes that share the memory of the device.
     """
 

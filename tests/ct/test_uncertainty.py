@@ -2,6 +2,7 @@
 
 import json
 import math
+from pathlib import Path
 
 import numpy as np
 import pydicom
@@ -9,6 +10,7 @@ import pytest
 import torch
 from typer.testing import CliRunner
 
+import deepgsr_cli
 from deepgsr_cli.cli import app
 from deepgsr_cli.ct.methods import Method, load_network, reconstructed
 from deepgsr_cli.ct.uncertainty import WEIGHTS, expected_error, features
@@ -114,3 +116,15 @@ def test_where_it_cannot_be_it_is_one_sentence(tmp_path):
     result = CliRunner().invoke(app, f"ct-recon {tmp_path} -o {tmp_path}/out --uncertainty".split())
     assert result.exit_code == 2
     assert "would both be written to" in result.stderr
+
+
+def test_of_other_weights_it_is_said_that_nobody_has_calibrated_it(tmp_path):
+    source = saved_slice(tmp_path / "0.dcm", body_hu())
+    file = Path(deepgsr_cli.__file__).parent / "bundled" / "deepgsr-ct.safetensors"
+    told = []
+    for name in (str(file), "deepgsr-ct"):
+        command = f"ct-recon {source} -o {tmp_path}/out/ --overwrite --views 30 --device cpu --uncertainty"
+        result = CliRunner().invoke(app, [*command.split(), "--weights", name])
+        assert result.exit_code == 0
+        told.append("calibrated for deepgsr-ct" in result.stderr)
+    assert told == [True, False]
