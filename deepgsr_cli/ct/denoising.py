@@ -132,8 +132,8 @@ def level_of(hu: np.ndarray, given_hu: float | None) -> Level:
     if found < LEAST_LEVEL_HU:
         return Level(0.0, "no noise found, unchanged")
     if found > MOST_LEVEL_HU:
-        known = f"more than the {MOST_LEVEL_HU:g} HU that are known"
-        return Level(0.0, f"noise of {found:.0f} HU found, {known}, unchanged; {_GIVE_IT}")
+        known = f"the network knows {MOST_LEVEL_HU:g} HU, and leaves the rest"
+        return Level(MOST_LEVEL_HU, f"noise of {found:.0f} HU found; {known}")
     return Level(found)
 
 

@@ -54,12 +54,12 @@ def test_the_level_is_not_guessed_where_there_is_little_tissue(hu):
     assert level_of(hu, None).note.startswith("too little soft tissue to tell the noise, unchanged; give")
 
 
-def test_a_level_that_is_given_is_taken_and_one_beyond_the_network_is_not():
+def test_a_level_that_is_given_is_taken_and_beyond_the_network_its_most():
     assert level_of(body_hu(), 12.0).hu == 12
     clean, loud = level_of(body_hu(size=256), None), level_of(body_hu(size=256) + noise_of(0.0, 500.0), None)
     assert (clean.hu, clean.note) == (0, "no noise found, unchanged")
-    assert loud.hu == 0
-    assert "HU found, more than the 200 HU that are known, unchanged; give --sigma" in loud.note
+    assert loud.hu == 200
+    assert "HU found; the network knows 200 HU, and leaves the rest" in loud.note
     with pytest.raises(OptionError, match="sigma is 201: of CT, give the level in HU, 0 to 200"):
         check_level(201.0)
 
