@@ -24,7 +24,7 @@ class AtOnce:
 
     Attributes:
         count: So many; None for as many as pay and as fit a third of the device's free memory. On the CPU
-            that is one, as a batch of four took as long there as its slices one by one.
+            that is one: four gain filtered backprojection nothing, and on one thread the network neither.
         sharing: Processes that share the memory of the device.
     """
 
