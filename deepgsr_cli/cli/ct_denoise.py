@@ -15,9 +15,8 @@ from deepgsr_cli.cli.options import (
     SliceOptions,
     TileOptions,
     parse_level_hu,
-    parse_precision,
-    parse_tile,
     parse_window,
+    run_options,
 )
 from deepgsr_cli.ct import NOTICE
 from deepgsr_cli.errors import UsageError
@@ -127,18 +126,9 @@ def _open(options: DenoiseSlices) -> SliceDenoising:
     from deepgsr_cli.compute.memory import keep_freed_memory
     from deepgsr_cli.ct.denoise_jobs import SliceDenoising
     from deepgsr_cli.ct.denoising import load_network
-    from deepgsr_cli.pictures.restorer import RunOptions
 
     keep_freed_memory()
-    running = RunOptions(
-        options.device,
-        parse_precision(options.precision),
-        parse_tile(options.tile),
-        options.overlap,
-        options.batch,
-        options.offline,
-        sharing=options.sharing,
-    )
+    running = run_options(options, options, options.sharing)
     network = load_network(options.weights, options.device, offline=options.offline)
     return SliceDenoising(network, running, options.level_hu, options.strength, parse_window(options.window))
 

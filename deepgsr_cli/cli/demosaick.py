@@ -26,9 +26,8 @@ from deepgsr_cli.cli.options import (
     flag,
     option,
     parse_format,
-    parse_precision,
     parse_sigma,
-    parse_tile,
+    run_options,
 )
 from deepgsr_cli.cli.output import say, silent
 from deepgsr_cli.errors import UsageError
@@ -159,18 +158,8 @@ def _open(options: Demosaick) -> Demosaicking:
     """Make the work of a run."""
     from deepgsr_cli.pictures.demosaicking import Demosaicker
     from deepgsr_cli.pictures.mosaic_jobs import Demosaicking, MosaicOptions
-    from deepgsr_cli.pictures.restorer import RunOptions
 
-    running = RunOptions(
-        options.device,
-        parse_precision(options.precision),
-        parse_tile(options.tile),
-        options.overlap,
-        options.batch,
-        options.offline,
-        options.ensemble,
-        options.sharing,
-    )
+    running = run_options(options, options, options.sharing)
     notify = silent if options.quiet else say
     files = MosaicOptions(
         options.pattern,

@@ -21,7 +21,7 @@ from deepgsr_cli.pictures.tasks import TASKS
 if TYPE_CHECKING:
     from deepgsr_cli.compute.precision import Precision
     from deepgsr_cli.pictures.resampling import Method
-    from deepgsr_cli.pictures.restorer import Noise
+    from deepgsr_cli.pictures.restorer import Noise, RunOptions
 
 MOST_JOBS = 1024
 # The panels of a help, in order. An option without a panel comes first.
@@ -241,6 +241,26 @@ class TileOptions:
     overlap: Overlap = None
     batch: Batch = None
     ensemble: Ensemble = False
+
+
+def run_options(model: ModelOptions, tiles: TileOptions, sharing: int) -> RunOptions:
+    """Make of the options how a model runs, in each of so many processes that share a device.
+
+    Raises:
+        UsageError: A precision or a tile that cannot be.
+    """
+    from deepgsr_cli.pictures.restorer import RunOptions
+
+    return RunOptions(
+        model.device,
+        parse_precision(model.precision),
+        parse_tile(tiles.tile),
+        tiles.overlap,
+        tiles.batch,
+        model.offline,
+        tiles.ensemble,
+        sharing,
+    )
 
 
 @dataclass(frozen=True, kw_only=True)

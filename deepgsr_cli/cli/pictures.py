@@ -20,10 +20,9 @@ from deepgsr_cli.cli.options import (
     option,
     parse_enlargement,
     parse_format,
-    parse_precision,
     parse_quality,
     parse_sigma,
-    parse_tile,
+    run_options,
 )
 from deepgsr_cli.cli.output import say, silent
 from deepgsr_cli.errors import UsageError
@@ -287,19 +286,10 @@ def _settings(task: str, options: PictureOptions) -> tuple[Restorer, FileOptions
     """Return the model of a task, and what is done with each file."""
     from deepgsr_cli.compute.memory import keep_freed_memory
     from deepgsr_cli.pictures.jobs import FileOptions
-    from deepgsr_cli.pictures.restorer import Restorer, RunOptions
+    from deepgsr_cli.pictures.restorer import Restorer
 
     keep_freed_memory()
-    running = RunOptions(
-        options.device,
-        parse_precision(options.precision),
-        parse_tile(options.tile),
-        options.overlap,
-        options.batch,
-        options.offline,
-        options.ensemble,
-        options.sharing,
-    )
+    running = run_options(options, options, options.sharing)
     restorer = Restorer(
         options.weights, running, silent if options.quiet else say, task, options.kind_of_noise()
     )

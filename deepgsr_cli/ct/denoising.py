@@ -11,8 +11,8 @@ import torch
 from scipy import ndimage
 from torch import Tensor
 
-from deepgsr_cli.compute.device import free_memory, select_device
-from deepgsr_cli.compute.tiling import Tiles, apply_tiled, choose_tile, default_overlap
+from deepgsr_cli.compute.device import select_device
+from deepgsr_cli.compute.tiling import apply_tiled
 from deepgsr_cli.ct import MOST_LEVEL_HU
 from deepgsr_cli.errors import OptionError
 
@@ -188,25 +188,11 @@ def denoised(
     device = select_device(options.device)
     x = to_network(torch.from_numpy(hu.clip(LOWEST_HU, HIGHEST_HU)))[None]
     condition = torch.tensor([[level_hu / SCALE_HU]], device=device)
-    needs = model.tile_needs
-    tile, batch = choose_tile(
-        hu.shape[0],
-        hu.shape[1],
-        1,
-        free_bytes=free_memory(device) // options.sharing,
-        bytes_per_pixel=model.bytes_per_pixel,
-        needs=needs,
-        device_type=device.type,
-    )
+    height, width = hu.shape
     restored = apply_tiled(
         lambda tiles: model(tiles, condition),
         x,
-        Tiles(
-            tile if options.tile is None else options.tile,
-            default_overlap(needs) if options.overlap is None else options.overlap,
-            needs,
-            (batch if options.tile is None else 1) if options.batch is None else options.batch,
-        ),
+        options.tiles((height, width), 1, model.tile_needs, model.bytes_per_pixel, device),
         device=device,
         precision=options.precision,
         progress=progress,

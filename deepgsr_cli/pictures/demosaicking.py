@@ -12,8 +12,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from deepgsr_cli.compute.device import free_memory, select_device
-from deepgsr_cli.compute.tiling import TileNeeds, Tiles, apply_tiled, choose_tile, default_overlap
+from deepgsr_cli.compute.device import select_device
+from deepgsr_cli.compute.tiling import TileNeeds, apply_tiled
 from deepgsr_cli.errors import OptionError, ShapeError
 from deepgsr_cli.formats.mosaics import Mosaic, check_even, check_levels, check_pattern, read_mosaic, scaled
 from deepgsr_cli.models.mosaics import MALVAR_REACH, bilinear, malvar
@@ -104,25 +104,10 @@ class Demosaicker:
         options, device = self.options, select_device(self.options.device)
         function, needs, bytes_per_pixel = self._function(sigma, device)
         height, width = mosaic.shape
-        side, batch = choose_tile(
-            height,
-            width,
-            3,
-            free_bytes=free_memory(device),
-            bytes_per_pixel=bytes_per_pixel,
-            needs=needs,
-            device_type=device.type,
-        )
-        tiles = Tiles(
-            side if options.tile is None else options.tile,
-            default_overlap(needs) if options.overlap is None else options.overlap,
-            needs,
-            (batch if options.tile is None else 1) if options.batch is None else options.batch,
-        )
         pixels = apply_tiled(
             (lambda x: _ensemble(function, x)) if options.ensemble else function,
             torch.from_numpy(upright),
-            tiles,
+            options.tiles((height, width), 3, needs, bytes_per_pixel, device),
             device=device,
             precision=options.precision,
             progress=progress,

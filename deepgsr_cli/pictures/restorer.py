@@ -15,7 +15,14 @@ from torch import Tensor
 
 from deepgsr_cli.compute.device import free_memory, select_device
 from deepgsr_cli.compute.levels import to_floats
-from deepgsr_cli.compute.tiling import Preparation, Tiles, apply_tiled, choose_tile, default_overlap
+from deepgsr_cli.compute.tiling import (
+    Preparation,
+    TileNeeds,
+    Tiles,
+    apply_tiled,
+    choose_tile,
+    default_overlap,
+)
 from deepgsr_cli.errors import OptionError, ShapeError, UsageError
 from deepgsr_cli.formats.image import read_image
 from deepgsr_cli.pictures.arrays import (
@@ -84,6 +91,38 @@ class RunOptions:
             value = getattr(self, name)
             if value is not None and value < low:
                 raise OptionError(name, value, f"give {low} or more")
+
+    def tiles(
+        self,
+        shape: tuple[int, int],
+        channels: int,
+        needs: TileNeeds,
+        bytes_per_pixel: float,
+        device: torch.device,
+    ) -> Tiles:
+        """Return how a picture is cut: as these options say, and else as free memory does.
+
+        Args:
+            shape: Its rows and columns.
+            channels: Its channels.
+            needs: What the model needs of tiles.
+            bytes_per_pixel: What the model takes at its peak for each pixel of a tile.
+            device: Device that the model runs on.
+        """
+        tile, batch = choose_tile(
+            *shape,
+            channels,
+            free_bytes=free_memory(device) // self.sharing,
+            bytes_per_pixel=bytes_per_pixel,
+            needs=needs,
+            device_type=device.type,
+        )
+        return Tiles(
+            tile if self.tile is None else self.tile,
+            default_overlap(needs) if self.overlap is None else self.overlap,
+            needs,
+            (batch if self.tile is None else 1) if self.batch is None else self.batch,
+        )
 
 
 # Probability of noise from which nobody asks the network, and the bounds of the share of the noise found that
@@ -665,26 +704,13 @@ class Restorer:
         progress: Callable[[int, int], None] | None,
     ) -> np.ndarray:
         """What a function that calls the model makes of an image, in tiles as the options and memory say."""
-        options, needs = self.options, model.tile_needs
+        options, (_, height, width) = self.options, image.shape
         device = select_device(options.device)
-        chosen = choose_tile(
-            image.shape[-2],
-            image.shape[-1],
-            model.config.channels,
-            free_bytes=free_memory(device) // options.sharing,
-            bytes_per_pixel=model.bytes_per_pixel,
-            needs=needs,
-            device_type=device.type,
-        )
+        channels, needs = model.config.channels, model.tile_needs
         restored = apply_tiled(
             function,
             image,
-            Tiles(
-                chosen[0] if options.tile is None else options.tile,
-                default_overlap(needs) if options.overlap is None else options.overlap,
-                needs,
-                (chosen[1] if options.tile is None else 1) if options.batch is None else options.batch,
-            ),
+            options.tiles((height, width), channels, needs, model.bytes_per_pixel, device),
             device=device,
             prepare=prepare,
             precision=options.precision,
