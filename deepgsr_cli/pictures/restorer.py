@@ -707,12 +707,12 @@ class Restorer:
         options, (_, height, width) = self.options, image.shape
         device = select_device(options.device)
         channels, needs = model.config.channels, model.tile_needs
+        tiles = options.tiles((height, width), channels, needs, model.bytes_per_pixel, device)
         restored = apply_tiled(
             function,
             image,
-            options.tiles((height, width), channels, needs, model.bytes_per_pixel, device),
+            replace(tiles, prepare=prepare),
             device=device,
-            prepare=prepare,
             precision=options.precision,
             out=out,
             progress=progress,
