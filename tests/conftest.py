@@ -2,6 +2,7 @@
 
 import functools
 import gc
+import multiprocessing
 import os
 
 import pytest
@@ -13,6 +14,7 @@ from deepgsr_cli.models import NSR, PRESETS, DeepGSR, NSRConfig
 from deepgsr_cli.tasks import train
 from deepgsr_cli.training import loop
 from deepgsr_cli.weights.checkpoint import save_checkpoint
+from tests.forks import FORKS
 from tests.samples import TINY, short_run, smooth_picture, tiny_demosaicker, tiny_model
 
 
@@ -42,6 +44,12 @@ def built_once():
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(typer.testing, "_get_command", functools.cache(typer.testing._get_command))
         yield
+
+
+@pytest.fixture
+def forked(monkeypatch):
+    """Have the processes of a run, those of Dask too, begin with torch imported."""
+    monkeypatch.setattr(multiprocessing, "get_context", lambda method=None: FORKS)
 
 
 @pytest.fixture(scope="session")

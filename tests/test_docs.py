@@ -8,6 +8,7 @@ import shutil
 from pathlib import Path
 
 import numpy as np
+import PIL.Image
 import pytest
 from typer.testing import CliRunner
 
@@ -46,16 +47,30 @@ def run(command: str) -> str:
     return result.stdout
 
 
-def enter_project(folder: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+def enter_project(folder: Path, monkeypatch: pytest.MonkeyPatch, examples: Path = ROOT / "examples") -> Path:
     """Work in a folder that has the samples, as the project's root has them."""
-    shutil.copytree(ROOT / "examples", folder / "examples")
+    shutil.copytree(examples, folder / "examples")
     monkeypatch.chdir(folder)
     return folder
 
 
+@pytest.fixture(scope="session")
+def small_examples(tmp_path_factory):
+    """The samples, with a sixth of the pictures, in which commands do what they do in the whole."""
+    folder = tmp_path_factory.mktemp("small") / "examples"
+    shutil.copytree(ROOT / "examples", folder)
+    for path in [*folder.glob("*.png"), *folder.glob("*.jpg")]:
+        with PIL.Image.open(path) as picture:
+            left, top, width, height = 140, 60, 170 + picture.width % 2, 130
+            part = picture.crop((left, top, left + width, top + height))
+            tables = getattr(picture, "quantization", None)
+        part.save(path, **({} if tables is None else {"qtables": tables, "subsampling": "4:2:0"}))
+    return folder
+
+
 @pytest.fixture
-def project(tmp_path, monkeypatch):
-    return enter_project(tmp_path, monkeypatch)
+def project(tmp_path, monkeypatch, small_examples):
+    return enter_project(tmp_path, monkeypatch, small_examples)
 
 
 def numbered(language: str) -> list:
@@ -69,7 +84,7 @@ def numbered(language: str) -> list:
 
 
 @pytest.mark.parametrize("block", numbered("sh console"))
-def test_every_command_of_the_pages_runs(block, project):
+def test_every_command_of_the_pages_runs(block, project, forked):
     for command in commands(block):
         run(command)
 

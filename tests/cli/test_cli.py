@@ -14,6 +14,7 @@ from typer.testing import CliRunner
 from deepgsr_cli.cli import app
 from deepgsr_cli.formats.image import Image, read_image, write_image
 from deepgsr_cli.version import __version__
+from tests.forks import FORKS, deepgsr, start
 from tests.samples import smooth_picture
 
 
@@ -475,12 +476,23 @@ def test_version_and_unknown_commands():
 def test_a_pipe_and_a_terminal_of_another_encoding(tmp_path, tiny_weights):
     source = picture(tmp_path / "größe 試.png")
     options = ["--sigma", 25, "--weights", tiny_weights[3], "--device", "cpu"]
-    piped = process("denoise", "-", "-o", "-", *options, input=source.read_bytes())
-    assert piped.returncode == 0, piped.stderr
+    stdin, given = FORKS.Pipe(duplex=False)
+    taken, stdout = FORKS.Pipe(duplex=False)
+    streams = {0: stdin, 1: stdout}
+    piped = start(deepgsr, "denoise", "-", "-o", "-", *map(str, options), streams=streams)
+    for theirs in streams.values():
+        theirs.close()
+    with os.fdopen(os.dup(given.fileno()), "wb") as file:
+        file.write(source.read_bytes())
+    given.close()
+    with os.fdopen(os.dup(taken.fileno()), "rb") as file:
+        result = file.read()
+    piped.join()
+    assert piped.exitcode == 0
     environment = {**os.environ, "PYTHONIOENCODING": "cp1252", "PYTHONUTF8": "0"}
     named = process("denoise", source, "-o", tmp_path / "out.png", *options, env=environment)
     assert named.returncode == 0, named.stderr
-    assert (tmp_path / "out.png").read_bytes() == piped.stdout
+    assert (tmp_path / "out.png").read_bytes() == result
 
 
 def test_an_interrupt_keeps_what_is_finished_and_leaves_no_partial_file(run, monkeypatch):

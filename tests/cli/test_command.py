@@ -227,7 +227,7 @@ def test_compiling_is_told_once_on_a_terminal(monkeypatch, capsys, tmp_path):
     assert logging.getLogger("deepgsr_cli.compute.kernels").handlers == []
 
 
-def test_two_processes_print_and_write_what_one_does(run, folder):
+def test_two_processes_print_and_write_what_one_does(run, folder, forked):
     Path("in/c.png").write_text("no picture")
     options = ("denoise", "in", "--sigma", 25, "--json", "--reference", "clean")
     alone = run(*options, "-o", "one", "--report", "one.json")

@@ -1,8 +1,6 @@
 import dataclasses
 import json
 import math
-import subprocess
-import sys
 
 import numpy as np
 import pytest
@@ -477,11 +475,6 @@ def test_wrong_input_is_refused(monkeypatch):
     monkeypatch.setattr(projectors, "MAX_MATRIX_BYTES", 1000)
     with pytest.raises(OptionError, match=r"engine is csr: its matrices would need .* GiB"):
         Radon(geometry, engine="csr")
-
-
-def test_importing_the_module_does_not_import_the_compiler():
-    code = "import sys, deepgsr_cli.tomography.radon; sys.exit('numba' in sys.modules)"
-    assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0
 
 
 def test_the_kernels_compile_where_no_folder_can_be_written(monkeypatch):
