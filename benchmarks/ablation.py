@@ -4,9 +4,9 @@
         --network "--model groupsc" --network "--model groupsc --without-groups" \\
         --test "--data BSD68 --gray --sigma 25" --test "--data Urban100 --gray --sigma 25"
 
-Options of `--train` go to `deepgsr train TASK` for every network, those of a `--network` for that one alone, and
-those of a `--test` to `deepgsr eval TASK`. The test pictures are only measured on, not chosen on. Runs stay in
-`--output`, and those that are there are not trained again.
+Options of `--train` go to `deepgsr train TASK` for every network, those of a `--network` for that one alone,
+and those of a `--test` to `deepgsr eval TASK`. The test pictures are only measured on, not chosen on. Runs
+stay in `--output`, and those that are there are not trained again.
 """
 
 from __future__ import annotations

@@ -153,7 +153,8 @@ def test_a_share_of_training_crops_is_of_pure_colours():
     crops = vivid_for_training(clean, seeded())
     changed = (crops != clean).flatten(1).any(1)
     assert abs(changed.float().mean() - jpeg.VIVID) < 4 * (jpeg.VIVID / 4000) ** 0.5
-    assert crops.min() == 0 and crops.max() == 1
+    assert crops.min() == 0
+    assert crops.max() == 1
     red, green, blue = (crops[changed] - 0.5).sign().unbind(1)
     pure_red = ((red > 0) & (green < 0) & (blue < 0)).flatten(1).float().mean(1)
     pure_green = ((red < 0) & (green > 0) & (blue < 0)).flatten(1).float().mean(1)
@@ -164,5 +165,6 @@ def test_vivid_crops_keep_the_edges_of_their_pictures():
     edge = torch.zeros(200, 3, 8, 8)
     edge[..., 4:] = 1
     crops = vivid_for_training(edge, seeded())
-    assert (crops[..., :4] == crops[..., :1]).all() and (crops[..., 4:] == crops[..., -1:]).all()
+    assert (crops[..., :4] == crops[..., :1]).all()
+    assert (crops[..., 4:] == crops[..., -1:]).all()
     assert (crops != edge).any()
