@@ -87,6 +87,17 @@ def test_private_names_stay_in_their_file():
     assert not private
 
 
+def test_no_function_takes_more_than_eight_arguments():
+    long = []
+    for name, tree in FILES.items():
+        for node in ast.walk(tree):
+            if isinstance(node, ast.FunctionDef):
+                given = [*node.args.posonlyargs, *node.args.args, *node.args.kwonlyargs]
+                if sum(argument.arg not in ("self", "cls") for argument in given) > 8:
+                    long.append(f"{name}.{node.name}")
+    assert not long
+
+
 def test_only_the_command_line_knows_typer():
     knows = {
         name for name, tree in FILES.items() if {m.split(".")[0] for m in imported(tree)} & {"typer", "rich"}

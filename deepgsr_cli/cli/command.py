@@ -258,6 +258,9 @@ def _do(command: Command[B, P], options: B, plan: P) -> tuple[list[Outcome], Hea
 
 def _open(command: Command[B, P], options: B, plan: P, place: Place) -> Work:
     """Make the work of a run in a process of it."""
+    from deepgsr_cli.compute.memory import keep_freed_memory
+
+    keep_freed_memory()
     changes: dict[str, Any] = {"jobs": str(place.sharing)}
     if place.device is not None:
         changes["device"] = place.device

@@ -123,11 +123,9 @@ class _DenoiseSlices(Command[DenoiseSlices, "ScanPlan"]):
 
 def _open(options: DenoiseSlices) -> SliceDenoising:
     """Make the work of a run."""
-    from deepgsr_cli.compute.memory import keep_freed_memory
     from deepgsr_cli.ct.denoise_jobs import SliceDenoising
     from deepgsr_cli.ct.denoising import load_network
 
-    keep_freed_memory()
     running = run_options(options, options, options.sharing)
     network = load_network(options.weights, options.device, offline=options.offline)
     return SliceDenoising(network, running, options.level_hu, options.strength, parse_window(options.window))

@@ -272,12 +272,10 @@ def _check_kept(path: Path | None, count: int, overwrite: bool) -> None:
 
 def _open(options: Phase) -> PhaseRetrieval:
     """Make the work of a run."""
-    from deepgsr_cli.compute.memory import keep_freed_memory
     from deepgsr_cli.phase.jobs import PhaseRetrieval
     from deepgsr_cli.phase.priors import DENOISER
     from deepgsr_cli.pictures.restorer import Restorer, RunOptions
 
-    keep_freed_memory()
     weights = options.weights if options.method == "unrolled" else options.weights or DENOISER
     running = RunOptions(
         options.device,

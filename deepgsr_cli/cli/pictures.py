@@ -284,11 +284,9 @@ def _open_enlargement(options: Upscale) -> Restoration:
 
 def _settings(task: str, options: PictureOptions) -> tuple[Restorer, FileOptions]:
     """Return the model of a task, and what is done with each file."""
-    from deepgsr_cli.compute.memory import keep_freed_memory
     from deepgsr_cli.pictures.jobs import FileOptions
     from deepgsr_cli.pictures.restorer import Restorer
 
-    keep_freed_memory()
     running = run_options(options, options, options.sharing)
     restorer = Restorer(
         options.weights, running, silent if options.quiet else say, task, options.kind_of_noise()

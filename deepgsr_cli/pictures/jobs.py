@@ -47,6 +47,11 @@ Restore = Callable[[Progress | None], np.ndarray]
 # none, and at these strengths.
 PREVIEW_SIDE, PREVIEW_PARTS, PREVIEW_SIGMA = 256, (0.5, 0.75, 1.0, 1.5, 2.0), 10.0
 PREVIEW_STRENGTHS = (0.2, 0.4, 0.6, 0.8, 1.0)
+# Columns of what picture it is.
+KIND = (
+    Column("width", "size", mean=False, text="{width}\u00a0×\u00a0{height}"),
+    Column("depth", "depth", mean=False),
+)
 GIF_NOTE = "a GIF holds 256 colours a picture"
 
 
@@ -88,8 +93,7 @@ class Restoration:
     given: ClassVar[str] = "Input"
     made: ClassVar[str] = "picture itself"
     columns: ClassVar[tuple[Column, ...]] = (
-        Column("width", "size", mean=False, text="{width}\u00a0×\u00a0{height}"),
-        Column("depth", "depth", mean=False),
+        *KIND,
         Column("noise", "noise", mean=False),
         Column("sigma", "sigma", mean=False),
         Column("psnr_in", "PSNR in (dB)"),
@@ -101,10 +105,7 @@ class Restoration:
     @property
     def protocol(self) -> dict[str, str]:
         """All it takes to repeat the run, with the weights of the pictures so far."""
-        running = self.restorer.options
-        protocol = {"tile": "auto" if running.tile is None else str(running.tile)}
-        if running.ensemble:
-            protocol["ensemble"] = "mean of eight orientations"
+        protocol = self.restorer.options.protocol
         if self.restorer.takes_sigma:
             level = self.options.level
             protocol["sigma"] = "auto" if level is None else f"{level:g}"
@@ -450,7 +451,7 @@ class Enlargement(Restoration):
     given: ClassVar[str] = "Bicubic"
     made: ClassVar[str] = "enlarged picture"
     columns: ClassVar[tuple[Column, ...]] = (
-        *Restoration.columns[:2],
+        *KIND,
         Column("scale", "scale", mean=False),
         Column("psnr_in", "PSNR bicubic (dB)"),
         Column("psnr", "PSNR (dB)"),
@@ -514,7 +515,7 @@ class Preview:
 
     restoration: Restoration
     title: ClassVar[str] = "Previews"
-    columns: ClassVar[tuple[Column, ...]] = Restoration.columns[:2]
+    columns: ClassVar[tuple[Column, ...]] = KIND
 
     @property
     def protocol(self) -> dict[str, str]:

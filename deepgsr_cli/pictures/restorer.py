@@ -92,6 +92,12 @@ class RunOptions:
             if value is not None and value < low:
                 raise OptionError(name, value, f"give {low} or more")
 
+    @property
+    def protocol(self) -> dict[str, str]:
+        """What a result may depend on of all this, in the words of a report."""
+        tile = "auto" if self.tile is None else str(self.tile)
+        return {"tile": tile} | ({"ensemble": "mean of eight orientations"} if self.ensemble else {})
+
     def tiles(
         self,
         shape: tuple[int, int],
@@ -707,12 +713,12 @@ class Restorer:
         options, (_, height, width) = self.options, image.shape
         device = select_device(options.device)
         channels, needs = model.config.channels, model.tile_needs
+        tiles = options.tiles((height, width), channels, needs, model.bytes_per_pixel, device)
         restored = apply_tiled(
             function,
             image,
-            options.tiles((height, width), channels, needs, model.bytes_per_pixel, device),
+            replace(tiles, prepare=prepare),
             device=device,
-            prepare=prepare,
             precision=options.precision,
             out=out,
             progress=progress,

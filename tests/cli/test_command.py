@@ -19,6 +19,7 @@ from typer.testing import CliRunner
 
 from deepgsr_cli.cli import app, command, ct_recon, demosaick, mar, output, phase, pictures
 from deepgsr_cli.cli.options import MEASUREMENT, SPEED, BatchOptions, flag, option
+from deepgsr_cli.compute import memory
 from deepgsr_cli.compute.kernels import compiled
 from deepgsr_cli.formats.image import Image, write_image
 from deepgsr_cli.jobs.plan import Plan
@@ -257,6 +258,14 @@ def test_a_process_knows_its_device_and_how_many_share_its_memory(monkeypatch):
     work = command._open(demosaick.DemosaickCommand(), mosaics, Plan([]), Place("cuda:1", 3))
     assert (work.demosaicker.options.device, work.demosaicker.options.sharing) == ("cuda:1", 3)
     assert command._open(of, options, Plan([]), Place()).restorer.options.sharing == 1
+
+
+def test_every_process_of_a_run_keeps_the_memory_it_frees(monkeypatch):
+    calls = []
+    monkeypatch.setattr(memory, "keep_freed_memory", lambda: calls.append(None))
+    mosaics = demosaick.Demosaick(inputs=["in"])
+    command._open(demosaick.DemosaickCommand(), mosaics, Plan([]), Place())
+    assert len(calls) == 1
 
 
 def test_tiles_are_chosen_by_a_share_of_the_memory(tiny_weights, monkeypatch):
