@@ -284,6 +284,12 @@ def _ease_of_steps(told: Tensor) -> Tensor:
     return (64 / (1 + 255 * told[:, 0])) ** 0.75
 
 
+def _some_vivid(clean: Tensor, draw: Draw) -> Tensor:
+    from deepgsr_cli.pictures.jpeg import vivid_for_training
+
+    return vivid_for_training(clean, draw.device)
+
+
 def _compressed(clean: Tensor, how: Degradation, draw: Draw) -> tuple[Tensor, Tensor]:
     from deepgsr_cli.pictures.jpeg import compressed_for_training
 
@@ -454,6 +460,7 @@ DEJPEG = PictureTask(
     degrade=_compressed,
     degrade_for_validation=_compressed_for_validation,
     given="the JPEG",
+    prepare=_some_vivid,
 )
 
 SIGMA_OF_MOSAIC = Level(
