@@ -4,7 +4,10 @@ import functools
 import gc
 import multiprocessing
 import os
+import shutil
+from pathlib import Path
 
+import PIL.Image
 import pytest
 import torch
 import typer.testing
@@ -50,6 +53,20 @@ def built_once():
 def forked(monkeypatch):
     """Have the processes of a run, those of Dask too, begin with torch imported."""
     monkeypatch.setattr(multiprocessing, "get_context", lambda method=None: FORKS)
+
+
+@pytest.fixture(scope="session")
+def small_examples(tmp_path_factory):
+    """The samples, with a sixth of the pictures, in which commands do what they do in the whole."""
+    folder = tmp_path_factory.mktemp("small") / "examples"
+    shutil.copytree(Path(__file__).parent.parent / "examples", folder)
+    for path in [*folder.glob("*.png"), *folder.glob("*.jpg")]:
+        with PIL.Image.open(path) as picture:
+            left, top, width, height = 140, 60, 170 + picture.width % 2, 130
+            part = picture.crop((left, top, left + width, top + height))
+            tables = getattr(picture, "quantization", None)
+        part.save(path, **({} if tables is None else {"qtables": tables, "subsampling": "4:2:0"}))
+    return folder
 
 
 @pytest.fixture(scope="session")

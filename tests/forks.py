@@ -19,6 +19,7 @@ FORKS.set_forkserver_preload(
         "deepgsr_cli.weights.load",
         "distributed.cli.dask_scheduler",
         "distributed.cli.dask_worker",
+        *("filelock", "httpx2", "tqdm.auto", "yaml"),  # of huggingface_hub, which reads its environment
         "matplotlib.pyplot",
         "numba",
         "torch._dynamo",
@@ -38,10 +39,10 @@ def start(
     Args:
         function: What is called; the process ends with it, and has its exit code where it exits.
         arguments: Of the function.
-        environment: Variables that the process has beside those of this one.
+        environment: Variables that the process has; those of this one by default.
         streams: What stands for its standard input, 0, output, 1, and error, 2.
     """
-    environment = {**os.environ, **(environment or {})}
+    environment = dict(os.environ if environment is None else environment)
     process = FORKS.Process(target=_call, args=(function, arguments, environment, streams or {}))
     process.start()
     return process

@@ -8,7 +8,6 @@ import shutil
 from pathlib import Path
 
 import numpy as np
-import PIL.Image
 import pytest
 from typer.testing import CliRunner
 
@@ -51,20 +50,6 @@ def enter_project(folder: Path, monkeypatch: pytest.MonkeyPatch, examples: Path 
     """Work in a folder that has the samples, as the project's root has them."""
     shutil.copytree(examples, folder / "examples")
     monkeypatch.chdir(folder)
-    return folder
-
-
-@pytest.fixture(scope="session")
-def small_examples(tmp_path_factory):
-    """The samples, with a sixth of the pictures, in which commands do what they do in the whole."""
-    folder = tmp_path_factory.mktemp("small") / "examples"
-    shutil.copytree(ROOT / "examples", folder)
-    for path in [*folder.glob("*.png"), *folder.glob("*.jpg")]:
-        with PIL.Image.open(path) as picture:
-            left, top, width, height = 140, 60, 170 + picture.width % 2, 130
-            part = picture.crop((left, top, left + width, top + height))
-            tables = getattr(picture, "quantization", None)
-        part.save(path, **({} if tables is None else {"qtables": tables, "subsampling": "4:2:0"}))
     return folder
 
 

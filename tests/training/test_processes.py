@@ -14,8 +14,9 @@ from tests.samples import state_of
 
 
 def environment(rank, port):
-    """What torchrun tells one process of two."""
+    """The environment that torchrun gives one process of two."""
     return {
+        **os.environ,
         "RANK": str(rank),
         "LOCAL_RANK": str(rank),
         "WORLD_SIZE": "2",
