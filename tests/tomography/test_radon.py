@@ -415,7 +415,7 @@ def test_a_geometry_file_may_begin_with_a_byte_order_mark(tmp_path, suffix):
 
 
 def test_a_geometry_file_must_be_there_and_be_a_table(tmp_path):
-    with pytest.raises(InputError, match=r"scan.toml: cannot be read, No such file"):
+    with pytest.raises(InputError, match=r"scan.toml: there is no such file; check the path"):
         read_geometry(tmp_path / "scan.toml")
     with pytest.raises(InputError, match=r"scan.yaml: .* ends in .toml or .json"):
         read_geometry(tmp_path / "scan.yaml")
