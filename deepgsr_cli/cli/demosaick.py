@@ -22,6 +22,7 @@ from deepgsr_cli.cli.options import (
     ModelOptions,
     Reference,
     TileOptions,
+    check_pictures,
     check_reference,
     flag,
     option,
@@ -130,6 +131,7 @@ class DemosaickCommand(Command[Demosaick, "Plan"]):
             else replace(job, target=_picture_path(job.target))
             for job in found.jobs
         ]
+        check_pictures((job.target for job in jobs), parse_format(options.format))
         refuse_collisions(jobs, {job.source.resolve() for job in jobs if job.source is not None})
         return replace(found, jobs=jobs)
 

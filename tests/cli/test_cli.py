@@ -156,6 +156,8 @@ def test_a_bad_file_gets_one_sentence_and_leaves_nothing(run, name, content, sen
         (["--report", "r.pdf"], "--report r.pdf: give a file that ends in"),
         (["--format", "xyz"], "--format xyz: known are"),
         (["-o", "-", "--json"], "--json and -o - would both use standard output"),
+        (["--report", "none/r.html"], "--report none/r.html: there is no folder none; make it first"),
+        (["--format", "gif", "-o", "out.png"], "-o out.png and --format gif name two formats; give one"),
         (["-o", "in.png"], "in.png: is an input, and no input is overwritten"),
     ],
 )
@@ -425,6 +427,13 @@ def test_eval_prints_the_protocol_and_the_means(run, tiny_weights):
     assert len(lines) == 9
     psnrs = [line["psnr"] for line in lines[:-1] if (line["sigma"], line["method"]) == (50, "deepgsr")]
     assert lines[-1]["means"][-1]["psnr"] == pytest.approx(np.mean(psnrs))
+
+
+@pytest.mark.parametrize(("file", "words"), [("none/x.csv", "there is no folder none"), (".", "is a folder")])
+def test_a_table_that_cannot_be_written_is_told_before_the_work(run, file, words):
+    result = run("eval", "denoise", "--data", "none", "--sigma", 25, "--csv", file)
+    assert result.exit_code == 2
+    assert f"--csv {file}: {words}" in result.stderr
 
 
 def test_doctor_names_versions_and_devices(run):
