@@ -75,7 +75,8 @@ def test_every_command_of_the_pages_runs(block, project, forked):
 
 
 @pytest.mark.parametrize("block", numbered("python"))
-def test_every_python_example_runs(block, project):
+def test_every_python_example_runs(block, tmp_path, monkeypatch):
+    enter_project(tmp_path, monkeypatch)  # some tell the size of a sample
     exec(block, {})
 
 
