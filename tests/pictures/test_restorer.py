@@ -83,6 +83,15 @@ def test_strength_blends_between_the_picture_and_the_restored_one(denoiser, chan
     np.testing.assert_allclose(run(picture, 25, strength=0.25), 0.75 * picture + 0.25 * full, atol=1e-6)
 
 
+@pytest.mark.parametrize("channels", [1, 3])
+def test_an_area_of_one_colour_keeps_it(denoiser, channels):
+    picture = noisy(channels, 25, (37, 53))
+    picture[:, 10:35, 20:] = np.reshape([0.9, 0.1, 0.3][:channels], (-1, 1, 1))
+    restored = denoiser(channels)(picture, 25)
+    assert np.array_equal(restored[:, 10:35, 20:], picture[:, 10:35, 20:])
+    assert np.abs(restored - picture)[:, :, :20].mean() > 1e-3
+
+
 def test_in_place_gives_the_same_and_uses_the_array(denoiser):
     picture = noisy(1, 25, (300, 310))
     expected = denoiser(1)(picture, 25)
