@@ -19,7 +19,7 @@ from deepgsr_cli.errors import UsageError
 from deepgsr_cli.pictures.tasks import TASKS
 
 if TYPE_CHECKING:
-    from deepgsr_cli.compute.precision import Precision
+    from deepgsr_cli.compute.precision import AskedPrecision, Precision
     from deepgsr_cli.pictures.resampling import Method
     from deepgsr_cli.pictures.restorer import Noise, RunOptions
 
@@ -65,6 +65,12 @@ Weights = Annotated[
 Offline = Annotated[bool, flag("--offline", panel=QUALITY, help="Do not use the network for weights.")]
 Device = Annotated[str, option(panel=SPEED, help="Device: auto, cpu, cuda, cuda:N or mps.")]
 Arithmetic = Annotated[str, option(panel=SPEED, help="Arithmetic: fp32, bf16 or fp16.")]
+PictureArithmetic = Annotated[
+    str,
+    option(
+        panel=SPEED, help="Arithmetic: fp32, bf16, fp16, or auto: bf16 on a CPU with units for it, else fp32."
+    ),
+]
 Tile = Annotated[
     str,
     option(panel=SPEED, help="Tile side in pixels, 0 for the whole picture, auto to choose by free memory."),
@@ -253,7 +259,7 @@ def run_options(model: ModelOptions, tiles: TileOptions, sharing: int) -> RunOpt
 
     return RunOptions(
         model.device,
-        parse_precision(model.precision),
+        parse_asked_precision(model.precision),
         parse_tile(tiles.tile),
         tiles.overlap,
         tiles.batch,
@@ -269,6 +275,7 @@ class PictureOptions(ModelOptions, TileOptions, BatchOptions):
 
     inputs: PictureInputs
     output: PictureOutput = None
+    precision: PictureArithmetic = "auto"
     reference: Reference = None
     format: Format = None
     white: White = 1.0
@@ -389,6 +396,15 @@ def parse_enlargement(scale: int, method: str) -> Method:
 def parse_precision(text: str) -> Precision:
     if text not in ("fp32", "bf16", "fp16"):
         raise UsageError(f"--precision {text}: give fp32, bf16 or fp16")
+    return cast("Precision", text)
+
+
+def parse_asked_precision(text: str) -> AskedPrecision:
+    """Precision, or "auto", which is settled where the model runs."""
+    if text == "auto":
+        return "auto"
+    if text not in ("fp32", "bf16", "fp16"):
+        raise UsageError(f"--precision {text}: give fp32, bf16, fp16 or auto")
     return cast("Precision", text)
 
 
