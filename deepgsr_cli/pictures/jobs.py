@@ -26,6 +26,7 @@ from deepgsr_cli.formats.image import (
     enlarged,
     format_of,
     losses,
+    of_the_old_size,
     read_image,
     to_uint8,
     write_image,
@@ -196,7 +197,7 @@ class Restoration:
         result = _result(image)
         restore: Restore | str | None = self._idle(image, result)
         if restore is None:
-            check_range(image, name)
+            check_range(image, name, has_option=True)
             restore = self._prepare(image, result)
         shown = self._compare_given(result, image, reference) if for_report or reference is not None else []
         if not isinstance(restore, str):
@@ -505,6 +506,8 @@ class Enlargement(Restoration):
             if image.holes is not None:
                 where = image.holes.where.repeat(self.scale, 1).repeat(self.scale, 2)
                 image.holes = image.holes._replace(where=where)
+            if lost := of_the_old_size(image.metadata):
+                image.left_out = (*image.left_out, f"{', '.join(lost)} are of the old pixels and left out")
             image.metadata = enlarged(image.metadata, (width, height), self.scale)
             return self.restorer.enlarge_pixels(
                 pixels, self.scale, self.method, strength=self.options.strength, progress=progress
@@ -547,7 +550,7 @@ class Preview:
         started, restorer = time.perf_counter(), self.restoration.restorer
         before = restorer.all_seconds_loading
         image = self.restoration.first(_source(job))
-        check_range(image, job.label)
+        check_range(image, job.label, has_option=True)
         result = _result(image)
         top, left = detailed_corner(image.pixels, PREVIEW_SIDE)
         crop = image.pixels[:, top : top + PREVIEW_SIDE, left : left + PREVIEW_SIDE]
