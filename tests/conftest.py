@@ -12,6 +12,7 @@ import pytest
 import torch
 import typer.testing
 
+from deepgsr_cli.compute import precision
 from deepgsr_cli.formats.image import Image, write_image
 from deepgsr_cli.models import NSR, PRESETS, DeepGSR, NSRConfig
 from deepgsr_cli.tasks import train
@@ -39,6 +40,14 @@ def draw_curve():
         draw = loop._draw_curve
         patch.setattr(loop, "_draw_curve", lambda target, rows: None)
         yield draw
+
+
+@pytest.fixture(scope="session", autouse=True)
+def same_everywhere():
+    """Have --precision auto be fp32, as on most machines: results are compared to the last bit."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(precision, "has_bf16_units", lambda: False)
+        yield
 
 
 @pytest.fixture(scope="session", autouse=True)

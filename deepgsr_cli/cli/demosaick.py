@@ -20,6 +20,7 @@ from deepgsr_cli.cli.options import (
     Format,
     MaxPixels,
     ModelOptions,
+    PictureArithmetic,
     Reference,
     TileOptions,
     check_pictures,
@@ -62,6 +63,7 @@ class Demosaick(ModelOptions, TileOptions, BatchOptions):
     ] = None
     reference: Reference = None
     format: Format = None
+    precision: PictureArithmetic = "auto"
     max_pixels: MaxPixels = 2**29
     pattern: Annotated[
         str | None,

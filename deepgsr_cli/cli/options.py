@@ -19,7 +19,7 @@ from deepgsr_cli.ct import MOST_LEVEL_HU
 from deepgsr_cli.errors import UsageError
 
 if TYPE_CHECKING:
-    from deepgsr_cli.compute.precision import Precision
+    from deepgsr_cli.compute.precision import AskedPrecision, Precision
     from deepgsr_cli.pictures.restorer import Noise, RunOptions
 
 MOST_JOBS = 1024
@@ -64,6 +64,12 @@ Weights = Annotated[
 Offline = Annotated[bool, flag("--offline", panel=QUALITY, help="Do not use the network for weights.")]
 Device = Annotated[str, option(panel=SPEED, help="Device: auto, cpu, cuda, cuda:N or mps.")]
 Arithmetic = Annotated[str, option(panel=SPEED, help="Arithmetic: fp32, bf16 or fp16.")]
+PictureArithmetic = Annotated[
+    str,
+    option(
+        panel=SPEED, help="Arithmetic: fp32, bf16, fp16, or auto: bf16 on a CPU with units for it, else fp32."
+    ),
+]
 Tile = Annotated[
     str,
     option(panel=SPEED, help="Tile side in pixels, 0 for the whole picture, auto to choose by free memory."),
@@ -252,7 +258,7 @@ def run_options(model: ModelOptions, tiles: TileOptions, sharing: int) -> RunOpt
 
     return RunOptions(
         model.device,
-        parse_precision(model.precision),
+        parse_asked_precision(model.precision),
         parse_tile(tiles.tile),
         tiles.overlap,
         tiles.batch,
@@ -268,6 +274,7 @@ class PictureOptions(ModelOptions, TileOptions, BatchOptions):
 
     inputs: PictureInputs
     output: PictureOutput = None
+    precision: PictureArithmetic = "auto"
     reference: Reference = None
     format: Format = None
     white: White = 1.0
@@ -378,6 +385,15 @@ def _number_or_auto(
 def parse_precision(text: str) -> Precision:
     if text not in ("fp32", "bf16", "fp16"):
         raise UsageError(f"--precision {text}: give fp32, bf16 or fp16")
+    return cast("Precision", text)
+
+
+def parse_asked_precision(text: str) -> AskedPrecision:
+    """Precision, or "auto", which is settled where the model runs."""
+    if text == "auto":
+        return "auto"
+    if text not in ("fp32", "bf16", "fp16"):
+        raise UsageError(f"--precision {text}: give fp32, bf16, fp16 or auto")
     return cast("Precision", text)
 
 

@@ -15,6 +15,7 @@ from torch import Tensor
 
 from deepgsr_cli.compute.device import free_memory, select_device
 from deepgsr_cli.compute.levels import to_floats
+from deepgsr_cli.compute.precision import settled
 from deepgsr_cli.compute.tiling import (
     Preparation,
     TileNeeds,
@@ -60,7 +61,7 @@ from deepgsr_cli.pictures.tasks import (
 if TYPE_CHECKING:
     from torch import Tensor
 
-    from deepgsr_cli.compute.precision import Precision
+    from deepgsr_cli.compute.precision import AskedPrecision
     from deepgsr_cli.formats.codecs import JpegCoding
     from deepgsr_cli.models import Prior
     from deepgsr_cli.models.noise_estimator import NoiseEstimator
@@ -77,7 +78,7 @@ class RunOptions:
 
     Attributes:
         device: "auto", "cpu", "cuda", ...
-        precision: "fp32", "bf16" or "fp16".
+        precision: "fp32", "bf16", "fp16", or "auto", which `compute.precision.settled` tells.
         tile: Side of a tile in pixels, 0 for the whole image, None to choose by free memory.
         overlap: Pixels that tiles share, None for what the model needs.
         batch: Tiles at once, None to choose by free memory.
@@ -88,7 +89,7 @@ class RunOptions:
     """
 
     device: str = "auto"
-    precision: Precision = "fp32"
+    precision: AskedPrecision = "fp32"
     tile: int | None = None
     overlap: int | None = None
     batch: int | None = None
@@ -105,8 +106,11 @@ class RunOptions:
     @property
     def protocol(self) -> dict[str, str]:
         """What a result may depend on of all this, in the words of a report."""
-        tile = "auto" if self.tile is None else str(self.tile)
-        return {"tile": tile} | ({"ensemble": "mean of eight orientations"} if self.ensemble else {})
+        protocol = {
+            "precision": settled(self.precision, select_device(self.device)),
+            "tile": "auto" if self.tile is None else str(self.tile),
+        }
+        return protocol | ({"ensemble": "mean of eight orientations"} if self.ensemble else {})
 
     def tiles(
         self,
