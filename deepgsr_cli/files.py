@@ -77,7 +77,7 @@ def atomic_write(path: Path) -> Iterator[Path]:
 
 
 def copy_file(source: Path | BytesIO, target: Path | BinaryIO) -> None:
-    """Copy a file's bytes; to a path whole or not at all.
+    """Copy a file's bytes, or those of a buffer; to a path whole or not at all.
 
     Raises:
         OutputError: The target cannot be written.
@@ -87,9 +87,15 @@ def copy_file(source: Path | BytesIO, target: Path | BinaryIO) -> None:
         if isinstance(target, Path):
             with atomic_write(target) as temporary, temporary.open("wb") as copy:
                 shutil.copyfileobj(stream, copy)
-        else:
+            return
+        try:
             shutil.copyfileobj(stream, target)
             target.flush()
+        except OSError as error:
+            name = getattr(target, "name", "standard output")
+            raise OutputError(
+                f"{name}: cannot be written, {error.strerror or error}; give a file instead"
+            ) from error
 
 
 def clean_up(targets: Iterable[Path]) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import inspect
 import json
+import os
 import shlex
 import sys
 from abc import ABC, abstractmethod
@@ -199,7 +200,7 @@ def column_means(rows: Sequence[dict[str, Any]], names: Sequence[str]) -> dict[s
 
 def _action(job: Job, options: BatchOptions) -> str:
     """Return what would be done."""
-    if job.target is None or not job.target.exists():
+    if job.target is None or not os.path.exists(job.target):
         return "write"
     return "skip" if options.skip_existing else "replace" if options.overwrite else "fail"
 

@@ -29,6 +29,7 @@ from deepgsr_cli.formats.image import read_image
 from deepgsr_cli.pictures.arrays import (
     NumpyPicture,
     as_array,
+    flat_areas,
     is_clipped,
     is_flat,
     samples_of,
@@ -674,6 +675,8 @@ class Restorer:
         if search and condition is not None and condition.device.type == "cpu" and not self.options.ensemble:
             ahead = filter_ahead(condition[:, 0], search)
 
+        keeps_flat = self.task != DEJPEG.name  # blocks of JPEG are of one colour, and to be joined
+
         def restore(tiles: Tensor) -> Tensor:
             own = tiles[:, : len(pixels)]
             x = own.expand(-1, 3, -1, -1) if tripled else own
@@ -685,6 +688,8 @@ class Restorer:
             # On colours that no photograph has, as pure red beside pure green, a network may fail altogether.
             failed = ((restored - own).abs() > _FAILED).flatten(1).any(1)
             restored = torch.where(failed[:, None, None, None], own, restored)
+            if keeps_flat:
+                restored = torch.where(flat_areas(own), own, restored)
             return restored if strength == 1 else torch.lerp(own, restored, strength)
 
         image = torch.from_numpy(

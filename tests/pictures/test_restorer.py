@@ -56,6 +56,14 @@ def test_clipped_regions_do_not_lower_the_estimate():
     assert estimate_sigma(picture) == pytest.approx([20], rel=0.12)
 
 
+@pytest.mark.parametrize("brightness", [0.1, 0.25, 0.8])
+def test_what_clipping_takes_off_noise_is_added_to_the_estimate(brightness):
+    clean = np.float32(brightness) + smooth_picture(1, 200, 231) / 10
+    noise = np.random.default_rng(0).normal(0, 40 / 255, clean.shape).astype(np.float32)
+    picture = np.rint((clean + noise).clip(0, 1) * 255).astype(np.uint8)
+    assert estimate_sigma(picture) == pytest.approx([40], rel=0.06)
+
+
 @pytest.mark.parametrize("shape", [(1, 1, 1), (3, 5, 400), (1, 15, 15)])
 def test_a_picture_too_small_to_tell_counts_as_clean(shape):
     assert picture_sigma(estimate_sigma(np.random.default_rng(0).random(shape).astype(np.float32))) == 0
@@ -74,6 +82,15 @@ def test_strength_blends_between_the_picture_and_the_restored_one(denoiser, chan
     assert np.abs(full - picture).max() > 1e-3
     assert np.array_equal(run(picture, 25, strength=0), picture)
     np.testing.assert_allclose(run(picture, 25, strength=0.25), 0.75 * picture + 0.25 * full, atol=1e-6)
+
+
+@pytest.mark.parametrize("channels", [1, 3])
+def test_an_area_of_one_colour_keeps_it(denoiser, channels):
+    picture = noisy(channels, 25, (37, 53))
+    picture[:, 10:35, 20:] = np.reshape([0.9, 0.1, 0.3][:channels], (-1, 1, 1))
+    restored = denoiser(channels)(picture, 25)
+    assert np.array_equal(restored[:, 10:35, 20:], picture[:, 10:35, 20:])
+    assert np.abs(restored - picture)[:, :, :20].mean() > 1e-3
 
 
 def test_in_place_gives_the_same_and_uses_the_array(denoiser):
