@@ -76,6 +76,29 @@ def atomic_write(path: Path) -> Iterator[Path]:
             temporary.unlink()
 
 
+@contextmanager
+def reading(name: object) -> Iterator[None]:
+    """Word what opening the file of a name, or reading from it, raises.
+
+    Raises:
+        InputError: It is not there, or may not or cannot be read.
+    """
+    try:
+        yield
+    except FileNotFoundError as error:
+        raise InputError(f"{name}: there is no such file; check the path") from error
+    except PermissionError as error:
+        raise InputError(f"{name}: there is no permission to read it; change its mode") from error
+    except OSError as error:
+        raise InputError(f"{name}: cannot be read, {error.strerror or error}; check the path") from error
+
+
+def check_readable(path: Path) -> None:
+    """Raise an InputError unless a file is there and may be read, whatever it holds."""
+    with reading(path), path.open("rb"):
+        pass
+
+
 def copy_file(source: Path | BytesIO, target: Path | BinaryIO) -> None:
     """Copy a file's bytes, or those of a buffer; to a path whole or not at all.
 

@@ -23,6 +23,7 @@ from deepgsr_cli.cli.options import (
     PictureArithmetic,
     Reference,
     TileOptions,
+    check_pictures,
     check_reference,
     flag,
     option,
@@ -132,6 +133,7 @@ class DemosaickCommand(Command[Demosaick, "Plan"]):
             else replace(job, target=_picture_path(job.target))
             for job in found.jobs
         ]
+        check_pictures((job.target for job in jobs), parse_format(options.format))
         refuse_collisions(jobs, {job.source.resolve() for job in jobs if job.source is not None})
         return replace(found, jobs=jobs)
 

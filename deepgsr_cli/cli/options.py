@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import math
 import re
+from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, cast
@@ -16,11 +17,9 @@ import typer
 
 from deepgsr_cli.ct import MOST_LEVEL_HU
 from deepgsr_cli.errors import UsageError
-from deepgsr_cli.pictures.tasks import TASKS
 
 if TYPE_CHECKING:
     from deepgsr_cli.compute.precision import AskedPrecision, Precision
-    from deepgsr_cli.pictures.resampling import Method
     from deepgsr_cli.pictures.restorer import Noise, RunOptions
 
 MOST_JOBS = 1024
@@ -383,16 +382,6 @@ def _number_or_auto(
     return value
 
 
-def parse_enlargement(scale: int, method: str) -> Method:
-    """Method, of a scale and a method that there are."""
-    scales, methods = TASKS["upscale"].scales, ("deepgsr", *TASKS["upscale"].baselines)
-    if scale not in scales:
-        raise UsageError(f"--scale {scale}: give 2, 3 or 4")
-    if method not in methods:
-        raise UsageError(f"--method {method}: known are {', '.join(methods)}")
-    return cast("Method", method)
-
-
 def parse_precision(text: str) -> Precision:
     if text not in ("fp32", "bf16", "fp16"):
         raise UsageError(f"--precision {text}: give fp32, bf16 or fp16")
@@ -466,8 +455,33 @@ def check_report(path: Path | None) -> None:
     """Refuse a report that could not be written before the work is done rather than after."""
     if path is not None and path.suffix.lower() not in (".html", ".json"):
         raise UsageError(f"--report {path}: give a file that ends in .html or .json")
+    check_place("--report", path)
+
+
+def check_place(name: str, path: Path | None) -> None:
+    """Refuse a file of an option that could not be written before the work is done rather than after."""
+    if path is not None and path.is_dir():
+        raise UsageError(f"{name} {path}: is a folder; give a file")
     if path is not None and not path.parent.is_dir():
-        raise UsageError(f"--report {path}: there is no folder {path.parent}; make it first")
+        raise UsageError(f"{name} {path}: there is no folder {path.parent}; make it first")
+
+
+def check_pictures(targets: Iterable[Path | None], format: str | None = None) -> None:
+    """Refuse results that no picture format is written by, or another than the one that is asked for, before
+    the work is done rather than after."""
+    from deepgsr_cli.formats.image import WRITTEN_SUFFIXES
+
+    for target in filter(None, targets):
+        kind = WRITTEN_SUFFIXES.get(target.suffix.lower())
+        if format is not None:
+            if kind not in (None, format):
+                raise UsageError(f"-o {target} and --format {format.lower()} name two formats; give one")
+        elif not target.suffix:
+            advice = f"for a folder, give {target}/, or for a file a suffix, as {target}.png"
+            raise UsageError(f"-o {target}: is the name of a file; {advice}")
+        elif kind is None:
+            known = ", ".join(WRITTEN_SUFFIXES)
+            raise UsageError(f"{target}: no picture format is written by this name; use one of {known}")
 
 
 def check_reference(path: Path | None) -> None:

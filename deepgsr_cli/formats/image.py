@@ -14,7 +14,7 @@ import numpy as np
 
 from deepgsr_cli.compute.levels import to_floats, to_levels
 from deepgsr_cli.errors import InputError, OutputError, UserError
-from deepgsr_cli.files import atomic_write, copy_file, files_below
+from deepgsr_cli.files import atomic_write, copy_file, files_below, reading
 from deepgsr_cli.formats.bmp import decode_bmp, encode_bmp
 from deepgsr_cli.formats.codecs import DEPTHS, MAX_PIXELS, Decoded, Encoder, Metadata, gray
 from deepgsr_cli.formats.exif import enlarged_exif, enlarged_xmp, upright
@@ -216,17 +216,10 @@ def opened(source: Path | BinaryIO) -> Iterator[IO[bytes]]:
     if not isinstance(source, Path):
         yield BytesIO(source.getbuffer() if isinstance(source, BytesIO) else source.read())
         return
-    try:
-        if source.is_dir():
-            raise InputError(f"{source}: is a folder, not a picture; give a file in it")
-        with source.open("rb") as stream:
-            yield stream if stream.seekable() else BytesIO(stream.read())
-    except FileNotFoundError as error:
-        raise InputError(f"{source}: there is no such file; check the path") from error
-    except PermissionError as error:
-        raise InputError(f"{source}: there is no permission to read it; change its mode") from error
-    except OSError as error:
-        raise InputError(f"{source}: cannot be read, {error.strerror or error}; check the path") from error
+    if source.is_dir():
+        raise InputError(f"{source}: is a folder, not a picture; give a file in it")
+    with reading(source), source.open("rb") as stream:
+        yield stream if stream.seekable() else BytesIO(stream.read())
 
 
 def sniff(name: str, stream: IO[bytes]) -> str:

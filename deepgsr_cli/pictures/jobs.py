@@ -157,7 +157,7 @@ class Restoration(StagedWork):
         """
         image = self.first(_source(job))
         reference = next(self._references(job))
-        self._check_like(self.options.reference, reference, image)
+        self._check_like(self._reference_path(job), reference, image)
         result = _result(image)
         shown = self._compare_given(result, image, reference)
         assert job.target is not None
@@ -287,7 +287,7 @@ class Restoration(StagedWork):
                 zip(pages.read(), self._references(job, pages.count))
             ):
                 name = f"{job.label}, picture {number + 1}"
-                self._check_like(self.options.reference, reference, image)
+                self._check_like(self._reference_path(job), reference, image)
                 told = None if progress is None else partial(_as_part, progress, number, pages.count)
                 result, reason = self._restore(image, name, reference, for_report and number == 0, told)
                 results.append(result)
@@ -363,8 +363,13 @@ class Restoration(StagedWork):
     def _reference(self, job: Job, image: Image) -> np.ndarray | None:
         """Return the pixels of the reference of a job with one picture, None if there is none."""
         reference = next(self._references(job, 1))
-        self._check_like(self.options.reference, reference, image)
+        self._check_like(self._reference_path(job), reference, image)
         return reference
+
+    def _reference_path(self, job: Job) -> Path | None:
+        """Return the file of the reference of a job, None if there is none; errors as of `reference_of`."""
+        given = self.options.reference
+        return None if given is None else reference_of(job, given)
 
     def _references(self, job: Job, count: int | None = None) -> Iterator[np.ndarray | None]:
         """Yield the pixels of the reference of each picture of a job; one picture is that of all.
@@ -372,10 +377,10 @@ class Restoration(StagedWork):
         Raises:
             ShapeError: There are several, and not as many as `count`.
         """
-        if self.options.reference is None:
+        path = self._reference_path(job)
+        if path is None:
             yield from repeat(None)
             return
-        path = reference_of(job, self.options.reference)
         pages = self._pages(path)
         if pages is None:
             yield from repeat(self._read(path).pixels)

@@ -47,7 +47,16 @@ from deepgsr_cli.pictures.resampling import (
     without_hidden_colours,
 )
 from deepgsr_cli.pictures.routes import Choice, Route
-from deepgsr_cli.pictures.tasks import DEJPEG, DENOISE, DERAIN, PHOTO, RESTORE, TASKS, UPSCALE, Shown
+from deepgsr_cli.pictures.tasks import (
+    DEJPEG,
+    DENOISE,
+    DERAIN,
+    PHOTO,
+    RESTORE,
+    TASKS,
+    Shown,
+    check_enlargement,
+)
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -734,14 +743,6 @@ class Restorer:
             notify=self.notify,
         )
         return restored.numpy()
-
-
-def check_enlargement(scale: int, method: str) -> None:
-    """Raise an OptionError unless there is such a scale and such a method to enlarge by."""
-    if scale not in UPSCALE.scales:
-        raise OptionError("scale", scale, "give 2, 3 or 4")
-    if method not in (known := ("deepgsr", *UPSCALE.baselines)):
-        raise OptionError("method", method, f"known are {', '.join(known)}")
 
 
 def _check(pixels: np.ndarray, strength: float) -> None:

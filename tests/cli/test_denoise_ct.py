@@ -70,7 +70,7 @@ def test_a_series_becomes_a_derived_series(tmp_path, series, noisy, ct_weights, 
     assert [line["status"] for line in again] == ["skipped"] * 3
 
 
-def test_several_processes_write_the_same(tmp_path, series, ct_weights):
+def test_several_processes_write_the_same(tmp_path, series, ct_weights, forked):
     common = f"denoise {series} --weights {ct_weights} --device cpu"
     invoke(f"{common} -o {tmp_path}/one")
     invoke(f"{common} -o {tmp_path}/two --jobs 2")
