@@ -33,7 +33,7 @@ from deepgsr_cli.formats.image import (
 )
 from deepgsr_cli.formats.pages import Pages, check_paged, open_pages, write_pages
 from deepgsr_cli.jobs.plan import Job
-from deepgsr_cli.jobs.work import Column, Progress, Result
+from deepgsr_cli.jobs.work import Column, Progress, Result, StagedWork
 from deepgsr_cli.pictures.arrays import is_clipped, is_flat
 from deepgsr_cli.pictures.compression import compression_of
 from deepgsr_cli.pictures.resampling import Method, enlarged_alpha, interpolated, without_hidden_colours
@@ -79,7 +79,7 @@ class FileOptions:
 
 
 @dataclass
-class Restoration:
+class Restoration(StagedWork):
     """Restoration of one picture file after another.
 
     Attributes:
@@ -116,8 +116,8 @@ class Restoration:
             protocol[f"weights ({name})"] = loaded.weights.citation
         return protocol
 
-    def __call__(self, job: Job, *, for_report: bool = False, progress: Progress | None = None) -> Result:
-        """Read, restore and write one picture.
+    def do(self, job: Job, *, for_report: bool, progress: Progress | None) -> Callable[[], Result]:
+        """Read and restore one picture; return what writes it. Of several in a file, each is written here.
 
         Args:
             job: Where from and where to.
@@ -134,15 +134,20 @@ class Restoration:
         source = _source(job)
         if (pages := self._pages(source)) is not None:
             result = self._restore_pages(job, source, pages, for_report, progress)
-        else:
-            image = self._read(source)
-            result, reason = self._restore(
-                image, job.label, self._reference(job, image), for_report, progress
-            )
+            result.facts["seconds"] = time.perf_counter() - started - result.facts.pop("loading")
+            return lambda: result
+        image = self._read(source)
+        result, reason = self._restore(image, job.label, self._reference(job, image), for_report, progress)
+        seconds = time.perf_counter() - started - result.facts.pop("loading")
+
+        def finish() -> Result:
+            started = time.perf_counter()
             notes = [*image.notes, *self._write(job, source, image, reason), result.note]
             result.note = "; ".join(filter(None, notes))
-        result.facts["seconds"] = time.perf_counter() - started - result.facts.pop("loading")
-        return result
+            result.facts["seconds"] = seconds + time.perf_counter() - started
+            return result
+
+        return finish
 
     def review(self, job: Job) -> Result:
         """Compare a picture with what an earlier run has made of it.

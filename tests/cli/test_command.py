@@ -245,7 +245,7 @@ def test_compiling_is_told_once_on_a_terminal(monkeypatch, capsys, tmp_path):
 
 def test_two_processes_print_and_write_what_one_does(run, folder, forked):
     Path("in/c.png").write_text("no picture")
-    options = ("denoise", "in", "--sigma", 25, "--json", "--reference", "clean")
+    options = ("denoise", "in", "--sigma", 25, "--json", "--reference", "clean", "--precision", "fp32")
     alone = run(*options, "-o", "one", "--report", "one.json")
     both = run(*options, "-o", "two", "--report", "two.json", "--jobs", 2)
     assert (alone.exit_code, both.exit_code) == (1, 1)
