@@ -25,12 +25,16 @@ class Compression:
         quality: The quality of libjpeg whose steps for luma are nearest.
         corner: Row and column, 0 to 7, of the first whole block in the picture.
         last: Quality of a later, finer compression that came over this one; None for none.
+        luma: Steps of luma, 64 row by row, if a file states them, and this compression is its last.
+        chroma: Those of chroma, if it has the resolution of luma; else None.
     """
 
     told: tuple[float, ...]
     quality: int
     corner: tuple[int, int] = (0, 0)
     last: int | None = None
+    luma: tuple[float, ...] | None = None
+    chroma: tuple[float, ...] | None = None
 
     @property
     def negligible(self) -> bool:
@@ -82,7 +86,14 @@ def of_coding(coding: JpegCoding, channels: int) -> Compression:
     )
     steps = Steps(luma, chroma, torch.tensor([coding.subsampled]))
     quality = _nearest_quality(luma.numpy()[0], np.ones((8, 8)))
-    return Compression(_numbers(steps, channels), quality, coding.corner)
+    whole = channels == 3 and coding.subsampled == 0
+    return Compression(
+        _numbers(steps, channels),
+        quality,
+        coding.corner,
+        luma=tuple(float(max(step, 1)) for step in coding.luma),
+        chroma=tuple(float(max(step, 1)) for step in coding.chroma) if whole else None,
+    )
 
 
 def of_quality(

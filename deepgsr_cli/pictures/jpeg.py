@@ -34,6 +34,11 @@ _CHROMA = [
 # Frequencies (u, v) with u + v below this hold most of what the eye and PSNR see of a picture.
 _LOW = 4
 
+# Share of half a step that a restored coefficient may lie from the decoded one: for 19 photographs to train
+# on the best of 0.3 to 1, or within 0.01 dB of it, at qualities of 10 to 95. And what the rounding of pixels
+# does to coefficients.
+NARROW, ROUNDING = 0.7, 0.5
+
 # How training pictures are compressed. Encoders differ in the shape of their tables, hence the reshaped ones:
 # libjpeg's, flatter or steeper, with the chroma's finer or coarser.
 QUALITIES = (5.0, 98.0)
@@ -142,6 +147,44 @@ def compressed(x: Tensor, steps: Steps, offset: Tensor | None = None) -> Tensor:
         decoded = torch.einsum("dc,bchw->bdhw", _constants(x.device).to_rgb, torch.cat((luma, chroma), 1))
     decoded = decoded.round().clamp(0, 255) / 255
     return decoded[..., :height, :width] if offset is None else _moved(decoded, offset, (height, width))
+
+
+def limited(restored: Tensor, decoded: Tensor, luma: Tensor, chroma: Tensor | None) -> Tensor:
+    """Restored pictures, (B, C, H, W), no farther from the decoded ones than quantisation explains.
+
+    A coefficient of the original is within half a step of the decoded one, and mostly far within: changes
+    beyond `NARROW` of that are cut off.
+
+    Args:
+        restored: (B, C, H, W) with 1 or 3 channels, on the scale of [0, 1].
+        decoded: What they were restored from, which begins at the corner of a block.
+        luma: Steps of luma, (8, 8).
+        chroma: Steps of chroma in full resolution, (8, 8); None where it may change at will.
+
+    Source:
+        Park and Lee, Theory of projection onto the narrow quantization constraint set and its application,
+        IEEE Transactions on Image Processing 8(10), 1999.
+    """
+    height, width = decoded.shape[-2:]
+    with torch.autocast(decoded.device.type, enabled=False):
+        change = F.pad(255 * (restored - decoded).float(), (0, -width % 8, 0, -height % 8), mode="replicate")
+        if decoded.shape[1] == 1:
+            change = _cut_off(change, luma)
+        else:
+            parts = ycc_of_rgb(change)
+            parts[:, :1] = _cut_off(parts[:, :1], luma)
+            if chroma is not None:
+                parts[:, 1:] = _cut_off(parts[:, 1:], chroma)
+            change = torch.einsum("dc,bchw->bdhw", _constants(change.device).to_rgb, parts)
+        return decoded + change[..., :height, :width] / 255
+
+
+def _cut_off(change: Tensor, steps: Tensor) -> Tensor:
+    """Changes of samples, (B, C, 8h, 8w), with coefficients within what quantisation by (8, 8) steps and the
+    rounding of pixels explain."""
+    bound = (NARROW / 2 * steps + ROUNDING)[:, None]
+    coefficients = _coefficients(change)
+    return _samples(torch.maximum(torch.minimum(coefficients, bound), -bound))
 
 
 def ycc_of_rgb(samples: Tensor) -> Tensor:
@@ -259,10 +302,18 @@ def _moved(x: Tensor, corner: Tensor, size: tuple[int, int]) -> Tensor:
 
 def _through_dct(samples: Tensor, steps: Tensor) -> Tensor:
     """Samples, (B, C, 8h, 8w), around 0, as they come back from quantisation by (B, 8, 8) steps, rounded."""
-    dct = _constants(samples.device).dct
     steps = steps[:, None, None, :, None, :]  # (B, 1, 1, 8, 1, 8)
-    blocks = samples.unflatten(-1, (-1, 8)).unflatten(-3, (-1, 8))  # (B, C, h, 8, w, 8)
-    coefficients = torch.einsum("ui,vj,bchiwj->bchuwv", dct, dct, blocks)
-    coefficients = (coefficients / steps).round() * steps
-    samples = torch.einsum("ui,vj,bchuwv->bchiwj", dct, dct, coefficients).round()
-    return samples.flatten(-4, -3).flatten(-2)
+    return _samples((_coefficients(samples) / steps).round() * steps).round()
+
+
+def _coefficients(samples: Tensor) -> Tensor:
+    """Coefficients, (B, C, h, 8, w, 8), of the blocks of samples, (B, C, 8h, 8w)."""
+    dct = _constants(samples.device).dct
+    blocks = samples.unflatten(-1, (-1, 8)).unflatten(-3, (-1, 8))
+    return torch.einsum("ui,vj,bchiwj->bchuwv", dct, dct, blocks)
+
+
+def _samples(coefficients: Tensor) -> Tensor:
+    """Samples, (B, C, 8h, 8w), that have these coefficients."""
+    dct = _constants(coefficients.device).dct
+    return torch.einsum("ui,vj,bchuwv->bchiwj", dct, dct, coefficients).flatten(-4, -3).flatten(-2)

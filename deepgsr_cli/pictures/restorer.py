@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+import math
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, replace
-from functools import cached_property
+from functools import cached_property, partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Literal, overload
 
@@ -39,6 +40,7 @@ from deepgsr_cli.pictures.arrays import (
 )
 from deepgsr_cli.pictures.compression import Compression, compression_of
 from deepgsr_cli.pictures.findings import DRY, is_drawn, load_noise_estimator, noise_of, rain_of, windows_of
+from deepgsr_cli.pictures.jpeg import limited
 from deepgsr_cli.pictures.resampling import (
     Method,
     enlarged_alpha,
@@ -603,12 +605,20 @@ class Restorer:
         _check(pixels, strength)
         if compression.negligible or strength == 0 or is_flat(pixels):
             return pixels if in_place else pixels.copy()
+        limit = None
+        if compression.luma is not None:
+            device = select_device(self.options.device)
+            luma = torch.tensor(compression.luma, device=device).view(8, 8)
+            chroma = None
+            if compression.chroma is not None:
+                chroma = torch.tensor(compression.chroma, device=device).view(8, 8)
+            limit = partial(limited, luma=luma, chroma=chroma)
+        run = partial(self._run, told=compression.told, strength=strength, limit=limit, progress=progress)
         # Networks have learned where blocks lie in pictures that begin with a whole one.
         top, left = (-place % 8 for place in compression.corner)
         if (top, left) == (0, 0):
-            return self._run(pixels, compression.told, strength, in_place=in_place, progress=progress)
-        padded = np.pad(pixels, ((0, 0), (top, 0), (left, 0)), "symmetric")
-        padded = self._run(padded, compression.told, strength, in_place=True, progress=progress)
+            return run(pixels, in_place=in_place)
+        padded = run(np.pad(pixels, ((0, 0), (top, 0), (left, 0)), "symmetric"), in_place=True)
         restored = pixels if in_place else np.empty_like(pixels)
         restored[:] = padded[:, top:, left:]
         return restored
@@ -667,8 +677,12 @@ class Restorer:
         *,
         in_place: bool,
         progress: Callable[[int, int], None] | None,
+        limit: Callable[[Tensor, Tensor], Tensor] | None = None,
     ) -> np.ndarray:
-        """Run the model on the pixels of a picture, in tiles; it is told numbers of what is wrong with it."""
+        """Run the model on the pixels of a picture, in tiles; it is told numbers of what is wrong with it.
+
+        `limit` takes restored and given tiles, and returns the restored ones within bounds.
+        """
         from deepgsr_cli.models.deepgsr import DeepGSR, filter_ahead
 
         model = self.load(len(pixels)).model
@@ -697,6 +711,8 @@ class Restorer:
             # On colours that no photograph has, as pure red beside pure green, a network may fail altogether.
             failed = ((restored - own).abs() > _FAILED).flatten(1).any(1)
             restored = torch.where(failed[:, None, None, None], own, restored)
+            if limit is not None:
+                restored = limit(restored, own)
             if keeps_flat:
                 restored = torch.where(flat_areas(own), own, restored)
             return restored if strength == 1 else torch.lerp(own, restored, strength)
@@ -731,6 +747,8 @@ class Restorer:
         options, (_, height, width) = self.options, image.shape
         device = select_device(options.device)
         channels, needs = model.config.channels, model.tile_needs
+        if self.task == DEJPEG.name:
+            needs = replace(needs, grid=math.lcm(needs.grid, 8))  # tiles begin with a whole block, too
         tiles = options.tiles((height, width), channels, needs, model.bytes_per_pixel, device)
         restored = apply_tiled(
             function,

@@ -1,6 +1,7 @@
 import numpy as np
 import pytest
 import torch
+from scipy.fft import dctn
 
 from deepgsr_cli.formats.image import read_image, to_uint8
 from deepgsr_cli.formats.jpeg import jpeg_file
@@ -11,6 +12,7 @@ from deepgsr_cli.pictures.jpeg import (
     compressed,
     compressed_for_training,
     draw_steps,
+    limited,
     standard_steps,
     told,
     vivid_for_training,
@@ -168,3 +170,35 @@ def test_vivid_crops_keep_the_edges_of_their_pictures():
     assert (crops[..., :4] == crops[..., :1]).all()
     assert (crops[..., 4:] == crops[..., -1:]).all()
     assert (crops != edge).any()
+
+
+def coefficients(samples):
+    """Of the blocks of (C, 8h, 8w) samples, (C, h, w, 8, 8)."""
+    blocks = samples.double().numpy().reshape(len(samples), samples.shape[1] // 8, 8, -1, 8)
+    return dctn(blocks.transpose(0, 1, 3, 2, 4), axes=(3, 4), norm="ortho")
+
+
+@pytest.mark.parametrize("channels", [1, 3])
+def test_a_restored_picture_stays_near_what_was_decoded(channels):
+    decoded, steps = picture(channels, 40, 48), at(40)
+    restored = decoded + 0.2 * torch.randn(decoded.shape, generator=seeded())
+    kept = limited(restored, decoded, steps.luma[0], steps.chroma[0])
+
+    def planes(x):
+        change = 255 * (x - decoded)
+        return coefficients((change if channels == 1 else jpeg.ycc_of_rgb(change))[0])
+
+    tables = [steps.luma[0].numpy(), *[steps.chroma[0].numpy()] * (channels - 1)]
+    for found, asked, table in zip(planes(kept), planes(restored), tables):
+        bound = jpeg.NARROW / 2 * table + jpeg.ROUNDING
+        np.testing.assert_allclose(found, asked.clip(-bound, bound), atol=2e-2)
+    torch.testing.assert_close(limited(kept, decoded, steps.luma[0], steps.chroma[0]), kept)
+
+
+def test_chroma_of_half_the_resolution_may_change_at_will():
+    decoded = picture(3, 37, 43)
+    restored = decoded + 0.2 * torch.randn(decoded.shape, generator=seeded())
+    change = jpeg.ycc_of_rgb(limited(restored, decoded, at(90).luma[0], None) - decoded)
+    wanted = jpeg.ycc_of_rgb(restored - decoded)
+    torch.testing.assert_close(change[:, 1:], wanted[:, 1:], atol=1e-5, rtol=0)
+    assert change[:, 0].abs().max() < 0.5 * wanted[:, 0].abs().max()

@@ -6,11 +6,12 @@ import torch
 
 from deepgsr_cli.compute import precision
 from deepgsr_cli.errors import ShapeError, UsageError
+from deepgsr_cli.formats.codecs import JpegCoding
 from deepgsr_cli.formats.image import read_image
 from deepgsr_cli.formats.jpeg import jpeg_file
 from deepgsr_cli.models import NSR, NSRConfig
 from deepgsr_cli.pictures import restorer as restorer_module
-from deepgsr_cli.pictures.compression import of_quality
+from deepgsr_cli.pictures.compression import of_coding, of_quality
 from deepgsr_cli.pictures.findings import NoiseFinding
 from deepgsr_cli.pictures.noise import estimate_sigma, picture_sigma
 from deepgsr_cli.pictures.restorer import Restorer, RunOptions
@@ -286,6 +287,22 @@ def test_blocks_are_shown_from_a_corner_on(decompressor, channels, corner):
     own = pixels.copy()
     restorer.restore_compressed(own, compression, in_place=True)
     assert np.array_equal(own, restored)
+
+
+@pytest.mark.parametrize("corner", [(0, 0), (5, 0)])
+def test_a_network_goes_no_farther_than_a_jpeg_file_lets_it(decompressor, corner):
+    pixels = smooth_picture(1, 61, 70)
+    coding = JpegCoding((1,) * 64, (1,) * 64, 1.0, corner)
+    known = replace(of_quality(20, 1, corner=corner), luma=of_coding(coding, 1).luma)
+    restorer = decompressor()
+    far = restorer.restore_compressed(pixels, replace(known, luma=None)) - pixels
+    near = restorer.restore_compressed(pixels, known) - pixels
+    # A coefficient changes by 0.85 at most, and so does the root mean square of a block.
+    rows, columns = (slice(place, place + 48) for place in corner)
+    blocks = [255 * change[0, rows, columns].reshape(6, 8, 6, 8) for change in (far, near)]
+    rms = [np.sqrt(np.square(block).mean((1, 3))).max() for block in blocks]
+    assert rms[0] > 1
+    assert rms[1] < 0.85 + 1e-3
 
 
 def test_tasks_that_are_told_other_things_are_not_mixed_up(decompressor, tiny_weights):
