@@ -24,7 +24,7 @@ Kind = Literal["none", "white", "camera", "unknown"]
 SMALLEST_SIDE = 16
 # Probability from which there is noise, and below which there is none; between them nobody can tell. A clean
 # picture that is denoised loses more than a noisy one that is not.
-_NOISY, _CLEAN = 0.7, 0.3
+_NOISY, _CLEAN = 0.72, 0.3
 # Below this level, on the 0-255 scale, there is nothing to remove: rounding to 8 bits alone leaves 0.29.
 _LEAST_LEVEL = 0.8
 # Of the network's level of white noise: what the median estimate may be at most.
