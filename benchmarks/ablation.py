@@ -1,72 +1,77 @@
-"""The groups' worth: the same training with and without group blocks, and with the collaborative filter.
+"""Networks side by side: each is trained by the same options, then measured on the same test pictures.
 
-    python benchmarks/ablation.py --data TRAIN --test BSD68 --test Urban100 --steps 1500
+    python benchmarks/ablation.py denoise --train "--data TRAIN --max-minutes 12 --patch 56 --batch 4" \\
+        --network "--model groupsc" --network "--model groupsc --without-groups" \\
+        --test "--data BSD68 --gray --sigma 25" --test "--data Urban100 --gray --sigma 25"
 
-All runs have the same seed, data, batches and steps; their time is reported. The test pictures are only
-measured on, not chosen on.
+Options of `--train` go to `deepgsr train TASK` for every network, those of a `--network` for that one alone,
+and those of a `--test` to `deepgsr eval TASK`. The test pictures are only measured on, not chosen on. Runs
+stay in `--output`, and those that are there are not trained again.
 """
 
 from __future__ import annotations
 
 import argparse
-import tempfile
+import csv
+import json
+import shlex
+import subprocess
+import sys
+from collections.abc import Iterator
 from pathlib import Path
+
+# Of a line of means: what stands beside the figures.
+_NOT_MEASURED = {"method", "psnr", "psnr_y", "psnr_b", "ssim", "ssim_y", "pixels_per_second"}
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawTextHelpFormatter)
-    parser.add_argument("--data", type=Path, required=True, help="Folder of training pictures.")
-    parser.add_argument("--test", type=Path, action="append", required=True, help="Folder of test pictures.")
-    parser.add_argument("--steps", type=int, default=1500)
-    parser.add_argument("--sigma", type=float, nargs="+", default=[25.0, 50.0])
-    parser.add_argument("--limit", type=int, help="Only the first pictures of each test folder.")
-    parser.add_argument("--precision", default="fp32")
-    parser.add_argument("--threads", type=int, default=1)
+    parser.add_argument("task", help="denoise, dejpeg, demosaick, upscale, ...")
+    parser.add_argument("--train", default="", help="Options of every training.")
+    parser.add_argument("--network", action="append", required=True, help="Options of one training.")
+    parser.add_argument("--test", action="append", required=True, help="Options of one evaluation.")
+    parser.add_argument("--output", type=Path, default=Path("ablation"), help="Folder of the runs.")
     options = parser.parse_args()
 
-    import torch
+    print(f"train {options.task} {options.train}")
+    for test in options.test:
+        print(f"eval {options.task} {test}")
+    for network in options.network:
+        run = options.output / (network.replace("-", "").replace(" ", "_") or "default")
+        if not (run / "config.json").exists():
+            arguments = ["train", options.task, *shlex.split(options.train), *shlex.split(network)]
+            _run([*arguments, "--output", str(run)])
+        steps, seconds = _effort(run)
+        weights = ["--weights", str(run / "model.safetensors"), "--method", "deepgsr", "--json"]
+        print(f"\n{network or 'default'}: {steps:,} steps in {seconds / 60:.1f} minutes")
+        for test in options.test:
+            for line in _means(_run(["eval", options.task, *shlex.split(test), *weights])):
+                print(f"  {line}", flush=True)
 
-    from deepgsr_cli.evaluation.run import scores
-    from deepgsr_cli.evaluation.summary import means
-    from deepgsr_cli.pictures.evaluation import Denoising
-    from deepgsr_cli.pictures.restorer import Restorer, RunOptions
-    from deepgsr_cli.tasks import train
-    from deepgsr_cli.training.config import TrainConfig
 
-    torch.set_num_threads(options.threads)
-    print(f"{options.steps} steps of 16 crops of 64 x 64, gray, sigma 0 to 75, seed 0, {options.precision};")
-    print("PSNR in dB: noise not clipped, output clipped and rounded to 8 bits, mean of each picture's\n")
-    columns = [f"{folder.name} {sigma:g}" for folder in options.test for sigma in options.sigma]
-    print(f"{'network':<20}  parameters  seconds  " + "  ".join(columns))
-    for preset, without in (("small", False), ("small", True), ("collaborative", False)):
-        with tempfile.TemporaryDirectory() as folder:
-            config = TrainConfig(
-                data=(options.data,),
-                output=Path(folder),
-                preset=preset,
-                without_groups=without,
-                steps=options.steps,
-                precision=options.precision,
-                device="cpu",
-            )
-            end = train(config)
-            restorer = Restorer(str(Path(folder) / "model.safetensors"), RunOptions(device="cpu"))
-            parameters = sum(p.numel() for p in restorer.load(1).model.parameters())
-            cells = []
-            for test in options.test:
-                evaluation = Denoising(
-                    data=test,
-                    sigmas=tuple(options.sigma),
-                    gray=True,
-                    limit=options.limit,
-                    weights=restorer.weights,
-                    device="cpu",
-                )
-                found = means(evaluation, list(scores(evaluation)))
-                cells += [f"{mean.figures['psnr']:.2f}" for mean in found if mean.method == "deepgsr"]
-            text = "  ".join(cell.rjust(len(column)) for cell, column in zip(cells, columns))
-            name = f"{preset} without groups" if without else preset
-            print(f"{name:<20}  {parameters:10,}  {end.seconds:7.0f}  {text}", flush=True)
+def _run(arguments: list[str]) -> str:
+    """Run a command of deepgsr, and return what it printed."""
+    return subprocess.run(
+        [sys.executable, "-m", "deepgsr_cli", *arguments], stdout=subprocess.PIPE, text=True, check=True
+    ).stdout
+
+
+def _effort(run: Path) -> tuple[int, float]:
+    """Steps and seconds of a run, by its log."""
+    with (run / "log.csv").open(newline="") as file:
+        last = list(csv.DictReader(file))[-1]
+    return int(last["step"]), float(last["seconds"])
+
+
+def _means(lines: str) -> Iterator[str]:
+    """Word the means of an evaluation: a line for each level of damage."""
+    summary = json.loads(lines.splitlines()[-1])
+    for mean in summary["means"]:
+        if mean["method"] == "deepgsr":
+            name = "psnr_y" if "psnr_y" in mean else "psnr"
+            level = ", ".join(f"{key} {value:g}" for key, value in mean.items() if key not in _NOT_MEASURED)
+            speed = mean["pixels_per_second"] / 1e6
+            yield f"{summary['protocol']['data']}, {level}: {mean[name]:.2f} dB, {speed:.3f} megapixels/s"
 
 
 if __name__ == "__main__":

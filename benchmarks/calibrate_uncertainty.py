@@ -1,10 +1,10 @@
 """Calibrate the uncertainty of ct-recon on slices that the network has not seen, or measure it on others.
 
-    python benchmarks/calibrate_uncertainty.py --data SLICES [--limit 40] [--skip 0]
+    python benchmarks/calibrate_uncertainty.py --data SLICES [--limit 40]
     python benchmarks/calibrate_uncertainty.py --data TEST_SLICES --measure
 
-Slices are spread evenly over the folder; each is scanned at 60 views, without noise or at 1e5 photons a ray,
-and one of three also otherwise. The weights that are printed belong into `ct/uncertainty.py`: those of a
+Slices are spread evenly over the folder; each is scanned at 60 views, without noise and at 1e5 photons a ray,
+and once otherwise. The weights that are printed belong into `ct/uncertainty.py`: those of a
 Gamma model with a logarithmic link of the absolute error within the body, and a constant that 68 % of the
 errors are within. --measure takes the weights as they are, all slices and both doses at 60 views; it prints
 the share of pixels within one standard deviation, which is to be 63 to 73 %, and the mean error of the most
@@ -52,9 +52,9 @@ def main() -> None:
     scans, entries, errors, shares = [], [], [], []
     for i, slice in enumerate(chosen):
         hu, pixel_mm = slice.read()
-        wanted = [(60, dose) for dose in DOSES] if options.measure else [(60, DOSES[i % 2])]
-        if not options.measure and i % 3 == 0:
-            wanted.append(OTHERS[i // 3 % len(OTHERS)])
+        wanted = [(60, dose) for dose in DOSES]
+        if not options.measure:
+            wanted.append(OTHERS[i % len(OTHERS)])
         for views, photons in wanted:
             found, error, share = one(hu.clip(max=8000), pixel_mm, views, photons, model)
             entries.append(found)

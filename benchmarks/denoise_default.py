@@ -12,7 +12,6 @@ NAME_real and NAME_mean, as Nam et al., A holistic approach to cross-channel ima
 from __future__ import annotations
 
 import argparse
-import csv
 import math
 import sys
 from collections.abc import Iterator
@@ -43,6 +42,7 @@ def main() -> None:
     import torch
 
     from deepgsr_cli.evaluation.metrics import psnr, rounded8
+    from deepgsr_cli.evaluation.summary import write_rows
     from deepgsr_cli.formats.image import picture_paths, read_channels, read_image
     from deepgsr_cli.pictures import camera
     from deepgsr_cli.pictures.jpeg import jpeg
@@ -125,10 +125,7 @@ def main() -> None:
         means = " ".join(f"{values.mean():7.2f}" for values in figures)
         print(f"{kind:18s} {len(part):3d} {means}  {(figures[1] - reference).min():+.2f}  {kinds}")
     if options.csv:
-        with options.csv.open("w", newline="") as file:
-            writer = csv.DictWriter(file, rows[0])
-            writer.writeheader()
-            writer.writerows(rows)
+        write_rows(options.csv, rows)
 
 
 if __name__ == "__main__":

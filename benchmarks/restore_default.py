@@ -10,7 +10,6 @@ rule that finds rain was chosen on pictures to train on.
 from __future__ import annotations
 
 import argparse
-import csv
 import sys
 from collections.abc import Iterator
 from dataclasses import replace
@@ -34,6 +33,7 @@ def main() -> None:
     from torch import Tensor
 
     from deepgsr_cli.evaluation.metrics import psnr, rounded8
+    from deepgsr_cli.evaluation.summary import write_rows
     from deepgsr_cli.formats.image import picture_paths, read_channels
     from deepgsr_cli.pictures import rain
     from deepgsr_cli.pictures.camera import Shares, photographed
@@ -93,10 +93,7 @@ def main() -> None:
         means = " ".join(f"{np.mean([row[name] for row in part]):11.2f}" for name in names)
         print(f"{kind:15s} {len(part):3d} {means}")
     if options.csv:
-        with options.csv.open("w", newline="") as file:
-            writer = csv.DictWriter(file, rows[0])
-            writer.writeheader()
-            writer.writerows(rows)
+        write_rows(options.csv, rows)
 
 
 if __name__ == "__main__":

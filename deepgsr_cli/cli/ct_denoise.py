@@ -57,6 +57,8 @@ def of_slices(options: PictureOptions) -> DenoiseSlices:
         raise UsageError("CT slices need -o: give a folder, or for one slice a file")
     shared = {field.name for field in fields(DenoiseSlices)} & {field.name for field in fields(options)}
     values = {name: getattr(options, name) for name in shared}
+    if values["precision"] == "auto":
+        values["precision"] = DenoiseSlices.precision  # of CT, bf16 would round the HU
     return DenoiseSlices(**{**values, "inputs": [*_expanded(options.inputs)]})
 
 
@@ -123,11 +125,9 @@ class _DenoiseSlices(Command[DenoiseSlices, "ScanPlan"]):
 
 def _open(options: DenoiseSlices) -> SliceDenoising:
     """Make the work of a run."""
-    from deepgsr_cli.compute.memory import keep_freed_memory
     from deepgsr_cli.ct.denoise_jobs import SliceDenoising
     from deepgsr_cli.ct.denoising import load_network
 
-    keep_freed_memory()
     running = run_options(options, options, options.sharing)
     network = load_network(options.weights, options.device, offline=options.offline)
     return SliceDenoising(network, running, options.level_hu, options.strength, parse_window(options.window))

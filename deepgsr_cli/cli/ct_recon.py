@@ -223,12 +223,10 @@ def _geometry(path: Path | None) -> Geometry | None:
 def _open(options: CtRecon, plan: ScanPlan) -> Reconstruction:
     """Make the work of a run."""
     from deepgsr_cli.compute.device import select_device
-    from deepgsr_cli.compute.memory import keep_freed_memory
     from deepgsr_cli.ct.batches import AtOnce
     from deepgsr_cli.ct.methods import load_network
     from deepgsr_cli.ct.reconstruction import Reconstruction
 
-    keep_freed_memory()
     network = geometry_sha256 = None
     if plan.geometry is not None and options.geometry is not None:
         geometry_sha256 = sha256(options.geometry)

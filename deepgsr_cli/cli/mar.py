@@ -133,12 +133,10 @@ class _Mar(Command[Mar, "MetalPlan"]):
 def _open(options: Mar, plan: MetalPlan) -> MetalCorrection:
     """Make the work of a run."""
     from deepgsr_cli.compute.device import select_device
-    from deepgsr_cli.compute.memory import keep_freed_memory
     from deepgsr_cli.ct.batches import AtOnce
     from deepgsr_cli.mar.methods import load_network
     from deepgsr_cli.mar.reduction import MetalCorrection
 
-    keep_freed_memory()
     network = None
     if options.method == "deepgsr":
         network = load_network(options.weights, options.device, offline=options.offline)

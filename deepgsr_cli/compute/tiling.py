@@ -12,7 +12,7 @@ from torch import Tensor
 
 from deepgsr_cli.compute.levels import to_floats, to_levels
 from deepgsr_cli.compute.memory import is_out_of_memory
-from deepgsr_cli.compute.precision import Precision, autocast
+from deepgsr_cli.compute.precision import AskedPrecision, Precision, autocast, settled
 from deepgsr_cli.errors import OptionError, UserError
 
 _RAMP_PX = 32
@@ -39,23 +39,6 @@ class TileNeeds:
 
 
 @dataclass(frozen=True)
-class Tiles:
-    """How an image is cut.
-
-    Attributes:
-        side: Most pixels along a side of a tile; 0 for the whole image at once.
-        overlap: Fewest pixels that neighbouring tiles share; `default_overlap(needs)` is a good value.
-        needs: What the model needs of tiles.
-        batch: Most tiles at once.
-    """
-
-    side: int
-    overlap: int
-    needs: TileNeeds
-    batch: int = 1
-
-
-@dataclass(frozen=True)
 class Preparation:
     """Work on rows of tiles before they are cut, whose margins would be dear where tiles overlap.
 
@@ -67,6 +50,25 @@ class Preparation:
 
     function: Callable[[Tensor], Tensor]
     margin: int
+
+
+@dataclass(frozen=True)
+class Tiles:
+    """How an image is cut.
+
+    Attributes:
+        side: Most pixels along a side of a tile; 0 for the whole image at once.
+        overlap: Fewest pixels that neighbouring tiles share; `default_overlap(needs)` is a good value.
+        needs: What the model needs of tiles.
+        batch: Most tiles at once.
+        prepare: What makes further channels of tiles, which the model gets behind those of the image.
+    """
+
+    side: int
+    overlap: int
+    needs: TileNeeds
+    batch: int = 1
+    prepare: Preparation | None = None
 
 
 @dataclass(frozen=True)
@@ -159,8 +161,7 @@ def apply_tiled(
     tiles: Tiles,
     *,
     device: torch.device | str,
-    prepare: Preparation | None = None,
-    precision: Precision = "fp32",
+    precision: AskedPrecision = "fp32",
     out: Tensor | None = None,
     progress: Callable[[int, int], None] | None = None,
     notify: Callable[[str], None] | None = None,
@@ -178,7 +179,6 @@ def apply_tiled(
             memory-mapped.
         tiles: How the image is cut.
         device: Device that `function` runs on.
-        prepare: What makes further channels of tiles, which `function` gets behind those of the image.
         precision: Arithmetic that `function` computes in. In half precision, a batch with a non-finite
             result is done again in float32.
         out: Array that takes the result, (C', s H, s W), of a type of `image`, rounded where that has whole
@@ -198,7 +198,7 @@ def apply_tiled(
     overlap, needs, batch = tiles.overlap, tiles.needs, tiles.batch
     whole = _ceil(max(height, width), needs.grid)
     tile = min(tiles.side, whole) or whole
-    evaluate = _Evaluation(function, device, precision, notify)
+    evaluate = _Evaluation(function, device, settled(precision, device), notify)
     retreated = False
     start = 0  # first row that is not finished
     room = torch.ones(height)  # what the tile rows above have left of each row's weight
@@ -217,7 +217,7 @@ def apply_tiled(
         band = None
         try:
             band = _restore_row(
-                evaluate, _Row(image[:, start:stop], prepare, 2 * tile), columns, batch, advance
+                evaluate, _Row(image[:, start:stop], tiles.prepare, 2 * tile), columns, batch, advance
             )
         except (RuntimeError, MemoryError) as error:
             if not is_out_of_memory(error):

@@ -12,6 +12,8 @@ from torch import Tensor
 from deepgsr_cli.formats.dicom.slices import AIR_HU
 from deepgsr_cli.tomography.attenuation import WATER_ATTENUATION, hu_to_attenuation
 
+# Share of the cut-outs that show a slice at its own resolution.
+_OWN = 0.6
 # Share of the cut-outs that are neither turned nor scaled.
 _EXACT = 0.5
 # Cut-outs lie in this middle part of the range they could; at a slice's rim is air.
@@ -23,9 +25,9 @@ _MOST_OBJECTS = 6
 class CutOuts:
     """Random square cut-outs of slices, a function of the generator alone.
 
-    A cut-out shows a slice at its own, half or a quarter of the resolution, half of them pixel by pixel, the
-    others turned and scaled. It may be cut to an ellipse, with air around; contrast varies; ellipses from air
-    to metal are drawn into some.
+    A cut-out shows a slice at its own resolution, or at half or a quarter of it, half of them pixel by pixel,
+    the others turned and scaled. It may be cut to an ellipse, with air around; contrast varies; ellipses from
+    air to metal are drawn into some.
 
     Args:
         slices: Slices in HU, (H, W) each.
@@ -65,7 +67,8 @@ class CutOuts:
         u = torch.rand(16, generator=generator).tolist()
         levels = self.levels[int(u[0] * len(self.levels))]
         levels = [level for level in levels if max(level.shape) >= self.size] or levels[:1]
-        hu = levels[int(u[1] * len(levels))].float()
+        coarser = (u[1] - _OWN) / (1 - _OWN) * (len(levels) - 1)
+        hu = levels[math.ceil(coarser) if coarser > 0 else 0].float()
         turn = int(u[2] * 4) * math.pi / 2
         scale = 1.0
         if u[3] > _EXACT:

@@ -169,7 +169,6 @@ def denoised(
     options: RunOptions,
     *,
     strength: float = 1.0,
-    keep: np.ndarray | None = None,
     progress: Callable[[int, int], None] | None = None,
 ) -> np.ndarray:
     """Slice in HU, (H, W), float32, without its noise; what is beyond the network's scale is as it was.
@@ -180,7 +179,6 @@ def denoised(
         level_hu: Standard deviation of the noise; 0 returns the slice as it is.
         options: How the model runs.
         strength: Share of the correction that is applied, 0 to 1.
-        keep: Pixels that keep their values, bool, (H, W).
         progress: Called with finished and total pixels.
     """
     if level_hu == 0 or strength == 0:
@@ -199,4 +197,4 @@ def denoised(
     )
     change_hu = (strength * SCALE_HU) * (restored - x)[0].numpy()
     beyond = (hu < LOWEST_HU) | (hu > HIGHEST_HU)
-    return np.where(beyond if keep is None else beyond | keep, hu, hu + change_hu)
+    return np.where(beyond, hu, hu + change_hu)

@@ -39,6 +39,9 @@ if TYPE_CHECKING:
 TRAINED_VIEWS = 20, 360
 FEWEST_PHOTONS, MOST_PHOTONS = 2e4, 1e7
 
+# Shares of the scans that are short (of those by fans) or by a shifted detector, and the views that a short
+# one has at least: of fewer, the part of the turn that is left out is hardly wider than their gaps.
+_SHORT, _SHIFTED, _FEWEST_SHORT = 0.08, 0.08, 12
 # Scans that a run trains on, and the size up to which their matrices are kept.
 _NUM_SCANS, _MATRIX_BYTES = 24, 2**28
 
@@ -46,7 +49,9 @@ _NUM_SCANS, _MATRIX_BYTES = 24, 2**28
 def random_geometry(size: int, part: float, generator: torch.Generator) -> Geometry:
     """Scan of a slice of size x size pixels: mostly a fan near that of `sparse_view`, some parallel beams.
 
-    Fields of view are 250 to 500 mm; views start anywhere and cover a turn (half of one for parallel rays).
+    Fields of view are 250 to 500 mm; views start anywhere and cover a turn (half of one for parallel rays). A
+    few fans are short scans, and a few detectors are shifted so far that one side sees a part of the slice
+    only, over a full turn.
 
     Args:
         size: Rows and columns.
@@ -54,7 +59,7 @@ def random_geometry(size: int, part: float, generator: torch.Generator) -> Geome
             be 30 to 180 views of 512 x 512 pixels.
         generator: Of the rest.
     """
-    u = torch.rand(8, generator=generator).tolist()
+    u = torch.rand(9, generator=generator).tolist()
     nominal = float(
         np.exp(np.interp(part, (0, 0.1, 0.9, 1), np.log((TRAINED_VIEWS[0], 30, 180, TRAINED_VIEWS[1]))))
     )
@@ -63,6 +68,7 @@ def random_geometry(size: int, part: float, generator: torch.Generator) -> Geome
     plain = sparse_view((size, size), (pixel_mm, pixel_mm), num_views)
     bin_mm = pixel_mm * (0.9 + 0.3 * u[1])  # at the isocentre
     radius_mm = plain.radius_mm
+    short, shifted = u[7] < _SHORT and num_views >= _FEWEST_SHORT, u[7] >= 1 - _SHIFTED
     if u[2] < 0.2:
         turn, kind, source_mm, detector_mm, reach = math.pi, "parallel", 0.0, 0.0, radius_mm
     else:
@@ -72,16 +78,22 @@ def random_geometry(size: int, part: float, generator: torch.Generator) -> Geome
         turn, reach = 2 * math.pi, source_mm * (math.tan(half) if kind == "fan-flat" else half)
         bin_mm *= (source_mm + detector_mm) / source_mm
         reach *= (source_mm + detector_mm) / source_mm
+        if short:  # a little more than filtered backprojection needs
+            turn = 1.05 * (math.pi + 2 * half)
+    narrow, offset_bins = reach, 0.25 if u[6] < 0.2 else 0.0
+    if shifted:
+        turn, narrow = 2 * math.pi, reach * (0.25 + 0.5 * u[8])
+        offset_bins = math.copysign((reach - narrow) / 2 / bin_mm, u[6] - 0.5)
     return Geometry(
         kind=kind,
         shape=(size, size),
         pixel_mm=(pixel_mm, pixel_mm),
-        num_bins=math.ceil(2 * reach / bin_mm) + 1,
+        num_bins=math.ceil((reach + narrow) / bin_mm) + 1,
         bin_mm=bin_mm,
         angles_rad=tuple(2 * math.pi * u[5] + turn * i / num_views for i in range(num_views)),
         source_mm=source_mm,
         detector_mm=detector_mm,
-        offset_bins=0.25 if u[6] < 0.2 else 0.0,
+        offset_bins=offset_bins,
     )
 
 

@@ -37,7 +37,15 @@ def write_csv(path: Path, evaluation: Evaluation[M, R, T], scores: Sequence[Scor
     Raises:
         OutputError: The file cannot be written.
     """
-    rows = [record(evaluation, score) for score in scores]
+    write_rows(path, [record(evaluation, score) for score in scores])
+
+
+def write_rows(path: Path, rows: Sequence[Mapping[str, object]]) -> None:
+    """Write mappings with the same keys, at least one, as a table of comma-separated values.
+
+    Raises:
+        OutputError: The file cannot be written.
+    """
     with atomic_write(path) as temporary, temporary.open("w", newline="", encoding="utf-8") as file:
         writer = csv.DictWriter(file, list(rows[0]))
         writer.writeheader()

@@ -15,7 +15,7 @@ from deepgsr_cli.ct.truncation import whole_scan
 from deepgsr_cli.errors import ShapeError, UsageError
 from deepgsr_cli.mar.masks import MOST_METAL
 from deepgsr_cli.mar.methods import MetalMethod, load_network
-from deepgsr_cli.mar.nmar import ImageOnly, at_least_air
+from deepgsr_cli.mar.nmar import ImageOnly, within_tissue
 from deepgsr_cli.mar.trace import METAL_HU, metal_mask
 from deepgsr_cli.tomography.attenuation import WATER_ATTENUATION, to_attenuation, to_hu
 from deepgsr_cli.tomography.geometry import Geometry
@@ -71,7 +71,7 @@ def reduce_metal(
         image_only = ImageOnly((hu.shape[0], hu.shape[1]), spacing_mm)
         corrected = image_only(x, mask, settings.reduction(model, virtual=True), keep_metal=keep_metal)
         # Added to the values given, so that what does not change keeps them exactly.
-        return at_least_air(hu + ((corrected - x) / WATER_ATTENUATION * 1000)[0, 0].cpu().numpy(), hu)
+        return within_tissue(hu + ((corrected - x) / WATER_ATTENUATION * 1000)[0, 0].cpu().numpy(), hu)
     if pixel_mm is not None:
         raise UsageError("geometry has the spacing of the pixels; leave pixel_mm out")
     scan = as_geometry(geometry)
@@ -83,7 +83,7 @@ def reduce_metal(
         return to_hu(whole.cropped(x))
     corrected = whole.cropped(settings.reduction(model)(A, whole.y, whole.padded(mask)))
     x = whole.cropped(x)
-    return at_least_air(to_hu(torch.where(mask, x, corrected) if keep_metal else corrected), to_hu(x))
+    return within_tissue(to_hu(torch.where(mask, x, corrected) if keep_metal else corrected), to_hu(x))
 
 
 def _mask(metal: np.ndarray | float, x: Tensor) -> Tensor:

@@ -28,7 +28,7 @@ NOMINAL_SIZE, NOMINAL_FIELD_MM = 416, 416 * 512 / 416 * 0.3
 # What 12 bits hold, 3071 HU: reconstructed metal is cut off there.
 _HIGHEST = (1 + 3071 / 1000) * WATER_ATTENUATION
 # Cases that a run trains on: as many as can be simulated in a small part of its time.
-_NUM_CASES = 192
+_NUM_CASES = 240
 # Tissue is cut off at 1800 HU, so that a slice has no metal but what is put in.
 _DENSEST = (1 + 1800 / 1000) * WATER_ATTENUATION
 # Of a slice, at most this part is metal, and of metal at least this part is in tissue.
@@ -42,8 +42,8 @@ class MetalCase:
     Attributes:
         operator: Operator that the sinogram was measured with; virtual, for a case of the image alone.
         sinogram: (B, 1, V, N).
-        clean: The slices without metal, in 1/mm, (B, 1, H, W).
-        metal: Mask of the metal that was put in, bool, (B, 1, H, W).
+        clean: Reconstruction of the scan without metal, in 1/mm, (B, 1, H, W): only artifacts differ from it.
+        metal: Mask of all metal that was put in, bool, (B, 1, H, W).
         start: Images and masks that the network starts from.
     """
 
@@ -60,27 +60,32 @@ class Setting:
 
     Attributes:
         field_mm: Side of the slice.
-        metal: Name in `materials.METALS`.
+        metals: Names in `materials.METALS`, each of implants of its own.
         kernel: Filter of the reconstruction that alone is known of the scan, one of `fbp.FILTERS`; None
             where the sinogram is known.
     """
 
     field_mm: float
-    metal: str
+    metals: tuple[str, ...]
     kernel: str | None
 
 
-# Half of them as in the metal artifact papers, whose slices are small; the others as wide as bodies are. Half
-# from the sinogram, half from the image alone.
+# A third of them as in the metal artifact papers, whose slices are small; the others as wide as heads and
+# bodies are. Half from the sinogram, half from the image alone. Iron, at 30,000 HU, stands for steel and the
+# alloys of cobalt, gold with titanium for what is in teeth and jaws.
 SETTINGS = (
-    Setting(NOMINAL_FIELD_MM, "titanium", None),
-    Setting(NOMINAL_FIELD_MM, "titanium", "ram-lak"),
-    Setting(NOMINAL_FIELD_MM, "titanium", None),
-    Setting(NOMINAL_FIELD_MM, "titanium", "hann"),
-    Setting(250.0, "iron", None),
-    Setting(250.0, "iron", "hann"),
-    Setting(350.0, "titanium", None),
-    Setting(350.0, "titanium", "hann"),
+    Setting(NOMINAL_FIELD_MM, ("titanium",), None),
+    Setting(NOMINAL_FIELD_MM, ("titanium",), "ram-lak"),
+    Setting(NOMINAL_FIELD_MM, ("titanium",), None),
+    Setting(NOMINAL_FIELD_MM, ("titanium",), "hann"),
+    Setting(200.0, ("gold", "titanium"), None),
+    Setting(200.0, ("gold", "titanium"), "hann"),
+    Setting(250.0, ("iron",), None),
+    Setting(250.0, ("iron",), "hann"),
+    Setting(350.0, ("titanium",), None),
+    Setting(350.0, ("titanium",), "hann"),
+    Setting(350.0, ("iron", "titanium"), None),
+    Setting(350.0, ("iron", "titanium"), "hann"),
 )
 
 
@@ -91,13 +96,13 @@ class CaseScan:
 
     Args:
         size: Rows and columns.
-        setting: Metal, field and filter of the scans.
+        setting: Metals, field and filter of the scans.
     """
 
     def __init__(self, size: int, setting: Setting) -> None:
         self.kernel = setting.kernel
         geometry = _fan(size, setting.field_mm)
-        self._scan = MetalScan(geometry, setting.metal)
+        self._scan = MetalScan(geometry, *setting.metals)
         self.operator = self._scan.operator
         if setting.kernel is not None:
             virtual = virtual_scan(geometry.shape, geometry.pixel_mm)
@@ -105,18 +110,31 @@ class CaseScan:
             angles = tuple(math.pi * (i + 0.5) / num_views for i in range(num_views))
             self.operator = Radon(dataclasses.replace(virtual, angles_rad=angles))
 
-    def __call__(self, x: Tensor, metal: Tensor, generator: torch.Generator) -> MetalCase:
-        """The case of slices in 1/mm with metal in them, both (B, 1, H, W).
+    def __call__(self, x: Tensor, metals: Tensor, generator: torch.Generator) -> MetalCase:
+        """The case of slices in 1/mm, (B, 1, H, W), with masks of the metals in them, bool, (B, M, H, W).
 
-        The metal of an image alone is what `metal_mask` finds in it, or the true one where it finds none.
+        The metal of an image alone is what `metal_mask` finds in it, or the true one where it finds none. The
+        noise of the scan without metal is drawn from the same numbers.
         """
-        y, found, A = self._scan.scan(x, metal, generator), metal, self.operator
+        state = generator.get_state()
+        y = self._scan.scan(x, metals, generator)
+        after = generator.get_state()
+        free = self._image(self._scan.scan(x, torch.zeros_like(metals), generator.set_state(state)))
+        generator.set_state(after)
+        metal, A = metals.any(1, keepdim=True), self.operator
+        found = metal
         if self.kernel is not None:
-            image = self._scan.operator.fbp(y, self.kernel)
-            image = image.clamp(0, _HIGHEST)
+            image = self._image(y)
             y, found = A(image), metal_mask(image)
             found = torch.where(found.flatten(1).any(1)[:, None, None, None], found, metal)
-        return MetalCase(A, y, x, metal, metal_start(A, y, found))
+        return MetalCase(A, y, free, metal, metal_start(A, y, found))
+
+    def _image(self, y: Tensor) -> Tensor:
+        """Reconstruction of a sinogram of the scan, in 1/mm, (B, 1, H, W), as files hold it if it alone is
+        known."""
+        if self.kernel is None:
+            return self._scan.operator.fbp(y)
+        return self._scan.operator.fbp(y, self.kernel).clamp(0, _HIGHEST)
 
 
 def _scaled(count: int, size: int) -> int:
@@ -178,10 +196,22 @@ class MetalCases:
             streams = np.random.SeedSequence([self.seed, i]).generate_state(2, np.uint64)
             generator = torch.Generator().manual_seed(int(streams[0] >> 1))
             x = self.cut_outs(1, generator).clamp(max=_DENSEST)
-            metal = implanted_metal(x, self.shapes, generator)
+            metals = implanted_metals(len(SETTINGS[setting].metals), x, self.shapes, generator)
             noise = torch.Generator(self.device).manual_seed(int(streams[1] >> 1))
-            self._cases[i] = self._scans[setting](x, metal, noise)
+            self._cases[i] = self._scans[setting](x, metals, noise)
         return self._cases[i]
+
+
+def implanted_metals(count: int, x: Tensor, shapes: Sequence[Tensor], generator: torch.Generator) -> Tensor:
+    """Masks of random implants of so many metals, bool, (1, count, H, W), none of which overlap.
+
+    The other arguments are those of `implanted_metal`.
+    """
+    masks: list[Tensor] = []
+    for _ in range(count):
+        metal = implanted_metal(x, shapes, generator)
+        masks.append(metal & ~torch.cat(masks, 1).any(1, keepdim=True) if masks else metal)
+    return torch.cat(masks, 1)
 
 
 def implanted_metal(x: Tensor, shapes: Sequence[Tensor], generator: torch.Generator) -> Tensor:

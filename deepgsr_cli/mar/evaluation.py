@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 import zlib
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from functools import cached_property, partial
 from pathlib import Path
@@ -136,7 +136,7 @@ class MetalArtifacts(SliceEvaluation[Metal]):
     @cached_property
     def scan(self) -> MetalScan:
         """The scanner, ready to measure and to reconstruct: what it prepares is no part of the time."""
-        scan = MetalScan(mar_640(), self.metal, self.photons)
+        scan = MetalScan(mar_640(), self.metal, photons=self.photons)
         _prepare(scan.operator, self.device)
         return scan
 
@@ -222,14 +222,13 @@ class MetalArtifacts(SliceEvaluation[Metal]):
         return [*groups, ({"metal": "all"}, list(scores))]
 
     def tables(self, means: Sequence[Mean]) -> list[list[list[str]]]:
-        """PSNR and SSIM of each method, a column each, by the size of the metal; and all figures over all."""
-        methods = list(dict.fromkeys(mean.method for mean in means))
-        rows: dict[str, list[str]] = {}
-        for mean in means:
-            size = str(mean.labels["metal"])
-            rows.setdefault(size, [size]).append(f"{mean.figures['psnr']:.2f} / {mean.figures['ssim']:.4f}")
-        by_size = [["metal (px)", *(f"{method} (dB / SSIM)" for method in methods)], *rows.values()]
-        return [by_size, *super().tables(_over_all(means))]
+        """PSNR and SSIM of each method, a column each, by the size of the metal; the PSNR to the metal-free
+        reconstruction likewise; and all figures over all."""
+        by_size = _by_size(means, "dB / SSIM", lambda of: f"{of['psnr']:.2f} / {of['ssim']:.4f}")
+        # The scan without metal is the reference.
+        corrected = [mean for mean in means if mean.method != CEILING]
+        to_free = _by_size(corrected, "dB to metal-free", lambda of: f"{of['free_psnr']:.2f}")
+        return [by_size, to_free, *super().tables(_over_all(means))]
 
     def remark(self, scores: Sequence[Score]) -> str:
         cases = {(s.labels["slice"], s.labels["mask"]) for s in scores if float(s.labels["outside"]) > 0.5}
@@ -278,6 +277,22 @@ class MetalArtifacts(SliceEvaluation[Metal]):
 def _prepare(A: Radon, device: str) -> None:
     """Have an operator prepare what it measures and reconstructs with."""
     A.fbp(A(torch.zeros(1, 1, *A.domain_shape, device=select_device(device))))
+
+
+def _by_size(means: Sequence[Mean], unit: str, cell: Callable[[Mapping[str, float]], str]) -> list[list[str]]:
+    """A table with a row for each size of metal and a column for each method.
+
+    Args:
+        means: Of all groups and methods.
+        unit: Of what a cell shows, for the heading.
+        cell: What a cell shows of the figures of a mean.
+    """
+    methods = list(dict.fromkeys(mean.method for mean in means))
+    rows: dict[str, list[str]] = {}
+    for mean in means:
+        size = str(mean.labels["metal"])
+        rows.setdefault(size, [size]).append(cell(mean.figures))
+    return [["metal (px)", *(f"{method} ({unit})" for method in methods)], *rows.values()]
 
 
 def _over_all(means: Sequence[Mean]) -> list[Mean]:

@@ -25,6 +25,13 @@ if TYPE_CHECKING:
 TASK = "mar"
 METHODS = ("deepgsr", "li", "nmar")
 NAMES = {"deepgsr": "DeepGSR", "li": "LI", "nmar": "NMAR"}
+# Of the network's image in a result from a sinogram; the rest is the reconstruction whose metal trace was
+# rebuilt from it. That one has the noise of the scan, all its fine structure and some streaks; the image none
+# of these. Errors that have little to do with each other average out: over twelve scans of training patients,
+# the mixture was 0.5 dB nearer to the slice than the image, and 4.2 dB nearer to the scan without metal. With
+# half of the image it would be 0.2 dB nearer to the slice, and for small metals hardly nearer than NMAR to
+# the scan without metal.
+IMAGE_SHARE = 0.4
 # Below is bone, and above is no CT number that scanners store.
 LEAST_METAL_HU, MOST_METAL_HU = 1000.0, 30000.0
 
@@ -69,6 +76,7 @@ class MetalMethod:
             model: For "deepgsr", of `load_network`.
             virtual: Whether the sinogram is that of an image, to which the correction is added. The network's
                 image then serves only to rebuild the metal's trace: what the trace does not explain stays.
+                Else it has a share of `IMAGE_SHARE` in the result.
         """
         if self.name != "deepgsr":
             return {"li": linear_interpolation, "nmar": nmar}[self.name]
@@ -77,9 +85,9 @@ class MetalMethod:
 
         def reduce(A: Radon, y: Tensor, metal: Tensor) -> Tensor:
             with torch.no_grad(), autocast(y.device, precision):
-                if virtual:
-                    return A.fbp(network.completed(A, y, metal))
-                return network(A, y, metal)
+                x, completed = network.completed(A, y, metal)
+                consistent = A.fbp(completed)
+                return consistent if virtual else torch.lerp(consistent, x, IMAGE_SHARE)
 
         return reduce
 

@@ -125,16 +125,16 @@ class MetalReduction(nn.Module):
         """
         return self.iterates(A, y, metal_start(A, y, metal))[-1]
 
-    def completed(self, A: Radon, y: Tensor, metal: Tensor) -> Tensor:
-        """Sinogram, (B, 1, V, N), whose metal trace is rebuilt from the last image; y outside the trace.
+    def completed(self, A: Radon, y: Tensor, metal: Tensor) -> tuple[Tensor, Tensor]:
+        """The last image, (B, 1, H, W), and the sinogram, (B, 1, V, N), whose metal trace is rebuilt from it.
 
-        Its filtered backprojection is data-consistent: all that the scan measured outside the trace is in it
-        as it was. The arguments are those of `forward`.
+        The sinogram is y outside the trace. Its filtered backprojection is data-consistent: all that the scan
+        measured there is in it as it was. The arguments are those of `forward`.
         """
         start = metal_start(A, y, metal)
         x = self.iterates(A, y, start)[-1]
         with torch.autocast(y.device.type, enabled=False):
-            return _completed(A, y, start, x)
+            return x, _completed(A, y, start, x)
 
     def iterates(self, A: Radon, y: Tensor, start: MetalStart, *, unrolled: bool = True) -> list[Tensor]:
         """The network's image of every pass, `refinements` + 1 of (B, 1, H, W), in 1/mm.

@@ -23,8 +23,8 @@ _SOFT_TISSUE = 0.8, 1.2
 _SMOOTHING_PX = 1.0
 # Attenuation, in 1/mm, of 3071 HU, where the usual scale ends; scans of extended scale have more in metal.
 _METAL_ATTENUATION = 4.071 * WATER_ATTENUATION
-# The end of the usual scale, just below air.
-_LEAST_HU = -1024.0
+# The ends of the usual scale of 12 bits, just below air and above the enamel of teeth.
+_LEAST_HU, _MOST_HU = -1024.0, 3071.0
 # Changes of the image below this are noise of the method; larger ones count in full only well above it.
 _LEAST_CHANGE_HU = 15.0
 
@@ -127,12 +127,13 @@ def virtual_scan(shape: tuple[int, int], pixel_mm: tuple[float, float]) -> Geome
     )
 
 
-def at_least_air(corrected: np.ndarray, original: np.ndarray) -> np.ndarray:
-    """Corrected HU, (H, W), of which none is thinner than air; what the original has below keeps its value.
+def within_tissue(corrected: np.ndarray, original: np.ndarray) -> np.ndarray:
+    """Corrected HU, (H, W), none of which is thinner than air or denser than tissue can be.
 
-    Next to metal, interpolation leaves values that nothing has, the lower the more the metal attenuates.
+    Next to metal, interpolation leaves values that nothing has, the lower the more the metal attenuates. What
+    was not changed, metal and padding among it, keeps the value that it has in the original.
     """
-    return np.maximum(corrected, np.minimum(original, _LEAST_HU))
+    return np.where(corrected == original, original, corrected.clip(_LEAST_HU, _MOST_HU))
 
 
 class ImageOnly:

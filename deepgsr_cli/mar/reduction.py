@@ -27,7 +27,7 @@ from deepgsr_cli.jobs.plan import Job
 from deepgsr_cli.jobs.work import BatchWork, Column, Progress, Result
 from deepgsr_cli.mar.masks import MOST_METAL, MetalMasks
 from deepgsr_cli.mar.methods import NAMES, TASK, MetalMethod
-from deepgsr_cli.mar.nmar import VIRTUAL_VIEWS, ImageOnly, at_least_air, virtual_scan
+from deepgsr_cli.mar.nmar import VIRTUAL_VIEWS, ImageOnly, virtual_scan, within_tissue
 from deepgsr_cli.mar.trace import metal_mask, metal_trace
 from deepgsr_cli.reports.report import ReportImage
 from deepgsr_cli.tomography.attenuation import WATER_ATTENUATION, to_attenuation, to_hu
@@ -360,10 +360,10 @@ class MetalCorrection(BatchWork[_Case, _Computed]):
         """The slice, (H, W), corrected by a method that it was corrected by."""
         found, slice = computed.corrected[name], computed.case.slice
         if slice is None:
-            return at_least_air(to_hu(found), computed.hu)
+            return within_tissue(to_hu(found), computed.hu)
         # Added to the values of the file, so that what does not change keeps them exactly.
         change_hu = ((found - computed.x) / WATER_ATTENUATION * 1000)[0, 0].cpu().numpy()
-        return at_least_air(slice.hu + np.where(slice.padding, 0, change_hu), slice.hu)
+        return within_tissue(slice.hu + np.where(slice.padding, 0, change_hu), slice.hu)
 
     def _metal(self, cases: list[_Case], x: Tensor) -> Tensor:
         """Where metal is, bool, (B, 1, H, W), in slices in 1/mm of that shape.

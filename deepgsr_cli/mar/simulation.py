@@ -30,19 +30,20 @@ class MetalScan:
 
     Args:
         geometry: Geometry of the scan.
-        metal: Name of the metal, one of `METALS`.
+        metals: Names of the metals, of `METALS`.
         photons: Photons a ray that leave the source.
 
     Raises:
         OptionError: An unknown metal, or less than one photon.
     """
 
-    def __init__(self, geometry: Geometry, metal: str = "titanium", photons: float = 2e7) -> None:
-        if metal not in METALS:
-            raise OptionError("metal", metal, f"give one of {', '.join(METALS)}")
+    def __init__(self, geometry: Geometry, *metals: str, photons: float = 2e7) -> None:
+        for metal in metals:
+            if metal not in METALS:
+                raise OptionError("metal", metal, f"give one of {', '.join(METALS)}")
         if not 1 <= photons < math.inf:
             raise OptionError("photons", photons, "give 1 or more, the papers' number is 2e7")
-        self.metal, self.photons = METALS[metal], photons
+        self.metals, self.photons = [METALS[metal] for metal in metals or ("titanium",)], photons
         self.operator = Radon(geometry)
         self.water_correction = _water_correction()
 
@@ -53,7 +54,7 @@ class MetalScan:
 
         Args:
             x: Attenuation of the slices without metal, in 1/mm, (B, 1, H, W), not negative.
-            metal: Mask of the metal, bool, of the same shape.
+            metal: Masks of the metals in their order, bool, (B, M, H, W), none of which overlap.
             generator: Random generator, on the device of x.
 
         Raises:
@@ -66,21 +67,26 @@ class MetalScan:
 
         Arguments and errors are those of `scan`.
         """
-        if metal.shape != x.shape or metal.dtype != torch.bool:
+        shape = (len(x), len(self.metals), *x.shape[2:])
+        if metal.shape != shape or metal.dtype != torch.bool:
             raise ShapeError(
                 f"the metal is {metal.dtype} of shape {tuple(metal.shape)}, but the slice has"
-                f" {tuple(x.shape)}; give bool of the slice's shape"
+                f" {tuple(x.shape)}; give bool of the slice's shape, a mask for each metal, {shape}"
             )
-        water, bone = _parted(x * ~metal)
+        water, bone = _parted(x * ~metal.any(1, keepdim=True))
         # Mass along the rays, in g/cm².
         water_mass, bone_mass = self.operator(torch.cat((water, bone))).chunk(2)
         water_mass, bone_mass = water_mass / WATER_70_KEV, bone_mass / BONE_70_KEV
         lines = polychromatic([water_mass, bone_mass], [WATER, BONE])
-        length_mm = _metal_length_mm(self.operator.geometry, metal)  # (B, 1, V, N, rays)
-        behind = length_mm.amax(-1) > 0
-        metal_mass = length_mm[behind] * (self.metal.density_g_cm3 / 10)  # (R, rays)
-        tissue = [mass[behind][:, None].expand_as(metal_mass) for mass in (water_mass, bone_mass)]
-        rays = polychromatic([*tissue, metal_mass], [WATER, BONE, self.metal.attenuation_cm2_g])
+        # Of each metal, (B, 1, V, N, rays).
+        lengths_mm = [_metal_length_mm(self.operator.geometry, mask) for mask in metal.split(1, dim=1)]
+        behind = torch.stack(lengths_mm).amax((0, -1)) > 0
+        metal_mass = [
+            length[behind] * (of.density_g_cm3 / 10) for length, of in zip(lengths_mm, self.metals)
+        ]  # (R, rays) each
+        tissue = [mass[behind][:, None].expand_as(metal_mass[0]) for mass in (water_mass, bone_mass)]
+        materials = [WATER, BONE, *(of.attenuation_cm2_g for of in self.metals)]
+        rays = polychromatic([*tissue, *metal_mass], materials)
         lines[behind] = math.log(_RAYS_PER_BIN) - torch.logsumexp(-rays, dim=-1)
         return lines
 

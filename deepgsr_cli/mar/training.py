@@ -42,13 +42,15 @@ class MetalSample:
 
     @property
     def clean(self) -> Tensor:
-        """The slices without metal, in 1/mm, (B, 1, H, W)."""
+        """Reconstruction of the scan without metal, in 1/mm, (B, 1, H, W)."""
         return self.case.clean
 
 
 class MAR:
     """Metal artifact reduction: simulated scans of slices with metal in them, half of them known by their
-    sinograms and half by their images alone. The truth is the slice itself."""
+    sinograms and half by their images alone. The truth is the reconstruction of the scan without metal: with
+    the slice itself as the truth, a network learns what the simulation does besides, and takes off its noise.
+    """
 
     given = "normalised metal artifact reduction"
 
@@ -81,7 +83,7 @@ class MAR:
         by turns from the sinogram and from the image alone."""
         size = self.config.patch * 13 // 8
         scans = [
-            CaseScan(size, Setting(NOMINAL_FIELD_MM, "titanium", kernel)) for kernel in (None, "ram-lak")
+            CaseScan(size, Setting(NOMINAL_FIELD_MM, ("titanium",), kernel)) for kernel in (None, "ram-lak")
         ]
         samples = []
         for i, hu in enumerate(self.held_out):
@@ -110,7 +112,7 @@ class MAR:
     def _errors(self, x: Tensor, case: MetalCase) -> Tensor:
         """Errors of images outside metal, (B,), where water is about 1."""
         x = torch.where(case.clean > 0, x, x.clamp(min=0))  # in air, nothing is less than air
-        error = error_in_window(x, case.clean) * ~case.metal
+        error = error_in_window(x, case.clean.clamp(min=0)) * ~case.metal
         return LOSSES[self.config.loss](ATTENUATION_SCALE_MM * error)
 
     def psnr(self, model: nn.Module, sample: MetalSample) -> float:

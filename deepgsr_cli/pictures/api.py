@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import overload
+from typing import TYPE_CHECKING, TypedDict, overload
 
 import numpy as np
 from torch import Tensor
@@ -13,30 +13,27 @@ from deepgsr_cli.pictures.findings import NoiseFinding, load_noise_estimator, no
 from deepgsr_cli.pictures.resampling import Method
 from deepgsr_cli.pictures.restorer import Noise, Restorer, RunOptions
 
+if TYPE_CHECKING:
+    from typing_extensions import Unpack
+
+
+class Running(TypedDict, total=False):
+    """Options that these functions share, as of `denoise`."""
+
+    strength: float
+    ensemble: bool
+    white: float | None
+    weights: str | None
+    device: str
+
 
 @overload
 def denoise(
-    picture: Tensor,
-    sigma: float | None = None,
-    *,
-    noise: Noise = "auto",
-    strength: float = 1.0,
-    ensemble: bool = False,
-    white: float | None = None,
-    weights: str | None = None,
-    device: str = "auto",
+    picture: Tensor, sigma: float | None = None, *, noise: Noise = "auto", **options: Unpack[Running]
 ) -> Tensor: ...
 @overload
 def denoise(
-    picture: NumpyPicture,
-    sigma: float | None = None,
-    *,
-    noise: Noise = "auto",
-    strength: float = 1.0,
-    ensemble: bool = False,
-    white: float | None = None,
-    weights: str | None = None,
-    device: str = "auto",
+    picture: NumpyPicture, sigma: float | None = None, *, noise: Noise = "auto", **options: Unpack[Running]
 ) -> np.ndarray: ...
 def denoise(
     picture: Tensor | NumpyPicture,
@@ -71,30 +68,14 @@ def denoise(
         WeightsError: The weights are unknown or damaged.
         DeviceError: The device is not there.
     """
-    restorer = Restorer(weights, RunOptions(device, ensemble=ensemble), noise=noise)
+    restorer = Restorer(weights, RunOptions(device, "auto", ensemble=ensemble), noise=noise)
     return restorer(picture, sigma, strength=strength, white=white)
 
 
 @overload
-def derain(
-    picture: Tensor,
-    *,
-    strength: float = 1.0,
-    ensemble: bool = False,
-    white: float | None = None,
-    weights: str | None = None,
-    device: str = "auto",
-) -> Tensor: ...
+def derain(picture: Tensor, **options: Unpack[Running]) -> Tensor: ...
 @overload
-def derain(
-    picture: NumpyPicture,
-    *,
-    strength: float = 1.0,
-    ensemble: bool = False,
-    white: float | None = None,
-    weights: str | None = None,
-    device: str = "auto",
-) -> np.ndarray: ...
+def derain(picture: NumpyPicture, **options: Unpack[Running]) -> np.ndarray: ...
 def derain(
     picture: Tensor | NumpyPicture,
     *,
@@ -108,30 +89,14 @@ def derain(
 
     A picture without rain stays as it is, unless weights are given.
     """
-    restorer = Restorer(weights, RunOptions(device, ensemble=ensemble), task="derain")
+    restorer = Restorer(weights, RunOptions(device, "auto", ensemble=ensemble), task="derain")
     return restorer(picture, strength=strength, white=white)
 
 
 @overload
-def restore(
-    picture: Tensor,
-    *,
-    strength: float = 1.0,
-    ensemble: bool = False,
-    white: float | None = None,
-    weights: str | None = None,
-    device: str = "auto",
-) -> Tensor: ...
+def restore(picture: Tensor, **options: Unpack[Running]) -> Tensor: ...
 @overload
-def restore(
-    picture: NumpyPicture,
-    *,
-    strength: float = 1.0,
-    ensemble: bool = False,
-    white: float | None = None,
-    weights: str | None = None,
-    device: str = "auto",
-) -> np.ndarray: ...
+def restore(picture: NumpyPicture, **options: Unpack[Running]) -> np.ndarray: ...
 def restore(
     picture: Tensor | NumpyPicture,
     *,
@@ -145,32 +110,14 @@ def restore(
 
     A picture that has none of them stays as it is. With weights that are given one network does all.
     """
-    restorer = Restorer(weights, RunOptions(device, ensemble=ensemble), task="restore")
+    restorer = Restorer(weights, RunOptions(device, "auto", ensemble=ensemble), task="restore")
     return restorer(picture, strength=strength, white=white)
 
 
 @overload
-def dejpeg(
-    picture: Tensor,
-    quality: float | None = None,
-    *,
-    strength: float = 1.0,
-    ensemble: bool = False,
-    white: float | None = None,
-    weights: str | None = None,
-    device: str = "auto",
-) -> Tensor: ...
+def dejpeg(picture: Tensor, quality: float | None = None, **options: Unpack[Running]) -> Tensor: ...
 @overload
-def dejpeg(
-    picture: NumpyPicture,
-    quality: float | None = None,
-    *,
-    strength: float = 1.0,
-    ensemble: bool = False,
-    white: float | None = None,
-    weights: str | None = None,
-    device: str = "auto",
-) -> np.ndarray: ...
+def dejpeg(picture: NumpyPicture, quality: float | None = None, **options: Unpack[Running]) -> np.ndarray: ...
 def dejpeg(
     picture: Tensor | NumpyPicture,
     quality: float | None = None,
@@ -194,33 +141,17 @@ def dejpeg(
         weights: NAME, FILE or hf:// address; None for the shipped ones.
         device: "auto", "cpu", "cuda", "cuda:N" or "mps".
     """
-    restorer = Restorer(weights, RunOptions(device, ensemble=ensemble), task="dejpeg")
+    restorer = Restorer(weights, RunOptions(device, "auto", ensemble=ensemble), task="dejpeg")
     return restorer.decompress(picture, quality, strength=strength, white=white)
 
 
 @overload
 def upscale(
-    picture: Tensor,
-    scale: int = 2,
-    *,
-    method: Method = "deepgsr",
-    strength: float = 1.0,
-    ensemble: bool = False,
-    white: float | None = None,
-    weights: str | None = None,
-    device: str = "auto",
+    picture: Tensor, scale: int = 2, *, method: Method = "deepgsr", **options: Unpack[Running]
 ) -> Tensor: ...
 @overload
 def upscale(
-    picture: NumpyPicture,
-    scale: int = 2,
-    *,
-    method: Method = "deepgsr",
-    strength: float = 1.0,
-    ensemble: bool = False,
-    white: float | None = None,
-    weights: str | None = None,
-    device: str = "auto",
+    picture: NumpyPicture, scale: int = 2, *, method: Method = "deepgsr", **options: Unpack[Running]
 ) -> np.ndarray: ...
 def upscale(
     picture: Tensor | NumpyPicture,
@@ -245,7 +176,7 @@ def upscale(
         weights: NAME, FILE or hf:// address; None for the shipped ones.
         device: "auto", "cpu", "cuda", "cuda:N" or "mps".
     """
-    restorer = Restorer(weights, RunOptions(device, ensemble=ensemble), task="upscale")
+    restorer = Restorer(weights, RunOptions(device, "auto", ensemble=ensemble), task="upscale")
     return restorer.enlarge(picture, scale, method=method, strength=strength, white=white)
 
 

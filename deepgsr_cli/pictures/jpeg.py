@@ -43,6 +43,8 @@ SUBSAMPLED = 0.7  # share with chroma of half the resolution, 4:2:0; the others 
 SHIFTED = 0.15  # share whose grid of blocks begins anywhere, as after cropping
 TWICE = 0.15  # share that has been compressed before, half of them on another grid
 TOLD_COARSER = 0.5  # share of those of which the coarser compression is told, and not the last one
+VIVID = 0.06  # share of the crops that is black, white and pure colours, as of drawings and signs
+VIVID_GAINS = (2.0, 60.0)  # contrast of these: from soft slopes to hard edges
 
 
 class Steps(NamedTuple):
@@ -145,6 +147,26 @@ def compressed(x: Tensor, steps: Steps, offset: Tensor | None = None) -> Tensor:
 def ycc_of_rgb(samples: Tensor) -> Tensor:
     """Luma and chroma around 0, (B, 3, H, W), of red, green and blue, by JFIF."""
     return torch.einsum("dc,bchw->bdhw", _constants(samples.device).to_ycc, samples)
+
+
+def vivid_for_training(clean: Tensor, generator: torch.Generator) -> Tensor:
+    """Make drawings of a share of crops, (B, C, H, W) in [0, 1], which keep the shapes in them.
+
+    The contrast of each channel is raised about the value of a random pixel, and half of the channels are
+    inverted, so that colours meet that never do in photographs.
+    """
+    batch, channels, height, width = clean.shape
+
+    def draw(*shape: int) -> Tensor:
+        return torch.rand(shape, device=clean.device, generator=generator)
+
+    place = (draw(batch, 1) * height * width).long().expand(-1, channels)
+    middle = clean.flatten(2).gather(2, place[..., None])[..., None]
+    low, high = VIVID_GAINS
+    gain = low * (high / low) ** draw(batch, channels, 1, 1)
+    sign = torch.where(draw(batch, channels, 1, 1) < 0.5, -1.0, 1.0)
+    vivid = (0.5 + sign * gain * (clean - middle)).clamp(0, 1)
+    return torch.where(draw(batch, 1, 1, 1) < VIVID, vivid, clean)
 
 
 def compressed_for_training(clean: Tensor, generator: torch.Generator) -> tuple[Tensor, Tensor]:

@@ -19,7 +19,7 @@ from deepgsr_cli.formats.mosaics import Mosaic, check_pattern, read_mosaic
 from deepgsr_cli.jobs.plan import Job
 from deepgsr_cli.jobs.work import Column, Progress, Result
 from deepgsr_cli.pictures.demosaicking import Demosaicker
-from deepgsr_cli.pictures.jobs import compare, reference_of, show
+from deepgsr_cli.pictures.jobs import KIND, compare, reference_of, show
 from deepgsr_cli.pictures.mosaics import balance, developed
 
 # Of a file's range; what is darker throughout is likely to have fewer bits than its samples.
@@ -64,8 +64,7 @@ class Demosaicking:
     options: MosaicOptions = field(default_factory=MosaicOptions)
     title: ClassVar[str] = "Demosaicked pictures"
     columns: ClassVar[tuple[Column, ...]] = (
-        Column("width", "size", mean=False, text="{width}\u00a0×\u00a0{height}"),
-        Column("depth", "depth", mean=False),
+        *KIND,
         Column("pattern", "pattern", mean=False),
         Column("sigma", "sigma", mean=False),
         Column("psnr", "CPSNR (dB)"),
@@ -75,13 +74,8 @@ class Demosaicking:
     @property
     def protocol(self) -> dict[str, str]:
         """All it takes to repeat the run, with the weights."""
-        options, running = self.options, self.demosaicker.options
-        protocol = {
-            "method": self.demosaicker.method,
-            "tile": "auto" if running.tile is None else str(running.tile),
-        }
-        if running.ensemble:
-            protocol["ensemble"] = "mean of eight orientations"
+        options = self.options
+        protocol = {"method": self.demosaicker.method, **self.demosaicker.options.protocol}
         protocol["sigma"] = "auto" if options.sigma is None else f"{options.sigma:g}"
         protocol["raw files"] = "linear sRGB" if options.linear else "sRGB"
         protocol["figures"] = "of all three channels, clipped to [0, 1], rounded as written"

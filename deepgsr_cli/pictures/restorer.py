@@ -15,6 +15,7 @@ from torch import Tensor
 
 from deepgsr_cli.compute.device import free_memory, select_device
 from deepgsr_cli.compute.levels import to_floats
+from deepgsr_cli.compute.precision import settled
 from deepgsr_cli.compute.tiling import (
     Preparation,
     TileNeeds,
@@ -46,12 +47,21 @@ from deepgsr_cli.pictures.resampling import (
     without_hidden_colours,
 )
 from deepgsr_cli.pictures.routes import Choice, Route, part
-from deepgsr_cli.pictures.tasks import DEJPEG, DENOISE, DERAIN, PHOTO, RESTORE, TASKS, UPSCALE, Shown
+from deepgsr_cli.pictures.tasks import (
+    DEJPEG,
+    DENOISE,
+    DERAIN,
+    PHOTO,
+    RESTORE,
+    TASKS,
+    Shown,
+    check_enlargement,
+)
 
 if TYPE_CHECKING:
     from torch import Tensor
 
-    from deepgsr_cli.compute.precision import Precision
+    from deepgsr_cli.compute.precision import AskedPrecision
     from deepgsr_cli.formats.codecs import JpegCoding
     from deepgsr_cli.models import Prior
     from deepgsr_cli.models.noise_estimator import NoiseEstimator
@@ -68,7 +78,7 @@ class RunOptions:
 
     Attributes:
         device: "auto", "cpu", "cuda", ...
-        precision: "fp32", "bf16" or "fp16".
+        precision: "fp32", "bf16", "fp16", or "auto", which `compute.precision.settled` tells.
         tile: Side of a tile in pixels, 0 for the whole image, None to choose by free memory.
         overlap: Pixels that tiles share, None for what the model needs.
         batch: Tiles at once, None to choose by free memory.
@@ -79,7 +89,7 @@ class RunOptions:
     """
 
     device: str = "auto"
-    precision: Precision = "fp32"
+    precision: AskedPrecision = "fp32"
     tile: int | None = None
     overlap: int | None = None
     batch: int | None = None
@@ -92,6 +102,15 @@ class RunOptions:
             value = getattr(self, name)
             if value is not None and value < low:
                 raise OptionError(name, value, f"give {low} or more")
+
+    @property
+    def protocol(self) -> dict[str, str]:
+        """What a result may depend on of all this, in the words of a report."""
+        protocol = {
+            "precision": settled(self.precision, select_device(self.device)),
+            "tile": "auto" if self.tile is None else str(self.tile),
+        }
+        return protocol | ({"ensemble": "mean of eight orientations"} if self.ensemble else {})
 
     def tiles(
         self,
@@ -761,26 +780,18 @@ class Restorer:
         options, (_, height, width) = self.options, image.shape
         device = select_device(options.device)
         channels, needs = model.config.channels, model.tile_needs
+        tiles = options.tiles((height, width), channels, needs, model.bytes_per_pixel, device)
         restored = apply_tiled(
             function,
             image,
-            options.tiles((height, width), channels, needs, model.bytes_per_pixel, device),
+            replace(tiles, prepare=prepare),
             device=device,
-            prepare=prepare,
             precision=options.precision,
             out=out,
             progress=progress,
             notify=self.notify,
         )
         return restored.numpy()
-
-
-def check_enlargement(scale: int, method: str) -> None:
-    """Raise an OptionError unless there is such a scale and such a method to enlarge by."""
-    if scale not in UPSCALE.scales:
-        raise OptionError("scale", scale, "give 2, 3 or 4")
-    if method not in (known := ("deepgsr", *UPSCALE.baselines)):
-        raise OptionError("method", method, f"known are {', '.join(known)}")
 
 
 def _check(pixels: np.ndarray, strength: float) -> None:

@@ -11,6 +11,8 @@ from dataclasses import dataclass, replace
 from enum import Enum
 from typing import TYPE_CHECKING, NamedTuple, Protocol
 
+from deepgsr_cli.errors import OptionError
+
 if TYPE_CHECKING:
     import numpy as np
     import torch
@@ -284,6 +286,12 @@ def _ease_of_steps(told: Tensor) -> Tensor:
     return (64 / (1 + 255 * told[:, 0])) ** 0.75
 
 
+def _some_vivid(clean: Tensor, draw: Draw) -> Tensor:
+    from deepgsr_cli.pictures.jpeg import vivid_for_training
+
+    return vivid_for_training(clean, draw.device)
+
+
 def _compressed(clean: Tensor, how: Degradation, draw: Draw) -> tuple[Tensor, Tensor]:
     from deepgsr_cli.pictures.jpeg import compressed_for_training
 
@@ -454,6 +462,7 @@ DEJPEG = PictureTask(
     degrade=_compressed,
     degrade_for_validation=_compressed_for_validation,
     given="the JPEG",
+    prepare=_some_vivid,
 )
 
 SIGMA_OF_MOSAIC = Level(
@@ -494,3 +503,11 @@ UPSCALE = PictureTask(
 
 # By name.
 TASKS = {task.name: task for task in (DENOISE, DERAIN, RESTORE, DEJPEG, DEMOSAICK, PHOTO, UPSCALE)}
+
+
+def check_enlargement(scale: int, method: str) -> None:
+    """Raise an OptionError unless there is such a scale and such a method to enlarge by."""
+    if scale not in UPSCALE.scales:
+        raise OptionError("scale", scale, "give 2, 3 or 4")
+    if method not in (known := ("deepgsr", *UPSCALE.baselines)):
+        raise OptionError("method", method, f"known are {', '.join(known)}")

@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 import warnings
 from collections.abc import Iterator
-from typing import Protocol
+from typing import NamedTuple, Protocol
 
 import numpy as np
 import torch
@@ -236,13 +236,38 @@ class WalkKernel:
         return torch.from_numpy(padded[..., 1:-2]).to(values.dtype)
 
 
+class Views(NamedTuple):
+    """A geometry as compiled code takes it.
+
+    Attributes:
+        kind: Index in `geometry.KINDS`.
+        cos: Cosines of the views' angles, (V,), float64.
+        sin: Sines of the views' angles, (V,), float64.
+        pixel_mm: Height and width of a pixel.
+        source_mm: Distance of the source from the isocentre.
+        bins: Bins a millimetre of a parallel beam's detector, a unit of slope of a flat one, or a radian.
+        centre: Position of the central ray among the bins, one of which is padding before the first.
+    """
+
+    kind: int
+    cos: Array
+    sin: Array
+    pixel_mm: tuple[float, float]
+    source_mm: float
+    bins: float
+    centre: float
+
+
 class SmearKernel:
     """Map from views to pixels, compiled; its transpose runs through the same code."""
 
     def __init__(self, samples: PixelSamples) -> None:
-        self.geometry = samples.geometry
-        theta = np.array(self.geometry.angles_rad)
-        self.cos, self.sin = np.cos(theta), np.sin(theta)
+        g = self.geometry = samples.geometry
+        theta = np.array(g.angles_rad)
+        bins = (g.source_mm + g.detector_mm or 1.0) / g.bin_mm
+        self.views = Views(
+            KINDS.index(g.kind), np.cos(theta), np.sin(theta), g.pixel_mm, g.source_mm, bins, g.centre_bin + 1
+        )
 
     def forward(self, lines: Tensor) -> Tensor:
         """Sums, (B, T), over views (B, V, N), in the arithmetic of their dtype."""
@@ -259,19 +284,14 @@ class SmearKernel:
         return torch.from_numpy(padded[..., 1:-2]).to(values.dtype)
 
     def _run(self, padded: Array, image: Array, *, adjoint: bool) -> None:
-        g = self.geometry
-        smear, kind = compiled(_smear), KINDS.index(g.kind)
-        bins = (g.source_mm + g.detector_mm or 1.0) / g.bin_mm
+        num_views, height = self.geometry.num_views, self.geometry.shape[0]
+        smear = compiled(_smear)
 
         def work(first: int, last: int) -> None:
-            views, rows = (0, g.num_views), (0, g.shape[0])
-            views, rows = ((first, last), rows) if adjoint else (views, (first, last))
-            smear(
-                padded, self.cos, self.sin, *g.pixel_mm, kind, g.source_mm, bins, g.centre_bin + 1, image,
-                *views, *rows, adjoint,
-            )  # fmt: skip
+            parts = ((first, last), (0, height)) if adjoint else ((0, num_views), (first, last))
+            smear(padded, self.views, image, *parts, adjoint)
 
-        in_threads(work, g.num_views if adjoint else g.shape[0])
+        in_threads(work, num_views if adjoint else height)
 
 
 # A loop is computed several numbers at a time only where the compiler knows that what it writes is nothing it
@@ -319,19 +339,24 @@ def _spread(
 
 
 def _smear(
-    views: Array, cos: Array, sin: Array, spacing_y: float, spacing_x: float, kind: int, source_mm: float,
-    bins: float, centre: float, image: Array,
-    first_view: int, last_view: int, first_row: int, last_row: int, adjoint: bool,
-) -> None:  # fmt: skip
-    """Add samples of views, (B, V, N + 3), to an image, (B, H, W), or spread it onto the views."""
+    lines: Array,
+    views: Views,
+    image: Array,
+    of_views: tuple[int, int],
+    of_rows: tuple[int, int],
+    adjoint: bool,
+) -> None:
+    """Add samples of some views, (B, V, N + 3), to some rows of an image, (B, H, W), or spread these onto
+    those."""
+    kind, cos, sin, (spacing_y, spacing_x), source_mm, bins, centre = views
     height, width = image.shape[1:]
-    top = float(views.shape[2] - 2)
+    top = float(lines.shape[2] - 2)
     # Of a row of pixels: the bin before each, how far it is beyond it, its weight, and what is read there.
     index = np.empty(width, np.int32)
-    fraction, read = np.empty(width, views.dtype), np.empty(width, views.dtype)
-    weight = np.ones(width, views.dtype)
-    for view in range(first_view, last_view):
-        for row in range(first_row, last_row):
+    fraction, read = np.empty(width, lines.dtype), np.empty(width, lines.dtype)
+    weight = np.ones(width, lines.dtype)
+    for view in range(*of_views):
+        for row in range(*of_rows):
             x, y = -(width - 1) / 2 * spacing_x, ((height - 1) / 2 - row) * spacing_y
             across_left = x * cos[view] + y * sin[view]
             distance_left = source_mm + y * cos[view] - x * sin[view]
@@ -358,8 +383,8 @@ def _smear(
                     position = min(max(math.atan(position) * bins + centre, 0.0), top)
                     index[column] = np.int32(position)
                     fraction[column] = position - np.int32(position)
-            for b in range(len(views)):
-                samples, pixels = views[b, view], image[b, row]
+            for b in range(len(lines)):
+                samples, pixels = lines[b, view], image[b, row]
                 if adjoint:
                     for column in range(width):
                         k, value = np.uintp(index[column]), weight[column] * pixels[column]

@@ -26,12 +26,14 @@ from deepgsr_cli.errors import WeightsError
 from deepgsr_cli.evaluation.run import scores
 from deepgsr_cli.mar import evaluation, masks
 from deepgsr_cli.mar.evaluation import MetalArtifacts
+from deepgsr_cli.mar.methods import IMAGE_SHARE, MetalMethod
 from deepgsr_cli.mar.network import MetalReduction, MetalReductionConfig
 from deepgsr_cli.mar.simulation import MetalScan
 from deepgsr_cli.models import DeepGSRConfig
 from deepgsr_cli.tomography.attenuation import WATER_ATTENUATION, to_attenuation, to_hu
 from deepgsr_cli.tomography.geometry import sparse_view
 from deepgsr_cli.tomography.geometry_files import write_geometry
+from deepgsr_cli.tomography.radon import Radon
 from deepgsr_cli.weights.checkpoint import save_checkpoint
 from tests.samples import FRAME, STUDY, body_hu, load_checkpoint, saved, saved_slice
 
@@ -47,9 +49,11 @@ def rods() -> np.ndarray:
     return metal
 
 
-def sinogram_of(metal: np.ndarray) -> torch.Tensor:
+def sinogram_of(metal: np.ndarray, name: str = "titanium") -> torch.Tensor:
     x = to_attenuation(body_hu(), CPU)
-    return MetalScan(GEOMETRY).scan(x, torch.from_numpy(metal)[None, None], torch.Generator().manual_seed(0))
+    return MetalScan(GEOMETRY, name).scan(
+        x, torch.from_numpy(metal)[None, None], torch.Generator().manual_seed(0)
+    )
 
 
 def image_of(y: torch.Tensor) -> np.ndarray:
@@ -461,6 +465,7 @@ def wrong_masks() -> dict[str, tuple[object, str]]:
         "broken.dcm": (b"no DICOM", "cannot be read as a mask"),
         "missing.png": (None, "missing.png"),
         "missing.dcm": (None, "no such file"),
+        "missing.npy": (None, "there is no such file; check the path"),
     }
 
 
@@ -528,6 +533,40 @@ def test_a_measured_sinogram_is_corrected_and_says_so(run, measured, implant, tm
     assert abs(filled[rods()].mean()) < 400
     assert run("mar", path, "-o", "out.dcm", *options).exit_code == 0
     assert pydicom.dcmread("out.dcm").SeriesDescription == "deepgsr mar nmar"
+
+
+@pytest.mark.parametrize("method", ["li", "deepgsr"])
+def test_beside_gold_in_a_sinogram_nothing_is_beyond_what_tissue_can_be(run, measured, network, method):
+    path, geometry = measured
+    y = sinogram_of(rods(), "gold")
+    np.save(path, y[0, 0].numpy())
+    uncorrected = to_hu(Radon(GEOMETRY).fbp(y))
+    metal = uncorrected > 2500
+    assert uncorrected[~metal].min() < -1100
+    options = ("--geometry", geometry, "--method", method)
+    options += ("--weights", network) if method == "deepgsr" else ()
+    result = run("mar", path, "-o", "out.npy", *options)
+    assert result.exit_code == 0, result.output
+    hu = np.load("out.npy")
+    assert hu.min() >= -1024
+    changed = hu != uncorrected
+    assert hu[changed].max() <= 3071
+    assert hu.max() > 3071
+
+
+def test_a_result_is_a_mixture_of_the_image_and_of_the_reconstruction_with_the_rebuilt_trace(network):
+    """From a sinogram; to an image alone only the latter is added."""
+    y, metal, A = sinogram_of(rods()), torch.from_numpy(rods())[None, None], Radon(GEOMETRY)
+    model = load_checkpoint(network).model
+    with torch.no_grad():
+        x, completed = model.completed(A, y, metal)
+    consistent = A.fbp(completed)
+    assert (x - consistent).abs().max() > 1e-4
+    method = MetalMethod("deepgsr")
+    torch.testing.assert_close(
+        method.reduction(model)(A, y, metal), IMAGE_SHARE * x + (1 - IMAGE_SHARE) * consistent
+    )
+    torch.testing.assert_close(method.reduction(model, virtual=True)(A, y, metal), consistent)
 
 
 def test_a_sinogram_without_metal_is_reconstructed_as_it_is(run, measured):
@@ -647,6 +686,9 @@ def test_an_evaluation_prints_a_table_by_size(run, series, metals):
     table = result.stdout.splitlines()
     assert any(line.startswith("metal (px)") and "no metal (dB / SSIM)" in line for line in table)
     assert any(line.startswith("all") for line in table)
+    (free,) = (line for line in table if line.startswith("metal (px)") and "to metal-free" in line)
+    assert "li (dB to metal-free)" in free
+    assert "no metal" not in free
     assert table[-1].startswith("no metal")
 
 

@@ -37,8 +37,9 @@ def random_image(*shape, seed=0):
     return torch.rand(*shape, generator=torch.Generator().manual_seed(seed))
 
 
-def tiled(function, image, tile=40, overlap=16, needs=NEEDS, batch=1, **options):
-    return apply_tiled(function, image, Tiles(tile, overlap, needs, batch), device="cpu", **options)
+def tiled(function, image, tile=40, overlap=16, needs=NEEDS, batch=1, prepare=None, **options):
+    tiles = Tiles(tile, overlap, needs, batch, prepare)
+    return apply_tiled(function, image, tiles, device="cpu", **options)
 
 
 def identity(x):

@@ -24,7 +24,8 @@ from deepgsr_cli.errors import InputError, UsageError
 from deepgsr_cli.formats.dicom.derived import write_new
 from deepgsr_cli.models import DeepGSRConfig
 from deepgsr_cli.tasks import train
-from deepgsr_cli.tomography.attenuation import hu_to_attenuation
+from deepgsr_cli.tomography.attenuation import WATER_ATTENUATION, hu_to_attenuation
+from deepgsr_cli.tomography.fbp import fbp_weights
 from deepgsr_cli.tomography.geometry import sparse_view
 from deepgsr_cli.tomography.radon import Radon
 from deepgsr_cli.training.config import TrainConfig
@@ -173,6 +174,36 @@ def test_every_geometry_sees_the_whole_slice():
         }[geometry.kind]
         assert np.abs(position).max() <= np.abs(geometry.bin_positions_mm()).max() + geometry.bin_mm
     assert kinds == {"parallel", "fan-flat", "fan-arc"}
+
+
+def test_some_scans_are_short_and_some_detectors_see_half_of_the_slice():
+    """And filtered backprojection, which the network starts from, takes them all."""
+    short = shifted = 0
+    for i in range(300):
+        geometry = random_geometry(256, i / 300, generator(i))
+        assert np.isfinite(fbp_weights(geometry)).all()
+        first, last = geometry.bin_positions_mm()[[0, -1]]
+        angles = np.array(geometry.angles_rad)
+        turn = (angles[1] - angles[0]) * len(angles)
+        if abs(geometry.offset_bins) > 1:
+            shifted += 1
+            assert 0.2 < min(-first, last) / max(-first, last) < 0.8
+            assert turn == pytest.approx(2 * np.pi)
+        elif geometry.kind != "parallel" and turn < 0.99 * 2 * np.pi:
+            short += 1
+            assert turn > np.pi + 2 * np.abs(geometry.fan_angles_rad()).max()
+    assert 10 < short < 40
+    assert 10 < shifted < 40
+
+
+def test_most_cut_outs_have_the_resolution_of_the_slice():
+    cut_outs = CutOuts([anatomy(0)], 16, CPU, masked=0, with_objects=0)
+    assert [len(level) for level in cut_outs.levels[0]] == [70, 35, 17]
+    cut_outs.levels = [[torch.full((64, 64), 1000 * i - 500, dtype=torch.int16) for i in range(3)]]
+    means = cut_outs(400, generator()).mean((1, 2, 3)) / WATER_ATTENUATION
+    counts = [int(((means > low) & (means < high)).sum()) for low, high in ((0.3, 0.7), (1.1, 1.9), (1.9, 3))]
+    assert sum(counts) == 400
+    np.testing.assert_allclose(np.array(counts) / 400, [0.6, 0.2, 0.2], atol=0.08)
 
 
 def test_views_are_20_to_360_of_a_full_slice_mostly_30_to_180():

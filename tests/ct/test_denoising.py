@@ -73,14 +73,11 @@ def test_the_scale_of_the_network_goes_back_and_forth():
 def test_only_what_the_network_knows_changes():
     hu = body_hu()
     hu[0, :3], hu[0, 3:6] = -2000.0, 4000.0
-    keep = np.zeros(hu.shape, bool)
-    keep[5] = True
-    result = denoised(tiny_model(1), hu, 30.0, OPTIONS, keep=keep)
+    result = denoised(tiny_model(1), hu, 30.0, OPTIONS)
     assert (result.shape, result.dtype) == (hu.shape, np.float32)
     same = result == hu
     assert same[0, :6].all()
-    assert same[5].all()
-    assert same[1:5].mean() < 0.1
+    assert same[1:].mean() < 0.1
     half = denoised(tiny_model(1), hu, 30.0, OPTIONS, strength=0.5)
     np.testing.assert_allclose(half[8:], ((hu + result) / 2)[8:], atol=1e-3)
 

@@ -10,7 +10,15 @@ from typer.testing import CliRunner
 import deepgsr_cli.mar.cases
 from deepgsr_cli.ct.figures import PEAK_ATTENUATION
 from deepgsr_cli.errors import InputError
-from deepgsr_cli.mar.cases import NOMINAL_FIELD_MM, CaseScan, MetalCases, Setting, implanted_metal, turned
+from deepgsr_cli.mar.cases import (
+    NOMINAL_FIELD_MM,
+    CaseScan,
+    MetalCases,
+    Setting,
+    implanted_metal,
+    implanted_metals,
+    turned,
+)
 from deepgsr_cli.mar.masks import read_shapes
 from deepgsr_cli.mar.network import METAL_PRESETS, MetalReduction, MetalReductionConfig
 from deepgsr_cli.mar.training import MAR
@@ -24,8 +32,8 @@ from tests.samples import check_resumed_equals_unbroken, load_checkpoint
 
 CPU = torch.device("cpu")
 SIZE = 32
-PLAIN = Setting(NOMINAL_FIELD_MM, "titanium", None)
-VIRTUAL = Setting(250.0, "titanium", "hann")
+PLAIN = Setting(NOMINAL_FIELD_MM, ("titanium",), None)
+VIRTUAL = Setting(250.0, ("titanium",), "hann")
 
 
 def generator(seed=0):
@@ -112,6 +120,32 @@ def test_a_case_of_the_image_alone_is_a_virtual_scan_of_a_reconstruction():
     assert image.max() < 1.2 * 4.071 * WATER_ATTENUATION
     assert (case.start.metal & metal).sum() == metal.sum()
     assert torch.equal(case.metal, metal)
+
+
+@pytest.mark.parametrize("setting", [PLAIN, VIRTUAL])
+def test_the_truth_is_the_reconstruction_of_the_same_scan_without_metal(setting):
+    """With its noise and its blur: where there is no metal nothing is left to learn."""
+    x, none, metal = disk(0.7), torch.zeros(1, 1, SIZE, SIZE, dtype=torch.bool), disk(0.1) > 0
+    scan = CaseScan(SIZE, setting)
+    case, empty = (scan(x, mask, generator()) for mask in (metal, none))
+    assert torch.equal(case.clean, empty.clean)
+    assert not torch.equal(case.clean, x)
+    if setting.kernel is None:
+        assert torch.equal(empty.clean, empty.operator.fbp(empty.sinogram))
+    error = float((case.start.normalised - case.clean)[~metal].square().mean())
+    assert error < float((case.start.image - case.clean)[~metal].square().mean())
+
+
+def test_two_metals_lie_beside_each_other():
+    setting = Setting(200.0, ("gold", "titanium"), None)
+    metals = implanted_metals(2, disk(0.9), (), generator(1))
+    assert metals.shape == (1, 2, SIZE, SIZE)
+    assert metals.any((2, 3)).all()
+    assert not metals.all(1).any()
+    case = CaseScan(SIZE, setting)(disk(0.9), metals, generator())
+    assert torch.equal(case.metal[:, 0], metals.any(1))
+    other = CaseScan(SIZE, setting)(disk(0.9), metals.flip(1), generator())
+    assert not torch.equal(case.sinogram, other.sinogram)
 
 
 def test_where_no_metal_is_found_in_the_image_it_is_where_it_was_put(monkeypatch):
@@ -231,7 +265,7 @@ def test_validation_is_by_turns_from_the_sinogram_and_from_the_image(config):
     outside = ~sample.case.metal
     with torch.no_grad():
         x = model(sample.case.operator, sample.case.sinogram, sample.case.start.metal)
-    error = x.clamp(0, PEAK_ATTENUATION)[outside] - sample.clean[outside]
+    error = (x.clamp(0, PEAK_ATTENUATION) - sample.clean.clamp(0, PEAK_ATTENUATION))[outside]
     expected = 10 * math.log10(PEAK_ATTENUATION**2 / float(error.double().square().mean()))
     with torch.no_grad():
         assert task.psnr(model, sample) == pytest.approx(expected, abs=1e-3)
@@ -256,7 +290,7 @@ def test_training_lowers_the_loss_on_one_case(config, monkeypatch):
         loss.backward()
         optimizer.step()
         losses.append(float(loss.detach()))
-    assert losses[-1] < 0.9 * losses[0]
+    assert losses[-1] < 0.95 * losses[0]
 
 
 def test_the_command_trains_and_its_header_names_the_folders(folders, tmp_path, monkeypatch):

@@ -1,12 +1,21 @@
 import math
 
+import numpy as np
 import pytest
 import scipy.ndimage
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from deepgsr_cli.mar.nmar import ImageOnly, linear_interpolation, nmar, normalised, tissue_prior, virtual_scan
+from deepgsr_cli.mar.nmar import (
+    ImageOnly,
+    linear_interpolation,
+    nmar,
+    normalised,
+    tissue_prior,
+    virtual_scan,
+    within_tissue,
+)
 from deepgsr_cli.mar.simulation import MetalScan
 from deepgsr_cli.mar.trace import interpolated, metal_mask, metal_trace, rebuilt
 from deepgsr_cli.tomography.attenuation import WATER_ATTENUATION, hu_to_attenuation
@@ -216,3 +225,12 @@ def test_artifacts_in_the_image_get_less(image_only: ImageOnly) -> None:
     filled = image_only(corrupted, metal, keep_metal=False)
     assert torch.equal(filled[~metal], corrected[~metal])
     assert (filled[metal] < 2 * WATER_ATTENUATION).all()
+
+
+def test_what_changed_is_within_what_tissue_can_be_and_the_rest_keeps_its_value() -> None:
+    original = np.array([[-3024.0, -2000.0, 20000.0, 5000.0, 40.0]], np.float32)
+    corrected = np.array([[-3024.0, -2500.0, 20000.0, 4000.0, 41.0]], np.float32)
+    expected = np.array([[-3024.0, -1024.0, 20000.0, 3071.0, 41.0]], np.float32)
+    found = within_tissue(corrected, original)
+    np.testing.assert_array_equal(found, expected)
+    assert found.dtype == np.float32

@@ -158,6 +158,21 @@ def test_denser_metal_attenuates_more() -> None:
     assert gold.isfinite().all()
 
 
+def test_two_metals_attenuate_as_each_does_in_its_place() -> None:
+    none, both = torch.zeros(1, 1, 37, 53), torch.cat((block(), block(slice(3, 6), slice(10, 20))), 1)
+    lines = MetalScan(small(), "gold", "titanium").line_integrals(none, both)
+    alone = [
+        MetalScan(small(), name).line_integrals(none, mask)
+        for name, mask in zip(("gold", "titanium"), both.split(1, dim=1))
+    ]
+    overlap = (alone[0] > 0) & (alone[1] > 0)
+    assert overlap.any()
+    torch.testing.assert_close(lines[~overlap], (alone[0] + alone[1])[~overlap], rtol=1e-5, atol=1e-5)
+    assert (lines >= torch.maximum(*alone) - 1e-4)[overlap].all()
+    with pytest.raises(ShapeError, match="a mask for each metal"):
+        MetalScan(small(), "gold", "titanium").line_integrals(none, block())
+
+
 def test_noise_is_that_of_the_counts() -> None:
     scan = MetalScan(small(), photons=1e4)
     lines = torch.full((1, 1, 400, 500), 1.5)

@@ -13,6 +13,7 @@ from deepgsr_cli.pictures.jpeg import (
     draw_steps,
     standard_steps,
     told,
+    vivid_for_training,
 )
 from deepgsr_cli.pictures.tasks import DEJPEG, QUALITY, Shown
 from tests.samples import smooth_picture
@@ -145,3 +146,25 @@ def test_a_gpu_compresses_as_the_processor_does():
     clean = picture()
     there = compressed(clean.cuda(), Steps(*(x.cuda() for x in at(30)))).cpu()
     assert (there - compressed(clean, at(30))).abs().mean() < 1 / 255
+
+
+def test_a_share_of_training_crops_is_of_pure_colours():
+    clean = picture(3, 16, 16).expand(4000, -1, -1, -1)
+    crops = vivid_for_training(clean, seeded())
+    changed = (crops != clean).flatten(1).any(1)
+    assert abs(changed.float().mean() - jpeg.VIVID) < 4 * (jpeg.VIVID / 4000) ** 0.5
+    assert crops.min() == 0
+    assert crops.max() == 1
+    red, green, blue = (crops[changed] - 0.5).sign().unbind(1)
+    pure_red = ((red > 0) & (green < 0) & (blue < 0)).flatten(1).float().mean(1)
+    pure_green = ((red < 0) & (green > 0) & (blue < 0)).flatten(1).float().mean(1)
+    assert ((pure_red > 0.1) & (pure_green > 0.1)).any()
+
+
+def test_vivid_crops_keep_the_edges_of_their_pictures():
+    edge = torch.zeros(200, 3, 8, 8)
+    edge[..., 4:] = 1
+    crops = vivid_for_training(edge, seeded())
+    assert (crops[..., :4] == crops[..., :1]).all()
+    assert (crops[..., 4:] == crops[..., -1:]).all()
+    assert (crops != edge).any()

@@ -4,6 +4,7 @@ import numpy as np
 import pytest
 import torch
 
+from deepgsr_cli.compute import precision
 from deepgsr_cli.errors import ShapeError, UsageError
 from deepgsr_cli.formats.image import read_image
 from deepgsr_cli.formats.jpeg import jpeg_file
@@ -138,6 +139,30 @@ def test_an_ensemble_is_the_mean_of_eight_orientations_and_so_turns_with_the_pic
         turned = np.ascontiguousarray(np.rot90(picture[..., ::flip], k, (1, 2)))
         expected = np.rot90(restored[..., ::flip], k, (1, 2))
         np.testing.assert_allclose(ensemble(turned, 25), expected, atol=1e-6)
+
+
+@pytest.mark.parametrize("weights", ["deepgsr-gray", "deepgsr-gray-fast"])
+def test_bf16_moves_what_a_shipped_network_makes_by_a_fraction_of_a_level(weights):
+    picture = noisy(1, 15, (96, 96))
+    results = [
+        Restorer(weights, RunOptions("cpu", name)).restore_pixels(picture, 15) for name in ("fp32", "bf16")
+    ]
+    assert 1e-5 < np.sqrt(np.square(results[1] - results[0]).mean()) < 0.25 / 255
+
+
+def test_auto_is_bf16_where_there_are_units_for_it(monkeypatch, tiny_weights):
+    picture = noisy(1, 25, (37, 53))
+
+    def outcome(asked):
+        options = RunOptions("cpu", asked)
+        restored = Restorer(str(tiny_weights[1]), options).restore_pixels(picture, 25)
+        return restored.tolist(), options.protocol["precision"]
+
+    bf16, fp32 = outcome("bf16"), outcome("fp32")
+    assert bf16[0] != fp32[0]
+    assert outcome("auto") == fp32
+    monkeypatch.setattr(precision, "has_bf16_units", lambda: True)
+    assert outcome("auto") == bf16
 
 
 def test_level_zero_gives_the_picture_itself(denoiser):
