@@ -39,6 +39,7 @@ from deepgsr_cli.pictures.arrays import (
 )
 from deepgsr_cli.pictures.compression import Compression, compression_of
 from deepgsr_cli.pictures.findings import DRY, is_drawn, load_noise_estimator, noise_of, rain_of, windows_of
+from deepgsr_cli.pictures.noise import estimate_sigma, picture_sigma
 from deepgsr_cli.pictures.resampling import (
     Method,
     enlarged_alpha,
@@ -154,10 +155,11 @@ _SURE, _LEAST_AGREED, _MOST_AGREED = 0.997, 0.5, 1.25
 _COLOURED, _GRAYER_SURE = 0.5, 0.9
 # Luma of red, green and blue, and what makes their differences from it colours of as much energy (JFIF).
 _LUMA, _BLUE, _RED = (0.299, 0.587, 0.114), 0.564, 0.713
-# What the weights for white noise are told, as multiples of the level of a camera's noise: coarse noise takes
-# more to be removed. Of 82 noisy pictures to train on those for photographs make 34.1 dB, those for white
-# noise told this 33.9, and the mean of both 34.5, more than those for white noise told the best level.
-_PARTNERS_LEVEL = 1.8
+# What the weights for white noise are told, as multiples of the level of a camera's noise, by the share of it
+# that the estimate for white noise sees: coarse noise takes more to be removed. Of 82 noisy pictures to train
+# on those for photographs make 34.1 dB, those for white noise told this 33.9, and the mean of both 34.5, more
+# than those for white noise told the best level.
+_SEEN, _PARTNERS_LEVEL = (0.6, 0.9), (1.8, 1.25)
 # Change of a pixel, on the [0, 1] scale, that no network makes that works: such a tile stays as it is.
 _FAILED = 2.0
 # Quality of JPEG from which a picture of which nothing is known stays as it is: its artefacts are hardly
@@ -614,7 +616,9 @@ class Restorer:
         if self.partner is None or sigma is None:
             return self._run(pixels, told, strength, in_place=in_place, progress=progress)
         first, second = (progress and part(progress, number, 2) for number in (0, 1))
-        higher = min(_PARTNERS_LEVEL * sigma, self.partner.sigma_limit(len(pixels)))
+        seen = picture_sigma(estimate_sigma(pixels)) / sigma
+        higher = sigma * float(np.interp(seen, _SEEN, _PARTNERS_LEVEL))
+        higher = min(higher, self.partner.sigma_limit(len(pixels)))
         theirs = self.partner.restore_pixels(
             pixels.copy(), higher, clipped=clipped, strength=strength, in_place=True, progress=first
         )
