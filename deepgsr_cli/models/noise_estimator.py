@@ -2,9 +2,10 @@
 
 Where a picture is flat its noise is plain to see, where it has texture it is not. So the picture is cut into
 cells of 8 x 8 pixels, and means over the cells are taken with weights that a network learns: of the energy in
-wavelet bands, and of features of its own. What these means come to is judged at once, for all of the picture:
-a cell alone cannot tell white noise from noise that is a little correlated, a thousand can. Levels are the
-energy of the finest diagonal band, as the median estimator has it, times what the network corrects.
+wavelet bands, and of features of its own. Coarse noise is looked for in differences of colours, where
+pictures have little texture. What these means come to is judged at once, for all of the picture: a cell alone
+cannot tell white noise from noise that is a little correlated, a thousand can. Levels are the energy of the
+finest diagonal band, as the median estimator has it, times what the network corrects.
 
 Sources:
     Donoho and Johnstone, Ideal spatial adaptation by wavelet shrinkage, Biometrika 81(3), 1994: the finest
@@ -29,8 +30,9 @@ from deepgsr_cli.models.wavelets import dwt2
 CELL = 8
 # Means that are taken with other weights each, and features of the network's own in a mean.
 _MEANS, _FEATURES = 8, 20
-# Of a cell: logarithms of the energy in three bands of two scales of three channels, and the three means.
-_KNOWN = 21
+# Of a cell: logarithms of the energy in three bands of two scales of three channels, the three means, and
+# such energies of two differences of colours at the second scale, and of these and the gray at the third.
+_KNOWN = 36
 # Standard deviation of a band, on the [0, 1] scale, that counts as none: that of rounding to 8 bits.
 _NONE = 0.29 / 255
 
@@ -54,7 +56,7 @@ class Estimate(NamedTuple):
 
 
 class NoiseEstimator(nn.Module):
-    """Network that tells what noise is in pictures, 95,000 parameters at the default widths.
+    """Network that tells what noise is in pictures, 92,000 parameters at the default widths.
 
     Args:
         widths: Channels at a half, a quarter and an eighth of the pictures' resolution.
@@ -86,25 +88,28 @@ class NoiseEstimator(nn.Module):
         return self.judged(self.cells(x).flatten(2))
 
     def cells(self, x: Tensor) -> Tensor:
-        """Of each cell its weights, as logarithms, and what is known of it, (B, 49, H / 8, W / 8)."""
+        """Of each cell its weights, as logarithms, and what is known of it, (B, 64, H / 8, W / 8)."""
         bands = dwt2(x - 0.5)  # (B, 3, 4, H / 2, W / 2)
         # Weak noise and strong edges differ a hundred times: a logarithm brings them together.
         y = torch.cat((bands, (255 * bands).asinh() / 4), dim=2).flatten(1, 2)
         for layer in self.layers:
             y = F.relu(layer(y))
         coarse = dwt2(bands[:, :, 0])
-        energies = [
+        gray, green = coarse.mean(1, keepdim=True), coarse[:, 1:2]
+        colours = torch.cat((gray, coarse[:, ::2] - green), dim=1)
+        coarsest = dwt2(colours[:, :, 0])
+        fine, medium, differences, last = (
             (F.avg_pool2d(part[:, :, 1:].flatten(1, 2).square(), size) + _NONE**2).log() / 2
-            for part, size in ((bands, 4), (coarse, 2))
-        ]
-        return torch.cat((self.cell(y), *energies, F.avg_pool2d(x, CELL)), dim=1)
+            for part, size in ((bands, 4), (coarse, 2), (colours[:, 1:], 2), (coarsest, 1))
+        )
+        return torch.cat((self.cell(y), fine, medium, F.avg_pool2d(x, CELL), differences, last), dim=1)
 
     def judged(self, cells: Tensor) -> Estimate:
-        """What all cells of a picture, (B, 49, cells), come to."""
+        """What all cells of a picture, (B, 64, cells), come to."""
         return self.of_means(self.means(cells))
 
     def means(self, cells: Tensor) -> Tensor:
-        """Weighted means over cells, (B, 49, cells), of what is known of them: (B, 8, 41)."""
+        """Weighted means over cells, (B, 64, cells), of what is known of them: (B, 8, 56)."""
         weights, features = cells.split((_MEANS, _FEATURES + _KNOWN), dim=1)
         return weights.softmax(-1) @ features.mT
 

@@ -15,7 +15,9 @@ Sources:
     Image Processing 17(10), 2008: noise of a sensor. Malvar, He and Cutler, High-quality linear interpolation
     for demosaicing of Bayer-patterned color images, ICASSP 2004. He, Sun and Tang, Guided image filtering,
     ECCV 2010: here the smoothing. Guo, Yan, Zhang, Zuo and Zhang, Toward convolutional blind denoising of
-    real photographs, CVPR 2019: training on noise through demosaicking and JPEG.
+    real photographs, CVPR 2019: training on noise through demosaicking and JPEG. Lebrun, Colom and Morel,
+    Multiscale image blind denoising, IEEE Transactions on Image Processing 24(10), 2015: of what cameras
+    write, noise is stronger the coarser it is.
 """
 
 from __future__ import annotations
@@ -34,9 +36,11 @@ from deepgsr_cli.pictures.noise import as_8_bits
 
 Range = tuple[float, float]
 
-# Shares of the clean pictures to train on that are soft, by Gaussians of so many pixels, and gray.
-SOFT, GRAY = 0.4, 0.15
-SOFT_PX: Range = (0.4, 1.2)
+# Shares of the clean pictures to train on that are soft, by Gaussians of so many pixels, and whose colours
+# are, as a mosaic and what a camera does to the noise of colours leave them; share that is gray.
+SOFT, SOFT_COLOURS, GRAY = 0.5, 0.4, 0.15
+SOFT_PX: Range = (0.4, 1.5)
+SOFT_COLOURS_PX: Range = (0.7, 2.5)
 # Standard deviation of white noise, on the 0-255 scale, log-uniform.
 WHITE_SIGMA: Range = (1.5, 60)
 
@@ -73,9 +77,12 @@ RGB_TO_XYZ = [
 SMOOTHING: Range = (0.3, 3)
 # Windows of the smoothing of luma and of chroma, sides in pixels: cameras smooth colours more.
 LUMA_SIDE, CHROMA_SIDE = 5, 9
-# Standard deviation of the Gaussian of a blur and of an unsharp mask, in pixels; share of the mask added.
+# Standard deviation of the Gaussian of a blur, of one of colours, log-uniform, and of an unsharp mask, in
+# pixels; share of the mask added. What is blurred is mixed with what was there, so that noise of all scales
+# is left: its share.
 BLUR_PX: Range = (0.35, 1.4)
-CHROMA_BLUR_PX: Range = (0.7, 2.5)
+CHROMA_BLUR_PX: Range = (0.7, 5)
+BLUR_SHARE: Range = (0.5, 1)
 MASK_PX: Range = (0.6, 1.5)
 SHARPENING: Range = (0.2, 1.5)
 # Quality of JPEG, more often high than low; share of the compressed pictures with chroma at half size.
@@ -83,6 +90,9 @@ QUALITY: Range = (50, 98)
 SUBSAMPLED = 0.6
 # Share whose blocks of 8 x 8 pixels begin anywhere, as where a compressed picture was cut.
 MOVED = 0.3
+
+# Radius at which the Gaussian of a blur of colours is cut, in pixels.
+_WIDE = 12
 
 # Green at a red or blue site, and the other colours: at a green site along its row or its column, and at the
 # site of the opposite colour. Weights of bilinear interpolation, and eighths of Malvar et al., figure 2.
@@ -116,22 +126,24 @@ class Shares:
         blurred: Share of all whose noise is blurred.
         sharpened: Share of all whose noise is sharpened.
         compressed: Share of all that JPEG compresses, the clean ones too.
+        untouched: Share of those with white noise of which none of the last five is true.
     """
 
     clean: float = 0.1
-    white: float = 0.25
+    white: float = 0.15
     mosaic: float = 0.8
     smoothed: float = 0.3
-    chroma_blurred: float = 0.35
-    blurred: float = 0.35
-    sharpened: float = 0.35
+    chroma_blurred: float = 0.6
+    blurred: float = 0.5
+    sharpened: float = 0.3
     compressed: float = 0.6
+    untouched: float = 0.2
 
 
 FOR_DENOISING = Shares()
 # More clean pictures, and more noise that is white and untouched, so that these are found too.
 FOR_ESTIMATION = Shares(
-    clean=0.3, white=0.4, smoothed=0.15, chroma_blurred=0.15, blurred=0.15, sharpened=0.15, compressed=0.35
+    clean=0.3, white=0.35, chroma_blurred=0.5, blurred=0.3, sharpened=0.2, compressed=0.4, untouched=0.6
 )
 
 
@@ -201,7 +213,8 @@ def photographed(clean: Tensor, generator: torch.Generator, shares: Shares = FOR
     given = torch.where(white, clean, developed(raw, camera))
     noisy = torch.where(white, clean + sigma * noise, developed(noisy_raw, camera))
 
-    finish = _draw_finish(noisy, given, shares, generator)
+    untouched = white & there & _happens(shares.untouched, batch, generator)
+    finish = _draw_finish(noisy, given, shares, generator).unless(untouched)
     after, before = _finished(noisy, finish), _finished(given, finish)
     noise = torch.where(white, after - before, after.clamp(0, 1) - before.clamp(0, 1))
     gray = (clean.amax(1) == clean.amin(1)).all(-1).all(-1)[:, None, None, None]
@@ -209,7 +222,7 @@ def photographed(clean: Tensor, generator: torch.Generator, shares: Shares = FOR
     photos = as_8_bits(clean + noise)
     quality = QUALITY[0] + (QUALITY[1] - QUALITY[0]) * _uniform((0, 1), batch, generator).sqrt().flatten()
     subsampled = _happens(SUBSAMPLED, batch, generator).flatten()
-    compressed = _happens(shares.compressed, batch, generator)
+    compressed = _happens(shares.compressed, batch, generator) & ~untouched
     moved = _happens(MOVED, batch, generator)[..., 0] * torch.randint(
         8, (batch, 2, 1), device=clean.device, generator=generator
     )
@@ -230,6 +243,9 @@ def varied(clean: Tensor, generator: torch.Generator, gray: float = GRAY) -> Ten
     batch = len(clean)
     softness = _uniform(SOFT_PX, batch, generator)
     x = torch.where(_happens(SOFT, batch, generator), _blurred(clean, softness), clean)
+    softness = _uniform(SOFT_COLOURS_PX, batch, generator)
+    luma = _luma(x)
+    x = torch.where(_happens(SOFT_COLOURS, batch, generator), luma + _blurred(x - luma, softness), x)
     return as_8_bits(torch.where(_happens(gray, batch, generator), _luma(x), x))
 
 
@@ -321,12 +337,19 @@ class _Finish(NamedTuple):
     sharpened: Tensor
     variance: Tensor
     chroma_blur_px: Tensor
+    chroma_share: Tensor
     blur_px: Tensor
+    blur_share: Tensor
     mask_px: Tensor
     sharpening: Tensor
 
     def any(self) -> Tensor:
         return self.smoothed | self.chroma_blurred | self.blurred | self.sharpened
+
+    def unless(self, untouched: Tensor) -> _Finish:
+        """The same, with nothing done where the pictures are left untouched, (B, 1, 1, 1)."""
+        done = (self.smoothed, self.chroma_blurred, self.blurred, self.sharpened)
+        return _Finish(*(each & ~untouched for each in done), *self[len(done) :])
 
 
 def _draw_finish(noisy: Tensor, given: Tensor, shares: Shares, generator: torch.Generator) -> _Finish:
@@ -338,8 +361,10 @@ def _draw_finish(noisy: Tensor, given: Tensor, shares: Shares, generator: torch.
         _happens(shares.blurred, batch, generator),
         _happens(shares.sharpened, batch, generator),
         variance * _log_uniform(SMOOTHING, batch, generator),
-        _uniform(CHROMA_BLUR_PX, batch, generator),
+        _log_uniform(CHROMA_BLUR_PX, batch, generator),
+        _uniform(BLUR_SHARE, batch, generator),
         _uniform(BLUR_PX, batch, generator),
+        _uniform(BLUR_SHARE, batch, generator),
         _uniform(MASK_PX, batch, generator),
         _uniform(SHARPENING, batch, generator),
     )
@@ -348,8 +373,9 @@ def _draw_finish(noisy: Tensor, given: Tensor, shares: Shares, generator: torch.
 def _finished(x: Tensor, how: _Finish) -> Tensor:
     x = torch.where(how.smoothed, _smoothed(x, how.variance), x)
     luma = _luma(x)
-    x = torch.where(how.chroma_blurred, luma + _blurred(x - luma, how.chroma_blur_px), x)
-    x = torch.where(how.blurred, _blurred(x, how.blur_px), x)
+    softer = luma + _blurred(x - luma, how.chroma_blur_px, _WIDE)
+    x = torch.where(how.chroma_blurred, torch.lerp(x, softer, how.chroma_share), x)
+    x = torch.where(how.blurred, torch.lerp(x, _blurred(x, how.blur_px), how.blur_share), x)
     return torch.where(how.sharpened, x + how.sharpening * (x - _blurred(x, how.mask_px)), x)
 
 
@@ -375,13 +401,14 @@ def _guided(x: Tensor, side: int, variance: Tensor) -> Tensor:
     return mean(share) * x + mean(middle - share * middle)
 
 
-def _blurred(x: Tensor, sigma: Tensor) -> Tensor:
-    """Pictures, (B, C, H, W), through Gaussians of so many pixels, (B, 1, 1, 1)."""
+def _blurred(x: Tensor, sigma: Tensor, radius: int = 6) -> Tensor:
+    """Pictures, (B, C, H, W), through Gaussians of so many pixels, (B, 1, 1, 1), cut at a radius."""
     batch, channels, _, _ = x.shape
-    offsets = torch.arange(-6, 7, device=x.device)
+    offsets = torch.arange(-radius, radius + 1, device=x.device)
     kernel = (-0.5 * (offsets / sigma) ** 2).exp()
-    kernel = (kernel / kernel.sum(-1, keepdim=True)).repeat_interleave(channels, dim=0).reshape(-1, 1, 1, 13)
-    x = F.pad(x, (6, 6, 6, 6), mode="reflect").flatten(0, 1)[None]
+    kernel = (kernel / kernel.sum(-1, keepdim=True)).repeat_interleave(channels, dim=0)
+    kernel = kernel.reshape(-1, 1, 1, len(offsets))
+    x = F.pad(x, (radius,) * 4, mode="reflect").flatten(0, 1)[None]
     x = F.conv2d(F.conv2d(x, kernel, groups=len(kernel)), kernel.mT, groups=len(kernel))
     return x[0].unflatten(0, (batch, channels))
 

@@ -24,11 +24,12 @@ Kind = Literal["none", "white", "camera", "unknown"]
 SMALLEST_SIDE = 16
 # Probability from which there is noise, and below which there is none; between them nobody can tell. A clean
 # picture that is denoised loses more than a noisy one that is not.
-_NOISY, _CLEAN = 0.7, 0.3
+_NOISY, _CLEAN = 0.72, 0.3
 # Below this level, on the 0-255 scale, there is nothing to remove: rounding to 8 bits alone leaves 0.29.
 _LEAST_LEVEL = 0.8
-# Of the network's level of white noise: what the median estimate may be at most.
-_MOST_RAISED = 1.1
+# Of the network's level of white noise: what the median estimate may be at most, unless it is so strong that
+# texture hardly raises it, and clipping misleads the network.
+_MOST_RAISED, _STRONG = 1.1, 30
 # Share of neighbours that are alike, outside cells of one colour, from which a picture is drawn: in
 # photographs whose noise has a level of 1 it is 0.23 at most, in drawn pictures mostly over 0.6.
 _ALIKE = 0.5
@@ -129,7 +130,7 @@ def noise_of(pixels: np.ndarray, estimator: NoiseEstimator) -> NoiseFinding:
     if kind == "white":
         # The median estimate is nearer, but texture raises it: it counts where the network does not object.
         medians = estimate_sigma(pixels)
-        sigmas = [m if 0 < m < _MOST_RAISED * s else s for m, s in zip(medians, sigmas)]
+        sigmas = [m if 0 < m < _MOST_RAISED * s or m > _STRONG else s for m, s in zip(medians, sigmas)]
     return NoiseFinding(kind, tuple(sigmas), level, correlated > 0.5, dependent > 0.5, noisy)
 
 

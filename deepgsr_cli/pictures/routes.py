@@ -176,11 +176,11 @@ class Route:
             return self._active[0].run(pixels, clipped=clipped, strength=strength, progress=progress)
         given = pixels.copy() if strength < 1 else pixels
         for number, choice in enumerate(self._active):
-            told = None if progress is None else _part(progress, number, len(self._active))
+            told = None if progress is None else part(progress, number, len(self._active))
             pixels = choice.run(pixels, clipped=clipped, progress=told).clip(0, 1)
         return pixels if strength == 1 else given + np.float32(strength) * (pixels - given)
 
 
-def _part(progress: Callable[[int, int], None], number: int, count: int) -> Callable[[int, int], None]:
+def part(progress: Callable[[int, int], None], number: int, count: int) -> Callable[[int, int], None]:
     """What is told the progress of one of several networks, and tells it as that of all."""
     return lambda done, total: progress(number * total + done, count * total)

@@ -215,7 +215,7 @@ UNKNOWN = [1.0, 0.0]
 # Share of the pictures whose level the network for photographs is told; others it has to judge itself.
 _TOLD = 0.5
 # Standard deviation of the logarithm of the error in what it is told, as an estimate has one.
-_TOLD_ERROR = 0.15
+_TOLD_ERROR = 0.25
 
 
 def _photographed(clean: Tensor, how: Degradation, draw: Draw) -> tuple[Tensor, Tensor]:

@@ -5,6 +5,7 @@ from dataclasses import replace
 import numpy as np
 import pytest
 import torch
+import torch.nn.functional as F
 from torch import Tensor
 
 from deepgsr_cli.pictures import camera
@@ -142,6 +143,27 @@ def test_blurred_colours_leave_luma_as_it_is(monkeypatch: pytest.MonkeyPatch) ->
     assert colour[1] < 0.6 * colour[0]
 
 
+def test_blurred_colours_leave_coarse_noise_in_them(monkeypatch: pytest.MonkeyPatch) -> None:
+    of_level(monkeypatch, 0.001)
+    clean = scenes(4, 64, 64)
+
+    def coarse_share(share: float) -> float:
+        """Part of the energy of the noise of red against green that is in means over 4 x 4 pixels."""
+        noise = photographed(clean, seeded(), replace(SENSOR, chroma_blurred=share)).pictures - clean
+        difference = noise[:, :1] - noise[:, 1:2]
+        return float(F.avg_pool2d(difference, 4).square().mean() / difference.square().mean())
+
+    assert coarse_share(0) < 0.1
+    assert coarse_share(1) > 0.14
+
+
+def test_white_noise_may_be_left_untouched() -> None:
+    done = {"smoothed": 1, "chroma_blurred": 1, "blurred": 1, "sharpened": 1, "compressed": 1, "untouched": 1}
+    white, camera = (photographed(scenes(), seeded(), Shares(0, share, **done)) for share in (1, 0))
+    assert not white.correlated.any()
+    assert camera.correlated.all()
+
+
 def test_a_smooth_picture_passes_the_smoothing() -> None:
     clean = scenes()
     same = camera._smoothed(clean, torch.zeros(len(clean), 1, 1, 1))
@@ -257,7 +279,7 @@ def test_half_of_the_networks_pictures_are_of_unknown_level() -> None:
     assert 0.35 < float(unknown.float().mean()) < 0.65
     level, said = level_of(photos, clean)[~unknown], told[~unknown]
     assert bool((said[:, 1] == 1).all())
-    assert float((said[:, :1] / level.clamp(min=1e-4) - 1).abs().median()) < 0.2
+    assert float((said[:, :1] / level.clamp(min=1e-4) - 1).abs().median()) < 0.3
 
 
 def test_pictures_to_validate_on_are_noisy_and_the_same_at_each_call() -> None:

@@ -374,16 +374,23 @@ def test_weights_and_level_are_chosen_by_what_is_found_and_said(chooser, kind, n
 
 
 @pytest.mark.parametrize(
-    ("noisy_share", "removed", "task"),
-    [(0.999, 0.4, "photo"), (0.9, 0.7, "photo"), (0.9, 0.4, None), (0.9, 1.5, None)],
+    ("probability", "share", "colour", "task"),
+    [
+        (0.999, 0.4, 0.2, "photo"),
+        (0.85, 0.7, 0.8, "photo"),
+        (0.85, 0.4, 0.8, None),
+        (0.85, 1.5, 0.8, None),
+        (0.85, 0.7, 0.3, None),
+        (0.95, 0.7, 0.3, "photo"),
+    ],
 )
 def test_what_the_network_leaves_or_overdoes_is_texture_unless_noise_is_sure(
-    chooser, monkeypatch, noisy_share, removed, task
+    chooser, monkeypatch, probability, share, colour, task
 ):
     restorer = chooser("camera")
-    found = replace(restorer_module.noise_of(None, None), noisy=noisy_share)
+    found = replace(restorer_module.noise_of(None, None), noisy=probability)
     monkeypatch.setattr(restorer_module, "noise_of", lambda *_: found)
-    monkeypatch.setattr(Restorer, "share_removed", lambda *_: removed)
+    monkeypatch.setattr(Restorer, "removal", lambda *_: restorer_module.Removal(share, colour))
     choice = restorer.choose(noisy(3, 25, (37, 53)))
     assert (choice.restorer and choice.restorer.task) == task
     assert choice.found.kind == ("camera" if task else "unknown")
@@ -392,8 +399,19 @@ def test_what_the_network_leaves_or_overdoes_is_texture_unless_noise_is_sure(
 @pytest.mark.parametrize("channels", [1, 3])
 def test_the_share_removed_is_that_of_the_level_told(chooser, monkeypatch, channels):
     restorer = chooser("camera").camera
-    monkeypatch.setattr(restorer, "restore_pixels", lambda x, sigma, clipped: x - 0.5 * sigma / 255)
-    assert restorer.share_removed(noisy(channels, 5, (37, 53)), 8) == pytest.approx(0.5, rel=1e-3)
+    monkeypatch.setattr(restorer, "_run", lambda x, told, strength, **_: x - 0.5 * told[0])
+    removed = restorer.removal(noisy(channels, 5, (37, 53)), 8)
+    assert removed.share == pytest.approx(0.5, rel=1e-3)
+    assert removed.colour == pytest.approx(0, abs=1e-3)
+
+
+def test_the_colour_of_what_is_removed_is_seen(chooser, monkeypatch):
+    restorer = chooser("camera").camera
+    blue = np.float32([0, 0, 0.1]).reshape(3, 1, 1)
+    monkeypatch.setattr(restorer, "_run", lambda x, *_, **__: x - blue)
+    # Blue alone has a luma of 0.114, and colours of 0.5 and -0.081 (JFIF).
+    colour = np.sqrt((0.5**2 + 0.081**2) / 2) / 0.114
+    assert restorer.removal(noisy(3, 5, (37, 53)), 8).colour == pytest.approx(colour, rel=0.01)
 
 
 def test_weights_that_are_given_are_used_for_all_noise(chooser, by_task):
@@ -425,11 +443,24 @@ def test_the_network_for_photographs_is_told_the_level_or_that_nobody_knows_it(c
     assert np.array_equal(restorer.restore_pixels(picture, 0), picture)
 
 
+@pytest.mark.parametrize("dtype", [np.float32, np.uint8])
+def test_noise_of_a_camera_is_removed_by_two_networks_whose_mean_it_is(chooser, dtype):
+    restorer = chooser("camera")
+    picture = noisy(3, 25, (37, 53)).clip(0, 1)
+    picture = picture if dtype is np.float32 else np.rint(255 * picture).astype(dtype)
+    white = restorer.restore_pixels(picture.copy(), 12.5, in_place=True)  # white noise is seen in it
+    both = restorer.camera.restore_pixels(picture.copy(), 10, in_place=True)
+    alone = replace(restorer.camera, task="photo").restore_pixels(picture.copy(), 10, in_place=True)
+    assert np.abs(alone.astype(np.float32) - white).max() > 1e-3
+    rounding = 0 if dtype is np.float32 else 0.5
+    np.testing.assert_allclose(both, (alone.astype(np.float32) + white) / 2, atol=1e-6 + rounding)
+
+
 def test_gray_photographs_pass_as_three_equal_channels(chooser):
     restorer = chooser("camera")
     gray = noisy(1, 25, (37, 53))
-    restored = restorer.camera.restore_pixels(gray, 15)
-    in_three = restorer.camera.restore_pixels(np.repeat(gray, 3, axis=0), 15)
+    restored = restorer.camera.restore_pixels(gray)
+    in_three = restorer.camera.restore_pixels(np.repeat(gray, 3, axis=0))
     np.testing.assert_allclose(restored[0], in_three.mean(0), atol=1e-6)
 
 
@@ -437,8 +468,6 @@ def test_what_was_used_is_known_for_the_report(chooser):
     restorer = chooser("camera")
     picture = noisy(3, 25, (37, 53)).transpose(1, 2, 0)
     restorer(picture)
-    assert list(restorer.all_loaded) == ["photo, colour"]
-    restorer(picture, 25)
     assert list(restorer.all_loaded) == ["colour", "photo, colour"]
 
 

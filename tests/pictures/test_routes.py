@@ -185,7 +185,7 @@ def test_poor_jpeg_is_removed_and_good_jpeg_left(restorer):
 @pytest.mark.parametrize("channels", [1, 3])
 def test_a_whole_picture_is_written_as_the_bytes_of_its_file(tmp_path, task, channels):
     path = tmp_path / "a.jpg"
-    levels = to_uint8(scene(channels))
+    levels = to_uint8(smooth_picture(channels, 203, 254))
     Pillow.fromarray(levels.squeeze()).save(path, quality=85)
     work = Restoration(Restorer(options=RunOptions(device="cpu"), task=task), FileOptions())
     result = work(Job(path, tmp_path / "out.jpg", Path("a.jpg")))
