@@ -27,6 +27,7 @@ from deepgsr_cli.formats.image import (
     enlarged,
     format_of,
     losses,
+    of_the_old_size,
     read_image,
     to_uint8,
     write_image,
@@ -204,7 +205,7 @@ class Restoration(StagedWork):
         result = _result(image)
         restore: Restore | str | None = self._idle(image, result)
         if restore is None:
-            check_range(image, name)
+            check_range(image, name, has_option=True)
             restore = self._prepare(image, result)
         shown = self._compare_given(result, image, reference) if for_report or reference is not None else []
         if not isinstance(restore, str):
@@ -515,6 +516,8 @@ class Enlargement(Restoration):
             if image.holes is not None:
                 where = image.holes.where.repeat(self.scale, 1).repeat(self.scale, 2)
                 image.holes = image.holes._replace(where=where)
+            if lost := of_the_old_size(image.metadata):
+                image.left_out = (*image.left_out, f"{', '.join(lost)} are of the old pixels and left out")
             image.metadata = enlarged(image.metadata, (width, height), self.scale)
             return self.restorer.enlarge_pixels(
                 pixels, self.scale, self.method, strength=self.options.strength, progress=progress
@@ -557,7 +560,7 @@ class Preview:
         started, restorer = time.perf_counter(), self.restoration.restorer
         before = restorer.all_seconds_loading
         image = self.restoration.first(_source(job))
-        check_range(image, job.label)
+        check_range(image, job.label, has_option=True)
         result = _result(image)
         top, left = detailed_corner(image.pixels, PREVIEW_SIDE)
         crop = image.pixels[:, top : top + PREVIEW_SIDE, left : left + PREVIEW_SIDE]
