@@ -15,6 +15,7 @@ from typing import BinaryIO, ClassVar
 
 import numpy as np
 
+from deepgsr_cli.compute.memory import give_back_freed_memory
 from deepgsr_cli.errors import InputError, ShapeError
 from deepgsr_cli.evaluation.metrics import psnr, rounded8, ssim
 from deepgsr_cli.files import copy_file, make_folder
@@ -53,6 +54,8 @@ KIND = (
     Column("width", "size", mean=False, text="{width}\u00a0×\u00a0{height}"),
     Column("depth", "depth", mean=False),
 )
+# From here on the memory of tiles is given back before a picture is written, which takes as much again.
+_LARGE_BYTES = 2**25
 GIF_NOTE = "a GIF holds 256 colours a picture"
 
 
@@ -348,6 +351,8 @@ class Restoration(StagedWork):
         if reason is not None and format == image.format and not image.mended:
             copy_file(source, target)
             return [f"{prefix}written unchanged"] if reason else []
+        if image.stored.nbytes >= _LARGE_BYTES:
+            give_back_freed_memory()
         write_image(target, image, format=format)
         notes = [*image.left_out]
         if reason is not None:

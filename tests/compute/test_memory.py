@@ -5,12 +5,15 @@ import ctypes
 import pytest
 import torch
 
-from deepgsr_cli.compute.memory import keep_freed_memory
+from deepgsr_cli.compute.memory import give_back_freed_memory, keep_freed_memory
 
 
 class Library:
     def __init__(self):
         self.told = {}
+
+    def malloc_trim(self, kept):
+        self.told["kept"] = kept
 
     def mallopt(self, parameter, value):
         self.told[parameter] = value
@@ -27,12 +30,15 @@ def test_glibc_is_told_to_map_no_block_and_to_trim_nothing(monkeypatch):
     monkeypatch.setattr(ctypes, "CDLL", lambda name: library)
     keep_freed_memory()
     assert library.told == {-4: 0, -1: 2**31 - 1}
+    give_back_freed_memory()
+    assert library.told["kept"] == 0
 
 
 def test_another_library_whose_parameters_may_mean_something_else_is_left_alone(monkeypatch):
     library = Library()
     monkeypatch.setattr(ctypes, "CDLL", lambda name: library)
     keep_freed_memory()
+    give_back_freed_memory()
     assert not library.told
 
 
@@ -43,6 +49,7 @@ def test_a_system_without_such_a_library_is_no_error(monkeypatch, error):
 
     monkeypatch.setattr(ctypes, "CDLL", refuse)
     keep_freed_memory()
+    give_back_freed_memory()
 
 
 def test_no_result_changes():

@@ -304,6 +304,25 @@ def test_out_of_memory_in_the_smallest_tile_is_the_users_error():
         tiled(scarce, random_image(1, 200, 200), tile=150)
 
 
+@pytest.mark.gpu
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs CUDA")
+def test_a_gpu_without_the_memory_for_a_tile_gets_smaller_ones():
+    device, image, said = torch.device("cuda:0"), random_image(1, 4000, 4000), []
+    tiles = Tiles(0, 16, NEEDS)
+
+    def eightfold(x):
+        return x.expand(-1, 8, -1, -1).contiguous().mean(1, keepdim=True)  # 512 MB of the whole image
+
+    torch.cuda.empty_cache()
+    torch.cuda.set_per_process_memory_fraction(2**28 / torch.cuda.mem_get_info(device)[1], device)
+    try:
+        result = apply_tiled(eightfold, image, tiles, device=device, notify=said.append)
+    finally:
+        torch.cuda.set_per_process_memory_fraction(1.0, device)
+    torch.testing.assert_close(result, image, rtol=1e-6, atol=1e-6)
+    assert "memory of cuda:0 ran out; going on with --tile 2000" in said[0]
+
+
 def test_other_errors_and_interrupts_pass_through():
     for error in (RuntimeError("expected scalar type Half"), KeyboardInterrupt()):
         with pytest.raises(type(error)):

@@ -14,6 +14,7 @@ from deepgsr_cli.evaluation.metrics import psnr
 from deepgsr_cli.formats.codecs import Metadata, Resolution
 from deepgsr_cli.formats.image import Image, read_image, to_uint8, write_image
 from deepgsr_cli.jobs.plan import Job
+from deepgsr_cli.pictures import jobs as jobs_module
 from deepgsr_cli.pictures import restorer as restorer_module
 from deepgsr_cli.pictures.findings import NoiseFinding
 from deepgsr_cli.pictures.jobs import FileOptions, Preview, Restoration, detailed_corner
@@ -368,3 +369,12 @@ def test_the_crop_of_a_preview_is_where_there_is_structure():
     assert left < 560
     assert left + 128 > 500
     assert detailed_corner(pixels[:, :20, :30], 128) == (0, 0)
+
+
+def test_memory_is_given_back_before_a_large_picture_is_written(monkeypatch, tmp_path, denoiser):
+    told, source = [], picture(tmp_path / "a.png")
+    monkeypatch.setattr(jobs_module, "give_back_freed_memory", lambda: told.append(True))
+    for limit, expected in ((3 * 41 * 52 + 1, 0), (3 * 41 * 52, 1)):
+        monkeypatch.setattr(jobs_module, "_LARGE_BYTES", limit)
+        Restoration(denoiser(), FileOptions(level=25))(job(source))
+        assert len(told) == expected
