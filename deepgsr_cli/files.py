@@ -76,8 +76,31 @@ def atomic_write(path: Path) -> Iterator[Path]:
             temporary.unlink()
 
 
+@contextmanager
+def reading(name: object) -> Iterator[None]:
+    """Word what opening the file of a name, or reading from it, raises.
+
+    Raises:
+        InputError: It is not there, or may not or cannot be read.
+    """
+    try:
+        yield
+    except FileNotFoundError as error:
+        raise InputError(f"{name}: there is no such file; check the path") from error
+    except PermissionError as error:
+        raise InputError(f"{name}: there is no permission to read it; change its mode") from error
+    except OSError as error:
+        raise InputError(f"{name}: cannot be read, {error.strerror or error}; check the path") from error
+
+
+def check_readable(path: Path) -> None:
+    """Raise an InputError unless a file is there and may be read, whatever it holds."""
+    with reading(path), path.open("rb"):
+        pass
+
+
 def copy_file(source: Path | BytesIO, target: Path | BinaryIO) -> None:
-    """Copy a file's bytes; to a path whole or not at all.
+    """Copy a file's bytes, or those of a buffer; to a path whole or not at all.
 
     Raises:
         OutputError: The target cannot be written.
@@ -87,9 +110,15 @@ def copy_file(source: Path | BytesIO, target: Path | BinaryIO) -> None:
         if isinstance(target, Path):
             with atomic_write(target) as temporary, temporary.open("wb") as copy:
                 shutil.copyfileobj(stream, copy)
-        else:
+            return
+        try:
             shutil.copyfileobj(stream, target)
             target.flush()
+        except OSError as error:
+            name = getattr(target, "name", "standard output")
+            raise OutputError(
+                f"{name}: cannot be written, {error.strerror or error}; give a file instead"
+            ) from error
 
 
 def clean_up(targets: Iterable[Path]) -> None:

@@ -2,17 +2,23 @@
 
 import functools
 import gc
+import multiprocessing
 import os
+import shutil
+from pathlib import Path
 
+import PIL.Image
 import pytest
 import torch
 import typer.testing
 
+from deepgsr_cli.compute import precision
 from deepgsr_cli.formats.image import Image, write_image
 from deepgsr_cli.models import NSR, PRESETS, DeepGSR, NSRConfig
 from deepgsr_cli.tasks import train
 from deepgsr_cli.training import loop
 from deepgsr_cli.weights.checkpoint import save_checkpoint
+from tests.forks import FORKS
 from tests.samples import TINY, short_run, smooth_picture, tiny_demosaicker, tiny_model
 
 
@@ -37,11 +43,39 @@ def draw_curve():
 
 
 @pytest.fixture(scope="session", autouse=True)
+def same_everywhere():
+    """Have --precision auto be fp32, as on most machines: results are compared to the last bit."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(precision, "has_bf16_units", lambda: False)
+        yield
+
+
+@pytest.fixture(scope="session", autouse=True)
 def built_once():
     """Let CliRunner build the commands of an app once, which takes longer than most of them run."""
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(typer.testing, "_get_command", functools.cache(typer.testing._get_command))
         yield
+
+
+@pytest.fixture
+def forked(monkeypatch):
+    """Have the processes of a run, those of Dask too, begin with torch imported."""
+    monkeypatch.setattr(multiprocessing, "get_context", lambda method=None: FORKS)
+
+
+@pytest.fixture(scope="session")
+def small_examples(tmp_path_factory):
+    """The samples, with a sixth of the pictures, in which commands do what they do in the whole."""
+    folder = tmp_path_factory.mktemp("small") / "examples"
+    shutil.copytree(Path(__file__).parent.parent / "examples", folder)
+    for path in [*folder.glob("*.png"), *folder.glob("*.jpg")]:
+        with PIL.Image.open(path) as picture:
+            left, top, width, height = 140, 60, 170 + picture.width % 2, 130
+            part = picture.crop((left, top, left + width, top + height))
+            tables = getattr(picture, "quantization", None)
+        part.save(path, **({} if tables is None else {"qtables": tables, "subsampling": "4:2:0"}))
+    return folder
 
 
 @pytest.fixture(scope="session")

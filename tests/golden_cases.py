@@ -545,6 +545,7 @@ def _invoke(arguments: list[str]) -> tuple[int, str, str]:
     with (
         CliRunner().isolation(env=_ENVIRONMENT) as (stdout, stderr, _),
         patch("sys.argv", ["deepgsr", *arguments]),
+        patch("deepgsr_cli.compute.precision.has_bf16_units", return_value=False),
     ):
         try:
             _command().main(args=arguments, prog_name="deepgsr")

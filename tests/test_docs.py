@@ -46,16 +46,16 @@ def run(command: str) -> str:
     return result.stdout
 
 
-def enter_project(folder: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+def enter_project(folder: Path, monkeypatch: pytest.MonkeyPatch, examples: Path = ROOT / "examples") -> Path:
     """Work in a folder that has the samples, as the project's root has them."""
-    shutil.copytree(ROOT / "examples", folder / "examples")
+    shutil.copytree(examples, folder / "examples")
     monkeypatch.chdir(folder)
     return folder
 
 
 @pytest.fixture
-def project(tmp_path, monkeypatch):
-    return enter_project(tmp_path, monkeypatch)
+def project(tmp_path, monkeypatch, small_examples):
+    return enter_project(tmp_path, monkeypatch, small_examples)
 
 
 def numbered(language: str) -> list:
@@ -69,13 +69,14 @@ def numbered(language: str) -> list:
 
 
 @pytest.mark.parametrize("block", numbered("sh console"))
-def test_every_command_of_the_pages_runs(block, project):
+def test_every_command_of_the_pages_runs(block, project, forked):
     for command in commands(block):
         run(command)
 
 
 @pytest.mark.parametrize("block", numbered("python"))
-def test_every_python_example_runs(block, project):
+def test_every_python_example_runs(block, tmp_path, monkeypatch):
+    enter_project(tmp_path, monkeypatch)  # some tell the size of a sample
     exec(block, {})
 
 

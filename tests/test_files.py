@@ -4,7 +4,7 @@ import os
 import pytest
 
 from deepgsr_cli.errors import InputError
-from deepgsr_cli.files import files_below, fingerprint, sha256
+from deepgsr_cli.files import check_readable, files_below, fingerprint, reading, sha256
 
 
 def test_a_checksum_is_that_of_the_whole_file(tmp_path):
@@ -47,3 +47,17 @@ def test_a_folder_that_cannot_be_listed_is_told_or_raised(tmp_path, monkeypatch)
     assert "cannot be listed" in str(failures[0])
     with pytest.raises(InputError, match="cannot be listed"):
         files_below(tmp_path)
+
+
+def test_a_file_that_cannot_be_read_is_one_sentence(tmp_path):
+    with pytest.raises(InputError, match=r"none: there is no such file; check the path"):
+        check_readable(tmp_path / "none")
+    with pytest.raises(InputError, match=r"cannot be read, .*; check the path"):
+        check_readable(tmp_path)
+    with (
+        pytest.raises(InputError, match="a: there is no permission to read it; change its mode"),
+        reading("a"),
+    ):
+        raise PermissionError
+    (tmp_path / "a").touch()
+    check_readable(tmp_path / "a")

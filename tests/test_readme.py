@@ -14,8 +14,8 @@ README = ROOT / "README.md"
 
 
 @pytest.fixture
-def project(tmp_path, monkeypatch):
-    return enter_project(tmp_path, monkeypatch)
+def project(tmp_path, monkeypatch, small_examples):
+    return enter_project(tmp_path, monkeypatch, small_examples)
 
 
 def targets(command: str) -> list[str]:
@@ -60,7 +60,8 @@ def psnr(pixels: np.ndarray, reference: np.ndarray) -> float:
 
 
 @pytest.mark.parametrize(("command", "name", "gain"), [("denoise", "noisy", 12), ("derain", "rainy", 9)])
-def test_the_sample_pictures_get_better(command, name, gain, project):
+def test_the_sample_pictures_get_better(command, name, gain, tmp_path, monkeypatch):
+    enter_project(tmp_path, monkeypatch)
     run(f"deepgsr {command} examples/cat_{name}.png -o better.png")
     clean = iio.imread("examples/cat.png")
     before, after = (psnr(iio.imread(path), clean) for path in (f"examples/cat_{name}.png", "better.png"))

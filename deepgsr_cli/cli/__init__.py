@@ -71,6 +71,13 @@ class Commands(typer.core.TyperGroup):
         except UserError as error:
             say(error.for_command_line(), style="red")
             ctx.exit(error.exit_code)
+        except BrokenPipeError:
+            raise
+        except OSError as error:
+            # Of the machine, not of the program: a folder without rights, a disk that is gone.
+            name = error.filename or "standard output"
+            say(f"{name}: cannot be used, {error.strerror or error}; check it and its rights", style="red")
+            ctx.exit(1)
         except KeyboardInterrupt:
             say("interrupted; what was finished is kept", style="yellow")
             ctx.exit(130)

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import inspect
 import json
+import math
+import os
 import shlex
 import sys
 from abc import ABC, abstractmethod
@@ -192,14 +194,18 @@ def run_facts() -> dict[str, str]:
 
 
 def column_means(rows: Sequence[dict[str, Any]], names: Sequence[str]) -> dict[str, float | str]:
-    """Return the mean of each column that rows have."""
+    """Return the mean of each column that rows have: of its finite values, if there are such.
+
+    A picture that equals its reference has an infinite PSNR, beside which the others would not count.
+    """
     found = {name: [row[name] for row in rows if name in row] for name in names}
+    found = {name: list(filter(math.isfinite, values)) or values for name, values in found.items()}
     return {name: sum(values) / len(values) for name, values in found.items() if values}
 
 
 def _action(job: Job, options: BatchOptions) -> str:
     """Return what would be done."""
-    if job.target is None or not job.target.exists():
+    if job.target is None or not os.path.exists(job.target):
         return "write"
     return "skip" if options.skip_existing else "replace" if options.overwrite else "fail"
 
@@ -377,7 +383,9 @@ def _summary(
     measured = [result.facts for result in results if "psnr" in result.facts]
     if len(measured) > 1:
         means = column_means(measured, [column.name for column in heading.columns if column.mean])
-        sentences.append(f"mean of {len(measured)}: {command.describe(options, means)}")
+        equal = sum(math.isinf(facts["psnr"]) for facts in measured)
+        apart = f"; {equal} equal to the reference, which PSNR leaves out" if equal else ""
+        sentences.append(f"mean of {len(measured)}: {command.describe(options, means)}{apart}")
     return sentences + command.conclude(options, results)
 
 

@@ -20,8 +20,10 @@ from deepgsr_cli.cli.options import (
     Format,
     MaxPixels,
     ModelOptions,
+    PictureArithmetic,
     Reference,
     TileOptions,
+    check_pictures,
     check_reference,
     flag,
     option,
@@ -61,6 +63,7 @@ class Demosaick(ModelOptions, TileOptions, BatchOptions):
     ] = None
     reference: Reference = None
     format: Format = None
+    precision: PictureArithmetic = "auto"
     max_pixels: MaxPixels = 2**29
     pattern: Annotated[
         str | None,
@@ -130,6 +133,7 @@ class DemosaickCommand(Command[Demosaick, "Plan"]):
             else replace(job, target=_picture_path(job.target))
             for job in found.jobs
         ]
+        check_pictures((job.target for job in jobs), parse_format(options.format))
         refuse_collisions(jobs, {job.source.resolve() for job in jobs if job.source is not None})
         return replace(found, jobs=jobs)
 

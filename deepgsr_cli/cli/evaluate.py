@@ -13,17 +13,15 @@ import typer
 from deepgsr_cli.cli.command import add
 from deepgsr_cli.cli.options import (
     Arithmetic,
-    Batch,
     Device,
-    Ensemble,
     Json,
     Offline,
-    Overlap,
     Quiet,
     ReportFile,
     Seed,
-    Tile,
+    TileOptions,
     Weights,
+    check_place,
     check_report,
     parse_precision,
     parse_tile,
@@ -135,14 +133,6 @@ class _Precision:
 
 
 @dataclass(frozen=True, kw_only=True)
-class _Tiles:
-    tile: Tile = "auto"
-    overlap: Overlap = None
-    batch: Batch = None
-    ensemble: Ensemble = False
-
-
-@dataclass(frozen=True, kw_only=True)
 class _Seed:
     seed: Seed = 0
 
@@ -155,7 +145,7 @@ class _Printing:
 
 
 @dataclass(frozen=True, kw_only=True)
-class Denoise(_Pictures, _Files, _Network, _Precision, _Tiles, _Seed, _Printing):
+class Denoise(_Pictures, _Files, _Network, _Precision, TileOptions, _Seed, _Printing):
     """Add noise to clean pictures, remove it by each method, and print PSNR and SSIM with the protocol."""
 
     data: Annotated[Path, typer.Option(help="Folder of clean pictures.")]
@@ -166,7 +156,7 @@ class Denoise(_Pictures, _Files, _Network, _Precision, _Tiles, _Seed, _Printing)
 
 
 @dataclass(frozen=True, kw_only=True)
-class Derain(_Pictures, _Files, _Network, _Precision, _Tiles, _Printing):
+class Derain(_Pictures, _Files, _Network, _Precision, TileOptions, _Printing):
     """Remove rain from pictures whose clean version is there, and print PSNR and SSIM with the protocol."""
 
     data: Pairs
@@ -174,7 +164,7 @@ class Derain(_Pictures, _Files, _Network, _Precision, _Tiles, _Printing):
 
 
 @dataclass(frozen=True, kw_only=True)
-class Dejpeg(_Pictures, _Files, _Network, _Precision, _Tiles, _Printing):
+class Dejpeg(_Pictures, _Files, _Network, _Precision, TileOptions, _Printing):
     """Compress clean pictures as JPEG, restore them, and print PSNR, SSIM and PSNR-B with the protocol."""
 
     data: Annotated[Path, typer.Option(help="Folder of clean pictures.")]
@@ -184,7 +174,7 @@ class Dejpeg(_Pictures, _Files, _Network, _Precision, _Tiles, _Printing):
 
 
 @dataclass(frozen=True, kw_only=True)
-class Demosaick(_Pictures, _Files, _Network, _Precision, _Tiles, _Seed, _Printing):
+class Demosaick(_Pictures, _Files, _Network, _Precision, TileOptions, _Seed, _Printing):
     """Make Bayer mosaics of clean pictures, with noise or without, demosaick them by each method, and print
     PSNR and SSIM with the protocol.
     """
@@ -252,7 +242,7 @@ class Phase(_Pictures, _Files, _Network, _Seed, _Printing):
 
 
 @dataclass(frozen=True, kw_only=True)
-class Upscale(_Pictures, _Files, _Network, _Precision, _Tiles, _Printing):
+class Upscale(_Pictures, _Files, _Network, _Precision, TileOptions, _Printing):
     """Reduce pictures, enlarge them again by each method, and print PSNR and SSIM with the protocol."""
 
     data: Annotated[Path, typer.Option(help="Folder of pictures.")]
@@ -293,6 +283,7 @@ def _evaluate(task: str, options: Options) -> None:
 
     keep_freed_memory()
     check_report(options.report)
+    check_place("--csv", options.csv_file)
     evaluation = evaluation_of(task)(**_settings(options, evaluation_of(task)), notify=say)
     methods = evaluation.methods  # a package that is missing is said first
     facts = evaluation.protocol()

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import math
 import re
+from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, cast
@@ -16,11 +17,9 @@ import typer
 
 from deepgsr_cli.ct import MOST_LEVEL_HU
 from deepgsr_cli.errors import UsageError
-from deepgsr_cli.pictures.tasks import TASKS
 
 if TYPE_CHECKING:
-    from deepgsr_cli.compute.precision import Precision
-    from deepgsr_cli.pictures.resampling import Method
+    from deepgsr_cli.compute.precision import AskedPrecision, Precision
     from deepgsr_cli.pictures.restorer import Noise, RunOptions
 
 MOST_JOBS = 1024
@@ -65,6 +64,12 @@ Weights = Annotated[
 Offline = Annotated[bool, flag("--offline", panel=QUALITY, help="Do not use the network for weights.")]
 Device = Annotated[str, option(panel=SPEED, help="Device: auto, cpu, cuda, cuda:N or mps.")]
 Arithmetic = Annotated[str, option(panel=SPEED, help="Arithmetic: fp32, bf16 or fp16.")]
+PictureArithmetic = Annotated[
+    str,
+    option(
+        panel=SPEED, help="Arithmetic: fp32, bf16, fp16, or auto: bf16 on a CPU with units for it, else fp32."
+    ),
+]
 Tile = Annotated[
     str,
     option(panel=SPEED, help="Tile side in pixels, 0 for the whole picture, auto to choose by free memory."),
@@ -253,7 +258,7 @@ def run_options(model: ModelOptions, tiles: TileOptions, sharing: int) -> RunOpt
 
     return RunOptions(
         model.device,
-        parse_precision(model.precision),
+        parse_asked_precision(model.precision),
         parse_tile(tiles.tile),
         tiles.overlap,
         tiles.batch,
@@ -269,6 +274,7 @@ class PictureOptions(ModelOptions, TileOptions, BatchOptions):
 
     inputs: PictureInputs
     output: PictureOutput = None
+    precision: PictureArithmetic = "auto"
     reference: Reference = None
     format: Format = None
     white: White = 1.0
@@ -376,19 +382,18 @@ def _number_or_auto(
     return value
 
 
-def parse_enlargement(scale: int, method: str) -> Method:
-    """Method, of a scale and a method that there are."""
-    scales, methods = TASKS["upscale"].scales, ("deepgsr", *TASKS["upscale"].baselines)
-    if scale not in scales:
-        raise UsageError(f"--scale {scale}: give 2, 3 or 4")
-    if method not in methods:
-        raise UsageError(f"--method {method}: known are {', '.join(methods)}")
-    return cast("Method", method)
-
-
 def parse_precision(text: str) -> Precision:
     if text not in ("fp32", "bf16", "fp16"):
         raise UsageError(f"--precision {text}: give fp32, bf16 or fp16")
+    return cast("Precision", text)
+
+
+def parse_asked_precision(text: str) -> AskedPrecision:
+    """Precision, or "auto", which is settled where the model runs."""
+    if text == "auto":
+        return "auto"
+    if text not in ("fp32", "bf16", "fp16"):
+        raise UsageError(f"--precision {text}: give fp32, bf16, fp16 or auto")
     return cast("Precision", text)
 
 
@@ -450,8 +455,33 @@ def check_report(path: Path | None) -> None:
     """Refuse a report that could not be written before the work is done rather than after."""
     if path is not None and path.suffix.lower() not in (".html", ".json"):
         raise UsageError(f"--report {path}: give a file that ends in .html or .json")
+    check_place("--report", path)
+
+
+def check_place(name: str, path: Path | None) -> None:
+    """Refuse a file of an option that could not be written before the work is done rather than after."""
+    if path is not None and path.is_dir():
+        raise UsageError(f"{name} {path}: is a folder; give a file")
     if path is not None and not path.parent.is_dir():
-        raise UsageError(f"--report {path}: there is no folder {path.parent}; make it first")
+        raise UsageError(f"{name} {path}: there is no folder {path.parent}; make it first")
+
+
+def check_pictures(targets: Iterable[Path | None], format: str | None = None) -> None:
+    """Refuse results that no picture format is written by, or another than the one that is asked for, before
+    the work is done rather than after."""
+    from deepgsr_cli.formats.image import WRITTEN_SUFFIXES
+
+    for target in filter(None, targets):
+        kind = WRITTEN_SUFFIXES.get(target.suffix.lower())
+        if format is not None:
+            if kind not in (None, format):
+                raise UsageError(f"-o {target} and --format {format.lower()} name two formats; give one")
+        elif not target.suffix:
+            advice = f"for a folder, give {target}/, or for a file a suffix, as {target}.png"
+            raise UsageError(f"-o {target}: is the name of a file; {advice}")
+        elif kind is None:
+            known = ", ".join(WRITTEN_SUFFIXES)
+            raise UsageError(f"{target}: no picture format is written by this name; use one of {known}")
 
 
 def check_reference(path: Path | None) -> None:

@@ -12,6 +12,8 @@ from typing import Any
 
 import typer
 
+from deepgsr_cli.errors import OutputError
+
 
 def say(text: str, style: str | None = None) -> None:
     """Print to stderr."""
@@ -21,8 +23,17 @@ def say(text: str, style: str | None = None) -> None:
 
 
 def emit(text: str) -> None:
-    """Print to stdout; above the progress bar, where there is one."""
-    typer.echo(text, file=sys.stdout)  # without a file it would bypass the bar
+    """Print to stdout; above the progress bar, where there is one.
+
+    Raises:
+        OutputError: It cannot be written, as on a full disk.
+    """
+    try:
+        typer.echo(text, file=sys.stdout)  # without a file it would bypass the bar
+    except BrokenPipeError:
+        raise  # who reads has had enough
+    except OSError as error:
+        raise OutputError(f"standard output: cannot be written, {error.strerror}; free some space") from error
 
 
 def silent(text: str) -> None:
@@ -95,4 +106,4 @@ def print_table(header: list[str], rows: list[list[str]]) -> None:
     numeric = [all(row[i].replace(".", "").isdigit() for row in rows if row[i]) for i in range(len(header))]
     for row in [header, ["-" * width for width in widths], *rows]:
         cells = (cell.rjust(w) if n else cell.ljust(w) for cell, w, n in zip(row, widths, numeric))
-        typer.echo("  ".join(cells).rstrip())
+        emit("  ".join(cells).rstrip())

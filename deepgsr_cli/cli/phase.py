@@ -19,6 +19,8 @@ from deepgsr_cli.cli.options import (
     ModelOptions,
     Seed,
     Strict,
+    check_pictures,
+    check_place,
     check_reference,
     option,
     parse_precision,
@@ -246,6 +248,7 @@ class _Phase(Command[Phase, "Plan"]):
             inputs, suffixes, kind = [options.simulate], tuple(image.SUFFIXES), "pictures"
         jobs = plan(inputs, options.output, self.name, suffixes, kind=kind, target_suffix=".png")
         _check_kept(options.keep_measurement, len(jobs.jobs), options.overwrite)
+        check_pictures(job.target for job in jobs.jobs)
         return jobs
 
     def open(self, options: Phase, plan: Plan) -> Callable[[], PhaseRetrieval]:
@@ -264,10 +267,9 @@ def _check_kept(path: Path | None, count: int, overwrite: bool) -> None:
         return
     if count > 1:
         raise UsageError(f"--keep-measurement {path}: {count} measurements do not fit one file; leave it out")
+    check_place("--keep-measurement", path)
     if path.exists() and not overwrite:
         raise OutputError(f"{path}: exists; give --overwrite or another name")
-    if not path.parent.is_dir():
-        raise OutputError(f"{path}: there is no folder {path.parent}; make it first")
 
 
 def _open(options: Phase) -> PhaseRetrieval:

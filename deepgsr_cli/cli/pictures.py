@@ -2,10 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
+from collections.abc import Callable
 from dataclasses import dataclass
 from functools import partial
-from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, cast
 
 import typer
@@ -17,8 +16,8 @@ from deepgsr_cli.cli.options import (
     PixelMm,
     PreviewOptions,
     Window,
+    check_pictures,
     option,
-    parse_enlargement,
     parse_format,
     parse_quality,
     parse_sigma,
@@ -26,11 +25,13 @@ from deepgsr_cli.cli.options import (
 )
 from deepgsr_cli.cli.output import say, silent
 from deepgsr_cli.errors import UsageError
+from deepgsr_cli.pictures.tasks import check_enlargement
 
 if TYPE_CHECKING:
     from deepgsr_cli.jobs.plan import Plan
     from deepgsr_cli.jobs.work import Facts, Result
     from deepgsr_cli.pictures.jobs import FileOptions, Preview, Restoration
+    from deepgsr_cli.pictures.resampling import Method as Resampling
     from deepgsr_cli.pictures.restorer import Noise, Restorer
 
 Sigma = Annotated[
@@ -127,7 +128,7 @@ class Upscale(PictureOptions):
     method: Method = "deepgsr"
 
     def check(self) -> None:
-        parse_enlargement(self.scale, self.method)
+        check_enlargement(self.scale, self.method)
         for name in ("weights", "ensemble", "strength"):
             if self.method != "deepgsr" and getattr(self, name) != getattr(Upscale, name):
                 raise UsageError(f"--{name} and --method {self.method} exclude each other; give one")
@@ -203,8 +204,7 @@ class PictureCommand(Command[PictureOptions, "Plan"]):
             target_suffix=suffixes,
             foreign=foreign,
         )
-        if format is None:
-            _check_suffixes(job.target for job in found.jobs if job.target is not None)
+        check_pictures((job.target for job in found.jobs), format)
         return found
 
     def open(self, options: PictureOptions, plan: Plan) -> Callable[[], Restoration | Preview]:
@@ -232,19 +232,6 @@ def _denoise(command: PictureCommand, options: PictureOptions) -> None:
         if getattr(options, name) != getattr(Denoise, name):
             raise UsageError(f"--{name.replace('_', '-')}: is for CT slices; leave it out for pictures")
     run(command, options)
-
-
-def _check_suffixes(targets: Iterable[Path]) -> None:
-    """Refuse outputs of no known format before the work is done rather than after."""
-    from deepgsr_cli.formats.image import WRITTEN_SUFFIXES
-
-    for target in targets:
-        if not target.suffix:
-            advice = f"for a folder, give {target}/, or for a file a suffix, as {target}.png"
-            raise UsageError(f"-o {target}: is the name of a file; {advice}")
-        if target.suffix.lower() not in WRITTEN_SUFFIXES:
-            known = ", ".join(WRITTEN_SUFFIXES)
-            raise UsageError(f"{target}: no picture format is written by this name; use one of {known}")
 
 
 class UpscaleCommand(PictureCommand):
@@ -278,8 +265,7 @@ def _open_enlargement(options: Upscale) -> Restoration:
     """Make the work of a run of upscale."""
     from deepgsr_cli.pictures.jobs import Enlargement
 
-    method = parse_enlargement(options.scale, options.method)
-    return Enlargement(*_settings("upscale", options), options.scale, method)
+    return Enlargement(*_settings("upscale", options), options.scale, cast("Resampling", options.method))
 
 
 def _settings(task: str, options: PictureOptions) -> tuple[Restorer, FileOptions]:

@@ -12,7 +12,7 @@ from torch import Tensor
 
 from deepgsr_cli.compute.levels import to_floats, to_levels
 from deepgsr_cli.compute.memory import is_out_of_memory
-from deepgsr_cli.compute.precision import Precision, autocast
+from deepgsr_cli.compute.precision import AskedPrecision, Precision, autocast, settled
 from deepgsr_cli.errors import OptionError, UserError
 
 _RAMP_PX = 32
@@ -161,7 +161,7 @@ def apply_tiled(
     tiles: Tiles,
     *,
     device: torch.device | str,
-    precision: Precision = "fp32",
+    precision: AskedPrecision = "fp32",
     out: Tensor | None = None,
     progress: Callable[[int, int], None] | None = None,
     notify: Callable[[str], None] | None = None,
@@ -198,7 +198,7 @@ def apply_tiled(
     overlap, needs, batch = tiles.overlap, tiles.needs, tiles.batch
     whole = _ceil(max(height, width), needs.grid)
     tile = min(tiles.side, whole) or whole
-    evaluate = _Evaluation(function, device, precision, notify)
+    evaluate = _Evaluation(function, device, settled(precision, device), notify)
     retreated = False
     start = 0  # first row that is not finished
     room = torch.ones(height)  # what the tile rows above have left of each row's weight

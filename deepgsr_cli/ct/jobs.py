@@ -24,6 +24,22 @@ FORMATS = {"dicom": ".dcm", "tiff": ".tif", "npy": ".npy"}
 _WITH_PARAMETERS = ".mat"
 # What the SeriesDescription of a derived series has, after the source's; see `ResultWriter.description`.
 RESULT_MARK = "[deepgsr "
+# What files that are no slices of ours are called, and hardly ever folders.
+_FOREIGN = (
+    ".png",
+    ".jpg",
+    ".jpeg",
+    ".jp2",
+    ".webp",
+    ".gif",
+    ".bmp",
+    ".npz",
+    ".h5",
+    ".mat",
+    ".nii",
+    ".nrrd",
+    ".mha",
+)
 
 
 @dataclass(frozen=True)
@@ -218,7 +234,13 @@ def plan_projections(
 
 
 def _is_file_name(output: str) -> bool:
-    return Path(output).suffix.lower() in (*FORMATS.values(), ".tiff") and not Path(output).is_dir()
+    """Whether the output is a file by its name; a UsageError if it is one of another kind."""
+    path = Path(output)
+    if path.is_dir():
+        return False
+    if path.suffix.lower() in _FOREIGN and not output.endswith("/"):
+        raise UsageError(f"-o {output}: give a slice a name in .dcm, .tif or .npy; for a folder, {output}/")
+    return path.suffix.lower() in (*FORMATS.values(), ".tiff")
 
 
 def _is_one_file(output: str, num_slices: int) -> bool:

@@ -64,7 +64,7 @@ class Metadata:
         exif: EXIF as a TIFF block (no `Exif` prefix), orientation 1, without a thumbnail.
         xmp: XMP packet.
         iptc: Photoshop's image resources, which IPTC is in, without a thumbnail.
-        comments: Comments of a JPEG or a GIF.
+        comments: Comments of a JPEG, a GIF, a PGM or a PPM.
         resolution: Pixels a length. PNG and BMP store whole pixels per metre: 300 comes back as 299.9994.
         white: Stored value that stands for 1 in a float file.
         min_is_white: Whether 0 stands for white in a float file.
@@ -120,7 +120,9 @@ class Decoded(NamedTuple):
         orientation: EXIF's, 1 to 8.
         metadata: What the file says beside its pixels.
         nodata: Stored value that stands for no value.
-        notes: Sentences without an end on what was wrong in the file, or is not read.
+        notes: Sentences without an end on what was wrong in the file.
+        left_out: Sentences without an end on what of the file is not read, and is lost unless the file is
+            copied.
         mended: Whether a fault of the container is gone once the picture is written.
     """
 
@@ -129,6 +131,7 @@ class Decoded(NamedTuple):
     metadata: Metadata
     nodata: float | None = None
     notes: tuple[str, ...] = ()
+    left_out: tuple[str, ...] = ()
     mended: bool = False
 
 

@@ -14,7 +14,7 @@ import numpy as np
 
 from deepgsr_cli.compute.levels import to_floats, to_levels
 from deepgsr_cli.errors import InputError, OutputError, UserError
-from deepgsr_cli.files import atomic_write, files_below
+from deepgsr_cli.files import atomic_write, copy_file, files_below, reading
 from deepgsr_cli.formats.bmp import decode_bmp, encode_bmp
 from deepgsr_cli.formats.codecs import DEPTHS, MAX_PIXELS, Decoded, Encoder, Metadata, gray
 from deepgsr_cli.formats.exif import enlarged_exif, enlarged_xmp, upright
@@ -30,7 +30,7 @@ from deepgsr_cli.formats.jpeg2000 import (
 )
 from deepgsr_cli.formats.netpbm import decode_netpbm, encode_netpbm, encode_ppm
 from deepgsr_cli.formats.nodata import Holes, fill_holes, find_holes
-from deepgsr_cli.formats.png import PNG_PLACES, PNG_SIGNATURE, decode_png, encode_png
+from deepgsr_cli.formats.png import PNG_PLACES, PNG_SIGNATURE, decode_png, encode_png, told_chunks
 from deepgsr_cli.formats.tiff import OF_SIZE, decode_tiff, describe_tags, encode_tiff
 from deepgsr_cli.formats.webp import decode_webp, encode_webp
 
@@ -58,7 +58,7 @@ class Format(NamedTuple):
 
 
 _EVERY = frozenset(("icc", "exif", "xmp"))
-_RESOLUTION, _NONE = frozenset(("resolution",)), frozenset[str]()
+_RESOLUTION, _COMMENTS, _NONE = frozenset(("resolution",)), frozenset(("comments",)), frozenset[str]()
 FORMATS = {
     "PNG": Format(
         (".png",), decode_png, encode_png, DEPTHS[:2], True, 2**31 - 1,
@@ -73,14 +73,14 @@ FORMATS = {
         _EVERY | {"resolution", "iptc", "tiff_tags"},
     ),
     "WEBP": Format((".webp",), decode_webp, encode_webp, DEPTHS[:1], True, 16383, _EVERY),
-    "GIF": Format((".gif",), decode_gif, encode_gif, DEPTHS[:1], True, 65535, frozenset(("comments",))),
+    "GIF": Format((".gif",), decode_gif, encode_gif, DEPTHS[:1], True, 65535, _COMMENTS),
     "JPEG2000": Format(
         (".jp2", ".jpx"), decode_jpeg2000, encode_jpeg2000, DEPTHS[:2], True, 2**31 - 1, _EVERY
     ),
     "J2K": Format((".j2k", ".j2c"), decode_jpeg2000, encode_codestream, DEPTHS[:2], True, 2**31 - 1, _NONE),
-    "PNM": Format((".pnm",), decode_netpbm, encode_netpbm, DEPTHS[:2], False, 2**31 - 1, _NONE),
-    "PPM": Format((".ppm",), decode_netpbm, encode_ppm, DEPTHS[:2], False, 2**31 - 1, _NONE),
-    "PGM": Format((".pgm",), decode_netpbm, encode_netpbm, DEPTHS[:2], False, 2**31 - 1, _NONE),
+    "PNM": Format((".pnm",), decode_netpbm, encode_netpbm, DEPTHS[:2], False, 2**31 - 1, _COMMENTS),
+    "PPM": Format((".ppm",), decode_netpbm, encode_ppm, DEPTHS[:2], False, 2**31 - 1, _COMMENTS),
+    "PGM": Format((".pgm",), decode_netpbm, encode_netpbm, DEPTHS[:2], False, 2**31 - 1, _COMMENTS),
     "PBM": Format((".pbm",), decode_netpbm, None, (), False, 0, _NONE),
     "HEIF": Format((".heic", ".heif", ".hif"), decode_heif, None, (), True, 0, _NONE),
     "BMP": Format((".bmp",), decode_bmp, encode_bmp, DEPTHS[:1], False, 2**31 - 1, _RESOLUTION),
@@ -134,7 +134,9 @@ class Image:
         alpha: (H, W) in `depth`, as stored; None where there is none.
         metadata: Carried from file to file.
         holes: Pixels that have no value, and are written as they were.
-        notes: Sentences without an end on what was wrong in the file, or is not read of it.
+        notes: Sentences without an end on what was wrong in the file.
+        left_out: Sentences without an end on what of the file is not read, and is lost unless the file is
+            copied.
         mended: Whether a fault of the file is gone once the picture is written.
     """
 
@@ -145,6 +147,7 @@ class Image:
     metadata: Metadata = field(default_factory=Metadata)
     holes: Holes | None = None
     notes: tuple[str, ...] = ()
+    left_out: tuple[str, ...] = ()
     mended: bool = False
 
     @property
@@ -213,17 +216,10 @@ def opened(source: Path | BinaryIO) -> Iterator[IO[bytes]]:
     if not isinstance(source, Path):
         yield BytesIO(source.getbuffer() if isinstance(source, BytesIO) else source.read())
         return
-    try:
-        if source.is_dir():
-            raise InputError(f"{source}: is a folder, not a picture; give a file in it")
-        with source.open("rb") as stream:
-            yield stream if stream.seekable() else BytesIO(stream.read())
-    except FileNotFoundError as error:
-        raise InputError(f"{source}: there is no such file; check the path") from error
-    except PermissionError as error:
-        raise InputError(f"{source}: there is no permission to read it; change its mode") from error
-    except OSError as error:
-        raise InputError(f"{source}: cannot be read, {error.strerror or error}; check the path") from error
+    if source.is_dir():
+        raise InputError(f"{source}: is a folder, not a picture; give a file in it")
+    with reading(source), source.open("rb") as stream:
+        yield stream if stream.seekable() else BytesIO(stream.read())
 
 
 def sniff(name: str, stream: IO[bytes]) -> str:
@@ -299,13 +295,7 @@ def write_image(target: Path | BinaryIO, image: Image, *, format: str | None = N
         return
     buffer = BytesIO()
     _encode(encode, name, buffer, samples, image.metadata, format)
-    try:
-        target.write(buffer.getbuffer())
-        target.flush()
-    except OSError as error:
-        raise OutputError(
-            f"{name}: cannot be written, {error.strerror or error}; give a file instead"
-        ) from error
+    copy_file(buffer, target)
 
 
 def suffixes_in_folders() -> tuple[tuple[str, ...], tuple[str, ...]]:
@@ -326,9 +316,8 @@ def losses(image: Image, format: str) -> list[str]:
     if "tiff_tags" not in holds and metadata.tiff_tags:
         lost.append(f"tags {', '.join(describe_tags(metadata))}")
     if "png_chunks" not in holds:
-        # sRGB is what is assumed without a word.
-        kinds = dict.fromkeys(chunk[4:8].decode("latin-1") for chunk in metadata.png_chunks)
-        lost += [f"chunk {kind}" for kind in kinds if kind not in ("sRGB", "gAMA")]
+        kinds = dict.fromkeys(chunk[4:8].decode("latin-1") for chunk in told_chunks(metadata))
+        lost += [f"chunk {kind}" for kind in kinds]
     return lost
 
 
@@ -383,7 +372,7 @@ def make_image(name: str, decoded: Decoded, format: str, white: float) -> Image:
     Raises:
         InputError: Pixels that are NaN or infinite, and are not said to have no value.
     """
-    samples, orientation, metadata, nodata, notes, mended = decoded
+    samples, orientation, metadata, nodata, notes, left_out, mended = decoded
     if orientation > 4:
         metadata = metadata.turned()
     samples = upright(samples, orientation)
@@ -397,7 +386,7 @@ def make_image(name: str, decoded: Decoded, format: str, white: float) -> Image:
         # In memory of its own, in the order of a file, which is where the restored picture is put.
         stored = np.require(colour.transpose(1, 2, 0), requirements=("C", "W")).transpose(2, 0, 1)
         metadata = replace(metadata, white=1.0)
-        return Image(stored, depth, format, alpha, metadata, holes, notes, mended)
+        return Image(stored, depth, format, alpha, metadata, holes, notes, left_out, mended)
     pixels = np.empty(colour.shape, np.float32)
     # With out and dtype given, numpy converts in small buffers: no float copy beside `pixels`.
     full = white if is_float else np.iinfo(depth).max
@@ -411,7 +400,7 @@ def make_image(name: str, decoded: Decoded, format: str, white: float) -> Image:
     if metadata.min_is_white:
         np.subtract(1, pixels, out=pixels)
     metadata = replace(metadata, white=white if is_float else 1.0)
-    return Image(pixels, depth, format, alpha, metadata, holes, notes, mended)
+    return Image(pixels, depth, format, alpha, metadata, holes, notes, left_out, mended)
 
 
 def _check_finite(name: str, pixels: np.ndarray) -> None:

@@ -99,7 +99,11 @@ def decode_jpeg(name: str, stream: IO[bytes], max_pixels: int) -> Decoded:
         jpeg=coding,
         jpeg_segments=tuple(_segment(kind, body) for kind, body in parts.segments if _is_kept(kind, body)),
     )
-    return Decoded(samples, orientation, metadata, notes=tuple(_notes(data, parts)))
+    damage = _damage(data)
+    notes = (
+        (f"the JPEG data is damaged ({damage}), and a part of the picture may be wrong",) if damage else ()
+    )
+    return Decoded(samples, orientation, metadata, notes=notes, left_out=tuple(_left_out(data, parts)))
 
 
 def encode_jpeg(stream: IO[bytes], samples: np.ndarray, metadata: Metadata) -> None:
@@ -205,11 +209,9 @@ def _misfit(marker: int, bits: int, components: int) -> str:
     return "" if components in (1, 3) else f"has {components} components a pixel"
 
 
-def _notes(data: bytes, parts: _Parts) -> list[str]:
-    """Return what is wrong, and what of the file is not in the picture, as sentences without an end."""
+def _left_out(data: bytes, parts: _Parts) -> list[str]:
+    """Return what of the file is not in the picture, as sentences without an end."""
     notes = []
-    if damage := _damage(data):
-        notes.append(f"the JPEG data is damaged ({damage}), and a part of the picture may be wrong")
     count = max((_count_of_pictures(body) for body in parts.bodies(0xE2, _FURTHER)), default=0)
     rest = len(data[parts.end :].strip(b"\0")) if parts.end else 0
     if count > 1:

@@ -12,6 +12,7 @@ from typing import Any, BinaryIO, NamedTuple
 import numpy as np
 
 from deepgsr_cli.errors import InputError, OptionError, ShapeError
+from deepgsr_cli.files import check_readable, reading
 from deepgsr_cli.formats.codecs import MAX_PIXELS, Metadata, check_size
 from deepgsr_cli.formats.exif import TEXT_TAGS, exif_of
 from deepgsr_cli.formats.image import decode_picture
@@ -142,14 +143,12 @@ def check_even(shape: tuple[int, ...], name: str = "") -> None:
 
 
 def _samples(name: str, source: Path | BinaryIO, max_pixels: int) -> _Samples:
-    try:
+    with reading(name):
         data = source.read() if not isinstance(source, Path) else b""
         if isinstance(source, Path) and source.is_file():
             with source.open("rb") as stream:
                 head = stream.read(8)
             data = source.read_bytes() if _reader_of(head) else b""
-    except OSError as error:
-        raise InputError(f"{name}: cannot be read, {error.strerror or error}; check the path") from error
     if reader := _reader_of(data[:8]):
         try:
             return reader(name, data, max_pixels)
@@ -237,8 +236,7 @@ def _read_raw(path: Path, black: float | None, white: float | None, max_pixels: 
         raise InputError(
             f"{path}: raw files need a package that is not installed (rawpy); pip install 'deepgsr[raw]'"
         ) from error
-    if not path.is_file():
-        raise InputError(f"{path}: there is no such file; check the path")
+    check_readable(path)
     try:
         with rawpy.imread(str(path)) as raw:
             check_size(str(path), raw.sizes.width, raw.sizes.height, max_pixels)

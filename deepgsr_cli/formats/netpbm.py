@@ -43,19 +43,33 @@ def decode_netpbm(name: str, stream: IO[bytes], max_pixels: int) -> Decoded:
     full = 65535 if top > 255 else 255
     samples = samples if top == full else (samples.astype(np.uint32) * full + top // 2) // top
     samples = samples.astype(np.uint16 if top > 255 else np.uint8)
-    return Decoded(255 - samples if bilevel else samples, 1, Metadata())  # in a PBM, 1 is black
+    samples = 255 - samples if bilevel else samples  # in a PBM, 1 is black
+    rest = stream.read().strip() if kind > 3 else b""
+    left_out: tuple[str, ...] = ()
+    if rest.startswith(head[:2]):
+        left_out = ("the first picture in the file is read, those that follow are left out",)
+    elif rest:
+        left_out = (f"the {len(rest):,} bytes that follow the picture in the file are left out",)
+    return Decoded(samples, 1, Metadata(comments=_comments(head[:at])), left_out=left_out)
 
 
 def encode_netpbm(stream: IO[bytes], samples: np.ndarray, metadata: Metadata) -> None:
     kind = b"P5" if samples.ndim == 2 else b"P6"
     height, width = samples.shape[:2]
-    stream.write(kind + f"\n{width} {height}\n{np.iinfo(samples.dtype).max}\n".encode())
+    lines = [line for comment in metadata.comments for line in comment.splitlines()]
+    comments = b"".join(b"#" + line + b"\n" for line in lines)
+    stream.write(kind + b"\n" + comments + f"{width} {height}\n{np.iinfo(samples.dtype).max}\n".encode())
     stream.write(np.ascontiguousarray(samples, samples.dtype.newbyteorder(">")).data)
 
 
 def encode_ppm(stream: IO[bytes], samples: np.ndarray, metadata: Metadata) -> None:
     """Write a PPM; one of gray has equal R, G and B."""
     encode_netpbm(stream, np.stack([samples] * 3, -1) if samples.ndim == 2 else samples, metadata)
+
+
+def _comments(header: bytes) -> tuple[bytes, ...]:
+    """Comments of a header, a line each."""
+    return tuple(re.findall(rb"#([^\r\n]*)[\r\n]", header))
 
 
 def _binary(stream: IO[bytes], shape: tuple[int, int, int], dtype: np.dtype) -> np.ndarray:

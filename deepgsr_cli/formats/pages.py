@@ -13,7 +13,7 @@ from typing import IO, Any, BinaryIO, cast
 import numpy as np
 
 from deepgsr_cli.errors import InputError, OutputError
-from deepgsr_cli.files import atomic_write
+from deepgsr_cli.files import atomic_write, copy_file
 from deepgsr_cli.formats.codecs import MAX_PIXELS, Decoded, Metadata, check_size
 from deepgsr_cli.formats.exif import read_exif
 from deepgsr_cli.formats.gif import begin_gif, check_canvas, end_gif, write_gif_frame
@@ -62,7 +62,8 @@ class Pages:
         read: Yields them, one in memory at a time.
         loop: How often an animation is shown, 0 for ever, None for once.
         still_first: Whether the first is no frame of the animation, but shown where none can be.
-        notes: Sentences without an end on what of the file is not kept.
+        left_out: Sentences without an end on what of the file is not read, and is lost unless the file is
+            copied.
     """
 
     format: str
@@ -70,7 +71,7 @@ class Pages:
     read: Callable[[], Iterator[Image]]
     loop: int | None = None
     still_first: bool = False
-    notes: tuple[str, ...] = ()
+    left_out: tuple[str, ...] = ()
 
 
 def open_pages(source: Path | BytesIO, *, max_pixels: int = MAX_PIXELS, white: float = 1.0) -> Pages | None:
@@ -117,8 +118,7 @@ def write_pages(target: Path | BinaryIO, images: Iterator[Image], pages: Pages, 
         return
     buffer = BytesIO()
     encode(buffer, first, checked, pages)
-    target.write(buffer.getbuffer())
-    target.flush()
+    copy_file(buffer, target)
 
 
 def check_paged(name: str, pages: Pages, format: str) -> None:
@@ -175,7 +175,7 @@ def _tiff_pages(file: _File, stream: IO[bytes]) -> Pages | None:
                     decoded = decode_page(file.name, stream, page, file.max_pixels, plane)
                 yield file.image(number + 1, describe_planes(decoded, plane), "TIFF")
 
-    return Pages("TIFF", count, read, notes=tuple(previews_note(previews)))
+    return Pages("TIFF", count, read, left_out=tuple(previews_note(previews)))
 
 
 def _write_tiff(stream: IO[bytes], first: Image, images: Iterator[Image], pages: Pages) -> None:
@@ -264,7 +264,8 @@ def _png_frames(file: _File, stream: IO[bytes]) -> Pages | None:
     def read() -> Iterator[Image]:
         return _frames(file, "PNG", count, mode, decoded.metadata, decoded.orientation)
 
-    return Pages("PNG", count, read, facts.get("loop"), bool(facts.get("default_image")), decoded.notes)
+    left_out = (*decoded.notes, *decoded.left_out)
+    return Pages("PNG", count, read, facts.get("loop"), bool(facts.get("default_image")), left_out)
 
 
 def _webp_frames(file: _File, stream: IO[bytes]) -> Pages | None:

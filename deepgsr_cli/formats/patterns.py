@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 
 from deepgsr_cli.errors import InputError, ShapeError, UsageError, UserError
-from deepgsr_cli.files import atomic_write
+from deepgsr_cli.files import atomic_write, check_readable
 from deepgsr_cli.formats.matlab import read_matlab
 
 SUFFIXES = (".npz", ".npy", ".h5", ".hdf5", ".cxi", ".mat", ".tif", ".tiff")
@@ -61,8 +61,7 @@ def read_measurement(path: Path, **given: Any) -> Measurement:
     reader = _READERS.get(path.suffix.lower())
     if reader is None:
         raise InputError(f"{path}: a measurement is {', '.join(SUFFIXES)}, not '{path.suffix}'")
-    if not path.is_file():
-        raise InputError(f"{path}: no such file")
+    check_readable(path)
     try:
         fields = dict(reader(path))
     except UserError:
@@ -101,6 +100,7 @@ def read_masks(path: Path) -> Array:
     Raises:
         InputError: The file cannot be read, or holds no numbers of that shape.
     """
+    check_readable(path)
     try:
         array = np.load(path, allow_pickle=False)
     except (OSError, ValueError, EOFError) as error:

@@ -25,9 +25,12 @@ PNG_PLACES = (b"sCAL", b"oFFs")  # x and y of which are not swapped
 # Chunks of the specification; what is private is copied where its name says that this is safe.
 _PNG_KNOWN = {*_PNG_CORE, *_PNG_KEPT, *PNG_PLACES, b"tIME", b"sBIT", b"bKGD", b"hIST", b"sPLT", b"dSIG"}
 _PNG_KNOWN |= {b"iCCP", b"eXIf", b"pHYs", b"pCAL", b"gIFg", b"gIFx", b"acTL", b"fcTL", b"fdAT"}
+# Without these a picture would look another way, or lack frames.
+_PNG_NEEDED = (b"tRNS", b"acTL", b"fcTL", b"fdAT")
 _PNG_XMP = b"XML:com.adobe.xmp\0"
 _METRES_PER_INCH, _METRES_PER_CM = 0.0254, 0.01
 _PROFILE_BYTES = 2**26
+_SRGB_GAMMA, _NEARLY = 45455, 500  # of gAMA, in 1 / 100000
 # First column and row, and steps, of the seven passes of Adam7.
 _ADAM7 = ((0, 0, 8, 8), (4, 0, 8, 8), (0, 4, 4, 8), (2, 0, 4, 4), (0, 2, 2, 4), (1, 0, 2, 2), (0, 1, 1, 2))
 _CHANNELS = {0: 1, 2: 3, 3: 1, 4: 2, 6: 4}  # by colour type
@@ -41,8 +44,13 @@ def decode_png(name: str, stream: IO[bytes], max_pixels: int) -> Decoded:
     width = height = 0
     colour_type = interlaced = -1
     profiles = 0
-    for kind, chunk in png_chunks(memoryview(stream.read())):
+    data = memoryview(stream.read())
+    length = len(PNG_SIGNATURE)
+    for kind, chunk in png_chunks(data):
+        length += len(chunk)
         body = chunk[8:-4]
+        if not kind:
+            notes.append(f"its {chunk[4:8].tobytes().decode()} chunk is damaged and left out")
         if kind == b"IHDR":
             width, height, _, colour_type, _, _, interlaced = struct.unpack_from(">IIBBBBB", body)
             check_size(name, width, height, max_pixels)
@@ -72,7 +80,9 @@ def decode_png(name: str, stream: IO[bytes], max_pixels: int) -> Decoded:
     if orientation > 4:
         kept = [chunk for chunk in kept if chunk[4:8] not in PNG_PLACES]
     metadata = Metadata(icc=icc, exif=exif, xmp=xmp, resolution=resolution, png_chunks=tuple(kept))
-    return Decoded(samples, orientation, metadata, notes=tuple(notes), mended=bool(notes))
+    rest = len(data) - length
+    left_out = (f"the {rest:,} bytes that follow the picture in the file are left out",) if rest else ()
+    return Decoded(samples, orientation, metadata, notes=tuple(notes), left_out=left_out, mended=bool(notes))
 
 
 def _decode(core: list[bytes | memoryview]) -> np.ndarray:
@@ -160,7 +170,10 @@ def read_values(path: Path) -> np.ndarray:
 
 
 def png_chunks(data: memoryview) -> Iterator[tuple[bytes, memoryview]]:
-    """Each chunk's type and the whole chunk, its checksum verified; nothing is missing once it ends."""
+    """Each chunk's type and the whole chunk, its checksum verified; nothing is missing once it ends.
+
+    The type is empty where the checksum is wrong of a chunk that a picture can do without.
+    """
     at = len(PNG_SIGNATURE)
     kind = b""
     while kind != b"IEND":
@@ -171,7 +184,9 @@ def png_chunks(data: memoryview) -> Iterator[tuple[bytes, memoryview]]:
         if len(chunk) < 12 + length:
             raise ValueError(f"its {kind.decode('latin-1')} chunk is incomplete")
         if zlib.crc32(chunk[4:-4]) != int.from_bytes(chunk[-4:], "big"):
-            raise ValueError(f"its {kind.decode('latin-1')} chunk has a wrong checksum")
+            if not (kind.isalpha() and kind[:1].islower()) or kind in _PNG_NEEDED:
+                raise ValueError(f"its {kind.decode('latin-1')} chunk has a wrong checksum")
+            kind = b""
         yield kind, chunk
         at += len(chunk)
 
@@ -216,3 +231,21 @@ def metadata_chunks(metadata: Metadata) -> Iterator[bytes]:
     for comment in metadata.comments:
         yield png_chunk(b"tEXt", b"Comment\0" + comment.replace(b"\0", b" "))
     yield from metadata.png_chunks
+
+
+def told_chunks(metadata: Metadata) -> list[bytes]:
+    """List the chunks that are missed in another format: all but what is assumed there, sRGB and its gamma.
+
+    A gamma beside sRGB or a profile is for readers that know neither.
+    """
+    kinds = {chunk[4:8] for chunk in metadata.png_chunks}
+    overruled = metadata.icc is not None or not kinds.isdisjoint((b"sRGB", b"cICP"))
+    return [
+        chunk
+        for chunk in metadata.png_chunks
+        if chunk[4:8] != b"sRGB"
+        and not (
+            chunk[4:8] == b"gAMA"
+            and (overruled or abs(int.from_bytes(chunk[8:12], "big") - _SRGB_GAMMA) < _NEARLY)
+        )
+    ]

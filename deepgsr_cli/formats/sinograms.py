@@ -14,7 +14,7 @@ from typing import Any
 import numpy as np
 
 from deepgsr_cli.errors import InputError
-from deepgsr_cli.files import sha256
+from deepgsr_cli.files import check_readable, sha256
 from deepgsr_cli.formats.matlab import read_matlab
 
 SUFFIXES = (".npy", ".npz", ".h5", ".hdf5", ".mat", ".tif", ".tiff")
@@ -205,10 +205,9 @@ class _Stack:
 @contextmanager
 def _explained(path: Path) -> Iterator[None]:
     """What the readers raise for a file they cannot read, as an InputError."""
+    check_readable(path)
     try:
         yield
-    except FileNotFoundError as error:
-        raise InputError(f"{path}: there is no such file; check the path") from error
     except (OSError, ValueError, KeyError, EOFError, zipfile.BadZipFile, zlib.error) as error:
         reason = (str(error).splitlines() or [type(error).__name__])[0]
         raise InputError(f"{path}: cannot be read ({reason}); export it again") from error

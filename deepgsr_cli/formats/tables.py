@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from deepgsr_cli.errors import InputError
+from deepgsr_cli.files import reading
 
 SUFFIXES = (".toml", ".json")
 
@@ -20,10 +21,9 @@ def read_table(path: Path) -> dict[str, Any]:
     """
     suffix = path.suffix.lower()
     try:
-        text = path.read_text(encoding="utf-8-sig")
+        with reading(path):
+            text = path.read_text(encoding="utf-8-sig")
         table = json.loads(text) if suffix == ".json" else _parse_toml(text)
-    except OSError as error:
-        raise InputError(f"{path}: cannot be read, {error.strerror}; give another file") from error
     except ValueError as error:  # of the encoding, of JSON and of TOML
         raise InputError(f"{path}: is not valid {suffix[1:].upper()}, {error}; correct the file") from error
     if not isinstance(table, dict):

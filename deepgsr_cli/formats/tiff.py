@@ -40,12 +40,12 @@ MOST_CLASSIC_BYTES = 2**32 - 2**25  # of pixels, in a file whose positions have 
 _TIFF_COMPRESSIONS = ("none", "lzw", "adobe_deflate", "packbits", "zstd", "lzma")
 _TIFF_PREDICTED = ("lzw", "adobe_deflate", "zstd")
 _ICC, _XMP, _RESOURCES, _NODATA = 34675, 700, 34377, 42113
-# How the pixels were stored, which is written anew: TIFF 6.0, TIFF/EP, and JPEG in TIFF.
+# How the pixels were stored, which is written anew: TIFF 6.0, TIFF/EP, and JPEG and LERC in TIFF.
 _STRUCTURE = frozenset(
     (
         *(*range(254, 269), 273, 274, *range(277, 285), *range(288, 294), 296, 317, *range(320, 331)),
         *(332, 334, *range(338, 342), *range(343, 348), *range(512, 522), *range(529, 533), 559),
-        *(400, 32995, 32996, 32997, 32998, 34665, 34675, 34853, 40965),
+        *(400, 32995, 32996, 32997, 32998, 34665, 34675, 34853, 40965, 50674),
     )
 )
 # Tags that hold positions in the old file or the old pixels, by the names of what is left out.
@@ -80,23 +80,26 @@ def decode_tiff(name: str, stream: IO[bytes], max_pixels: int) -> Decoded:
         if count != 1:
             raise InputError(f"{name}: has {count} pages, and one picture is read; split it into files")
         decoded = decode_page(name, stream, page, max_pixels)
-    return decoded._replace(notes=(*decoded.notes, *previews_note(previews)))
+    return decoded._replace(left_out=(*decoded.left_out, *previews_note(previews)))
 
 
 def full_pages(tiff: tifffile.TiffFile) -> tuple[list[int], int]:
-    """Numbers of the pages without previews and masks, all if there are no others; and how many those are."""
+    """Numbers of the pages without previews and masks, all if there are no others; and how many those are,
+    with those below the pages."""
     # Bounded, as the chain of pages in a damaged file can be a circle, which tifffile follows for ever.
     pages = (cast("tifffile.TiffPage", page) for page in islice(tiff.pages, _MOST_PAGES))
-    reduced = [bool(page.subfiletype & 5) for page in pages]
-    if not reduced:
+    found = [(bool(page.subfiletype & 5), len(page.subifds or ())) for page in pages]
+    if not found:
         raise ValueError("it has no pages")
-    full = [number for number, is_reduced in enumerate(reduced) if not is_reduced]
-    return full or [*range(len(reduced))], sum(reduced) if full else 0
+    full = [number for number, (reduced, _) in enumerate(found) if not reduced]
+    previews = sum(reduced for reduced, _ in found) if full else 0
+    return full or [*range(len(found))], previews + sum(below for _, below in found)
 
 
 def previews_note(count: int) -> list[str]:
     """A sentence on previews that are left out, if there are any."""
-    return [f"{count} previews or masks are left out"] if count else []
+    words = "1 preview or mask is" if count == 1 else f"{count} previews or masks are"
+    return [f"{words} left out"] if count else []
 
 
 def planes_in(tiff: tifffile.TiffFile, page: tifffile.TiffPage) -> int:
@@ -139,7 +142,9 @@ def decode_page(
         [tag for tag in tags if tag.code in MAIN_TAGS and (described or tag.code != DESCRIPTION)]
     )
     exif.below = _directories(stream, page)
-    kept, notes = _kept(page, tags, orientation)
+    nodata = _nodata(by_code.get(_NODATA, b""), page)
+    kept, left_out = _kept(page, tags, orientation, nodata)
+    notes = []
     if not described and page.axes == "SYX":  # else the text is about the old array
         kept = [tag for tag in kept if tag.code != DESCRIPTION]
     resolution = resolution_of(tags, order)
@@ -165,8 +170,7 @@ def decode_page(
     )
     if mended := page.photometric == 3 and _is_short(page):
         notes.append("its colour map has 8 bits where TIFF has 16, and is read so")
-    nodata = _nodata(by_code.get(_NODATA, b""), page)
-    return Decoded(samples, orientation, metadata, nodata, tuple(notes), mended)
+    return Decoded(samples, orientation, metadata, nodata, tuple(notes), tuple(left_out), mended)
 
 
 def describe_planes(decoded: Decoded, plane: int) -> Decoded:
@@ -233,10 +237,16 @@ def _directories(stream: IO[bytes], page: tifffile.TiffPage) -> dict[int, Direct
     return {code: below for code, below in whole.below.items() if below.tags or below.below}
 
 
-def _kept(page: tifffile.TiffPage, tags: list[Tag], orientation: int) -> tuple[list[Tag], list[str]]:
-    """Tags that are copied to a TIFF, and sentences on those that are left out."""
+def _kept(
+    page: tifffile.TiffPage, tags: list[Tag], orientation: int, nodata: float | None
+) -> tuple[list[Tag], list[str]]:
+    """Tags that are copied to a TIFF, where `nodata` stands for no value, and sentences on those left out."""
     elsewhere = {_ICC, _XMP, _RESOURCES, *MAIN_TAGS}
     left_out = _POSITIONS | (dict.fromkeys(_PLACES, "the place on the earth") if orientation > 1 else {})
+    if page.photometric == 3:
+        left_out[_NODATA] = "the colour that stands for no value"
+    elif nodata is not None and page.dtype is not None and page.dtype.kind in "ub":
+        tags = [tag._replace(value=b"%d\0" % nodata) if tag.code == _NODATA else tag for tag in tags]
     about_array = page.is_shaped or page.parent.is_imagej or page.parent.is_ome
     kept = [
         tag
@@ -250,12 +260,21 @@ def _kept(page: tifffile.TiffPage, tags: list[Tag], orientation: int) -> tuple[l
 
 
 def _nodata(text: bytes, page: tifffile.TiffPage) -> float | None:
-    """Value that stands for no value, by GDAL's tag; None for a palette, whose values are no brightness."""
+    """Sample that stands for no value, by GDAL's tag, which says it as it is stored.
+
+    None where no sample can be that, and for a palette, whose values are no brightness.
+    """
     try:
         value = float(text.rstrip(b"\0 "))
     except ValueError:
         return None
-    return None if page.photometric == 3 else value
+    if page.photometric == 3 or page.dtype is None:
+        return None
+    if page.dtype.kind == "f":
+        return value
+    if not value.is_integer() or not 0 <= value < 2**page.bitspersample:
+        return None
+    return float(_tiff_samples(np.full((1, 1, 1), int(value), page.dtype), page, None)[0, 0, 0])
 
 
 def _tiff_misfit(page: tifffile.TiffPage) -> str:

@@ -144,9 +144,9 @@ def _notes(passed_over: list[Path], kind: str, foreign: Collection[str]) -> list
 def _candidates(text: str, failures: list[InputError]) -> tuple[list[tuple[Path, Path]], bool]:
     """Files that an input stands for, with their paths below it, and whether they are not named by it."""
     path = Path(text)
-    if path.is_dir():
+    if os.path.isdir(path):
         return [(file, file.relative_to(path)) for file in sorted(files_below(path, failures))], True
-    if path.exists() or not glob.has_magic(text):
+    if os.path.exists(path) or not glob.has_magic(text):
         return [(path, Path(path.name))], False  # a missing file fails when it is read
     matches = [Path(match) for match in sorted(glob.glob(text, recursive=True))]
     if not any(file.is_file() for file in matches):
@@ -171,12 +171,12 @@ def _as_folder(output: str, inputs: list[str]) -> Path | None:
     """The output as a folder, None if it is a file."""
     path = Path(output)
     several = len(inputs) > 1 or any(
-        text != STREAM and (Path(text).is_dir() or (glob.has_magic(text) and not Path(text).exists()))
+        text != STREAM and (os.path.isdir(text) or (glob.has_magic(text) and not os.path.exists(text)))
         for text in inputs
     )
-    if path.is_dir() or output.endswith(("/", os.sep)):
+    if os.path.isdir(path) or output.endswith(("/", os.sep)):
         return path
-    if several and path.exists():
+    if several and os.path.exists(path):
         raise UsageError(f"-o {output}: is a file, and several results need a folder")
     return path if several else None
 

@@ -12,7 +12,7 @@ from torch import Tensor
 
 from deepgsr_cli.ct.jobs import SinogramJob, SliceJob
 from deepgsr_cli.errors import InputError, OptionError
-from deepgsr_cli.files import sha256
+from deepgsr_cli.files import check_readable, sha256
 from deepgsr_cli.formats.dicom.segmentation import (
     LABEL_MAP,
     Place,
@@ -131,6 +131,7 @@ def read_mask(path: Path) -> np.ndarray:
 
 
 def _read_npy(path: Path) -> np.ndarray:
+    check_readable(path)
     try:
         array = np.load(path, allow_pickle=False)
     except (OSError, ValueError, EOFError) as error:

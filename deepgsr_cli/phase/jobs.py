@@ -14,7 +14,7 @@ import PIL.Image
 import torch
 
 from deepgsr_cli.compute.device import select_device
-from deepgsr_cli.compute.precision import autocast
+from deepgsr_cli.compute.precision import autocast, settled
 from deepgsr_cli.errors import InputError, OptionError, ShapeError
 from deepgsr_cli.evaluation.metrics import psnr, rounded8, ssim
 from deepgsr_cli.files import make_folder
@@ -190,7 +190,7 @@ class PhaseRetrieval:
             measurement,
             self.settings,
             prior,
-            precision=running.precision,
+            precision=settled(running.precision, select_device(running.device)),
             seed=self.seed,
             progress=progress,
         )

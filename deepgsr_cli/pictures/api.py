@@ -68,7 +68,7 @@ def denoise(
         WeightsError: The weights are unknown or damaged.
         DeviceError: The device is not there.
     """
-    restorer = Restorer(weights, RunOptions(device, ensemble=ensemble), noise=noise)
+    restorer = Restorer(weights, RunOptions(device, "auto", ensemble=ensemble), noise=noise)
     return restorer(picture, sigma, strength=strength, white=white)
 
 
@@ -89,7 +89,7 @@ def derain(
 
     A picture without rain stays as it is, unless weights are given.
     """
-    restorer = Restorer(weights, RunOptions(device, ensemble=ensemble), task="derain")
+    restorer = Restorer(weights, RunOptions(device, "auto", ensemble=ensemble), task="derain")
     return restorer(picture, strength=strength, white=white)
 
 
@@ -110,7 +110,7 @@ def restore(
 
     A picture that has none of them stays as it is. With weights that are given one network does all.
     """
-    restorer = Restorer(weights, RunOptions(device, ensemble=ensemble), task="restore")
+    restorer = Restorer(weights, RunOptions(device, "auto", ensemble=ensemble), task="restore")
     return restorer(picture, strength=strength, white=white)
 
 
@@ -141,7 +141,7 @@ def dejpeg(
         weights: NAME, FILE or hf:// address; None for the shipped ones.
         device: "auto", "cpu", "cuda", "cuda:N" or "mps".
     """
-    restorer = Restorer(weights, RunOptions(device, ensemble=ensemble), task="dejpeg")
+    restorer = Restorer(weights, RunOptions(device, "auto", ensemble=ensemble), task="dejpeg")
     return restorer.decompress(picture, quality, strength=strength, white=white)
 
 
@@ -176,7 +176,7 @@ def upscale(
         weights: NAME, FILE or hf:// address; None for the shipped ones.
         device: "auto", "cpu", "cuda", "cuda:N" or "mps".
     """
-    restorer = Restorer(weights, RunOptions(device, ensemble=ensemble), task="upscale")
+    restorer = Restorer(weights, RunOptions(device, "auto", ensemble=ensemble), task="upscale")
     return restorer.enlarge(picture, scale, method=method, strength=strength, white=white)
 
 

@@ -8,6 +8,7 @@ from typing import TypeAlias
 
 import numpy as np
 import torch
+import torch.nn.functional as F
 from torch import Tensor
 
 from deepgsr_cli.errors import OptionError, ShapeError
@@ -18,6 +19,9 @@ NumpyPicture: TypeAlias = np.ndarray | str | Path
 
 # Value of white by dtype; 1 for floating point.
 _WHITE = {"uint8": 255.0, "uint16": 65535.0}
+
+# Least side of what counts as an area of one colour: twice that of a block of JPEG, and one.
+FLAT_SIDE = 17
 
 
 def as_array(picture: NumpyPicture | Tensor) -> np.ndarray:
@@ -121,6 +125,27 @@ def _colours(samples: np.ndarray) -> int:
 def is_flat(pixels: np.ndarray) -> bool:
     """Whether a picture, (C, H, W), is one colour throughout."""
     return all(float(channel.min()) == float(channel.max()) for channel in pixels)
+
+
+def flat_areas(x: Tensor) -> Tensor:
+    """Where pictures, (B, C, H, W), have squares of `FLAT_SIDE` pixels of one colour, (B, 1, H, W).
+
+    Noise leaves no such squares, but where it is clipped, and a network need not keep their colour.
+    """
+    right, down = x[..., 1:] == x[..., :-1], x[:, :, 1:] == x[:, :, :-1]
+    right, down = right.all(1), down.all(1)
+    same = right[:, 1:] & right[:, :-1] & down[..., 1:] & down[..., :-1]  # squares of two, by their first
+    flat = torch.zeros_like(x[:, :1], dtype=torch.bool)
+    if min(same.shape[1:]) < FLAT_SIDE - 1 or not same.any():
+        return flat
+    side = FLAT_SIDE - 1
+    broken = (~same).float()[:, None]
+    for size in ((1, side), (side, 1)):
+        broken = F.max_pool2d(broken, size, stride=1)
+    whole = F.pad(1 - broken, (side, side, side, side))
+    for size in ((1, FLAT_SIDE), (FLAT_SIDE, 1)):
+        whole = F.max_pool2d(whole, size, stride=1)
+    return whole > 0
 
 
 def is_clipped(pixels: np.ndarray, dtype: str) -> bool:

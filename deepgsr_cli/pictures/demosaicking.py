@@ -205,7 +205,7 @@ def demosaick(
         InputError: The file cannot be read, or is no mosaic.
         WeightsError: As `Restorer.load`.
     """
-    demosaicker = Demosaicker(weights, RunOptions(device), method=method)
+    demosaicker = Demosaicker(weights, RunOptions(device, "auto"), method=method)
     if isinstance(mosaic, str | Path):
         taken = read_mosaic(Path(mosaic), black=black, white=white)
     else:

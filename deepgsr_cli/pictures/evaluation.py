@@ -23,8 +23,8 @@ from deepgsr_cli.pictures.compression import Compression, of_coding
 from deepgsr_cli.pictures.dataset import pair_paths
 from deepgsr_cli.pictures.noise import protocol_noise
 from deepgsr_cli.pictures.resampling import interpolated, reduced
-from deepgsr_cli.pictures.restorer import Restorer, RunOptions, check_enlargement
-from deepgsr_cli.pictures.tasks import UPSCALE
+from deepgsr_cli.pictures.restorer import Restorer, RunOptions
+from deepgsr_cli.pictures.tasks import UPSCALE, check_enlargement
 from deepgsr_cli.reports.report import ReportImage, ReportItem, fit_for_report
 
 OUTPUT = "clipped to [0, 1], rounded to 8 bits, no border left out"

@@ -152,7 +152,7 @@ class Restoration:
         """
         image = self.first(_source(job))
         reference = next(self._references(job))
-        self._check_like(self.options.reference, reference, image)
+        self._check_like(self._reference_path(job), reference, image)
         result = _result(image)
         shown = self._compare_given(result, image, reference)
         assert job.target is not None
@@ -270,17 +270,19 @@ class Restoration:
     ) -> Result:
         """Restore the pictures of a file, each as it would be alone, and write each as it comes."""
         target, format = self._target(job, pages.format)
+        written = target if isinstance(target, Path) else BytesIO()
         check_paged(job.label, pages, format)
         results: list[Result] = []
         reasons: list[str | None] = []
-        notes = [f"{pages.count} pictures", *pages.notes]
+        notes = [f"{pages.count} pictures"]
+        left_out = [*pages.left_out]
 
         def restored() -> Iterator[Image]:
             for number, (image, reference) in enumerate(
                 zip(pages.read(), self._references(job, pages.count))
             ):
                 name = f"{job.label}, picture {number + 1}"
-                self._check_like(self.options.reference, reference, image)
+                self._check_like(self._reference_path(job), reference, image)
                 told = None if progress is None else partial(_as_part, progress, number, pages.count)
                 result, reason = self._restore(image, name, reference, for_report and number == 0, told)
                 results.append(result)
@@ -293,14 +295,18 @@ class Restoration:
                 removed = reason is None and not result.facts.keys().isdisjoint(("noise", "rain"))
                 told_of = image.notes if removed else (*image.notes, result.note)
                 notes.extend(note for note in told_of if note and note not in notes)
+                left_out.extend(note for note in image.left_out if note not in left_out)
                 yield image
 
-        write_pages(target, restored(), pages, format)
+        write_pages(written, restored(), pages, format)
         unchanged = sum(reason is not None for reason in reasons)
         if unchanged == pages.count and format == pages.format:
-            copy_file(source, target)
-        elif format == "GIF":
-            notes.append(GIF_NOTE)
+            written = source
+        else:
+            notes[1:1] = left_out
+            notes += [GIF_NOTE] if format == "GIF" else []
+        if written is not target:
+            copy_file(written, target)
         result = _of_pages(results)
         if levels := [level for level in result.facts.get("sigma_by_page", ()) if level is not None]:
             notes.insert(1, f"noise found, sigma {min(levels):g} to {max(levels):g} (0-255 scale)")
@@ -337,14 +343,14 @@ class Restoration:
             copy_file(source, target)
             return [f"{prefix}written unchanged"] if reason else []
         write_image(target, image, format=format)
-        notes = []
+        notes = [*image.left_out]
         if reason is not None:
             coded = f"coded anew as {format}" if format == "JPEG" else "pixels unchanged"
-            notes = [f"{prefix}{coded}"] if reason or format == "JPEG" else []
+            notes += [f"{prefix}{coded}"] if reason or format == "JPEG" else []
         elif image.depth == "float64":
-            notes = ["64-bit values are restored at 32-bit precision"]
+            notes.append("64-bit values are restored at 32-bit precision")
         elif format == "GIF":
-            notes = [GIF_NOTE]
+            notes.append(GIF_NOTE)
         if lost := losses(image, format):
             notes.append(f"a {format} file holds no {', no '.join(lost)}")
         return notes
@@ -352,8 +358,13 @@ class Restoration:
     def _reference(self, job: Job, image: Image) -> np.ndarray | None:
         """Return the pixels of the reference of a job with one picture, None if there is none."""
         reference = next(self._references(job, 1))
-        self._check_like(self.options.reference, reference, image)
+        self._check_like(self._reference_path(job), reference, image)
         return reference
+
+    def _reference_path(self, job: Job) -> Path | None:
+        """Return the file of the reference of a job, None if there is none; errors as of `reference_of`."""
+        given = self.options.reference
+        return None if given is None else reference_of(job, given)
 
     def _references(self, job: Job, count: int | None = None) -> Iterator[np.ndarray | None]:
         """Yield the pixels of the reference of each picture of a job; one picture is that of all.
@@ -361,10 +372,10 @@ class Restoration:
         Raises:
             ShapeError: There are several, and not as many as `count`.
         """
-        if self.options.reference is None:
+        path = self._reference_path(job)
+        if path is None:
             yield from repeat(None)
             return
-        path = reference_of(job, self.options.reference)
         pages = self._pages(path)
         if pages is None:
             yield from repeat(self._read(path).pixels)

@@ -15,6 +15,7 @@ from torch import Tensor
 
 from deepgsr_cli.compute.device import free_memory, select_device
 from deepgsr_cli.compute.levels import to_floats
+from deepgsr_cli.compute.precision import settled
 from deepgsr_cli.compute.tiling import (
     Preparation,
     TileNeeds,
@@ -28,6 +29,7 @@ from deepgsr_cli.formats.image import read_image
 from deepgsr_cli.pictures.arrays import (
     NumpyPicture,
     as_array,
+    flat_areas,
     is_clipped,
     is_flat,
     samples_of,
@@ -45,12 +47,21 @@ from deepgsr_cli.pictures.resampling import (
     without_hidden_colours,
 )
 from deepgsr_cli.pictures.routes import Choice, Route
-from deepgsr_cli.pictures.tasks import DEJPEG, DENOISE, DERAIN, PHOTO, RESTORE, TASKS, UPSCALE, Shown
+from deepgsr_cli.pictures.tasks import (
+    DEJPEG,
+    DENOISE,
+    DERAIN,
+    PHOTO,
+    RESTORE,
+    TASKS,
+    Shown,
+    check_enlargement,
+)
 
 if TYPE_CHECKING:
     from torch import Tensor
 
-    from deepgsr_cli.compute.precision import Precision
+    from deepgsr_cli.compute.precision import AskedPrecision
     from deepgsr_cli.formats.codecs import JpegCoding
     from deepgsr_cli.models import Prior
     from deepgsr_cli.models.noise_estimator import NoiseEstimator
@@ -67,7 +78,7 @@ class RunOptions:
 
     Attributes:
         device: "auto", "cpu", "cuda", ...
-        precision: "fp32", "bf16" or "fp16".
+        precision: "fp32", "bf16", "fp16", or "auto", which `compute.precision.settled` tells.
         tile: Side of a tile in pixels, 0 for the whole image, None to choose by free memory.
         overlap: Pixels that tiles share, None for what the model needs.
         batch: Tiles at once, None to choose by free memory.
@@ -78,7 +89,7 @@ class RunOptions:
     """
 
     device: str = "auto"
-    precision: Precision = "fp32"
+    precision: AskedPrecision = "fp32"
     tile: int | None = None
     overlap: int | None = None
     batch: int | None = None
@@ -95,8 +106,11 @@ class RunOptions:
     @property
     def protocol(self) -> dict[str, str]:
         """What a result may depend on of all this, in the words of a report."""
-        tile = "auto" if self.tile is None else str(self.tile)
-        return {"tile": tile} | ({"ensemble": "mean of eight orientations"} if self.ensemble else {})
+        protocol = {
+            "precision": settled(self.precision, select_device(self.device)),
+            "tile": "auto" if self.tile is None else str(self.tile),
+        }
+        return protocol | ({"ensemble": "mean of eight orientations"} if self.ensemble else {})
 
     def tiles(
         self,
@@ -670,6 +684,8 @@ class Restorer:
         if search and condition is not None and condition.device.type == "cpu" and not self.options.ensemble:
             ahead = filter_ahead(condition[:, 0], search)
 
+        keeps_flat = self.task != DEJPEG.name  # blocks of JPEG are of one colour, and to be joined
+
         def restore(tiles: Tensor) -> Tensor:
             own = tiles[:, : len(pixels)]
             x = own.expand(-1, 3, -1, -1) if tripled else own
@@ -681,6 +697,8 @@ class Restorer:
             # On colours that no photograph has, as pure red beside pure green, a network may fail altogether.
             failed = ((restored - own).abs() > _FAILED).flatten(1).any(1)
             restored = torch.where(failed[:, None, None, None], own, restored)
+            if keeps_flat:
+                restored = torch.where(flat_areas(own), own, restored)
             return restored if strength == 1 else torch.lerp(own, restored, strength)
 
         image = torch.from_numpy(
@@ -725,14 +743,6 @@ class Restorer:
             notify=self.notify,
         )
         return restored.numpy()
-
-
-def check_enlargement(scale: int, method: str) -> None:
-    """Raise an OptionError unless there is such a scale and such a method to enlarge by."""
-    if scale not in UPSCALE.scales:
-        raise OptionError("scale", scale, "give 2, 3 or 4")
-    if method not in (known := ("deepgsr", *UPSCALE.baselines)):
-        raise OptionError("method", method, f"known are {', '.join(known)}")
 
 
 def _check(pixels: np.ndarray, strength: float) -> None:

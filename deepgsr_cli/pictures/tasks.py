@@ -11,6 +11,8 @@ from dataclasses import dataclass, replace
 from enum import Enum
 from typing import TYPE_CHECKING, NamedTuple, Protocol
 
+from deepgsr_cli.errors import OptionError
+
 if TYPE_CHECKING:
     import numpy as np
     import torch
@@ -501,3 +503,11 @@ UPSCALE = PictureTask(
 
 # By name.
 TASKS = {task.name: task for task in (DENOISE, DERAIN, RESTORE, DEJPEG, DEMOSAICK, PHOTO, UPSCALE)}
+
+
+def check_enlargement(scale: int, method: str) -> None:
+    """Raise an OptionError unless there is such a scale and such a method to enlarge by."""
+    if scale not in UPSCALE.scales:
+        raise OptionError("scale", scale, "give 2, 3 or 4")
+    if method not in (known := ("deepgsr", *UPSCALE.baselines)):
+        raise OptionError("method", method, f"known are {', '.join(known)}")

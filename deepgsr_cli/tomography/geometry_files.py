@@ -121,9 +121,7 @@ def write_geometry(geometry: Geometry, path: Path) -> None:
 
 def _check_suffix(path: Path) -> None:
     if path.suffix.lower() not in SUFFIXES:
-        raise InputError(
-            f"{path}: {path.name} is not a geometry file; give a name that ends in .toml or .json"
-        )
+        raise InputError(f"{path}: is no geometry file; give one that ends in .toml or .json")
 
 
 def _read_angles(table: dict[str, Any]) -> tuple[float, ...]:

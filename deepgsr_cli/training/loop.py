@@ -20,7 +20,7 @@ from torch import Tensor
 from deepgsr_cli.compute.device import select_device
 from deepgsr_cli.compute.processes import Processes
 from deepgsr_cli.errors import UsageError
-from deepgsr_cli.files import atomic_write
+from deepgsr_cli.files import atomic_write, make_folder
 from deepgsr_cli.models.deepgsr import told_more
 from deepgsr_cli.training.config import CHANGEABLE, TrainConfig, plain_config, public_config
 from deepgsr_cli.training.optimizers import optimizer
@@ -187,6 +187,7 @@ def train(
     Raises:
         UsageError: The folder holds another run, or the task cannot do what is asked.
         InputError: No data.
+        OutputError: The folder cannot be made.
         ProcessError: Another process of the run has ended.
     """
     # Momentum of features that have died decays to denormal numbers, which make products 20 times slower.
@@ -212,7 +213,7 @@ def train(
         "train_config": json.dumps(public_config(config)),
     }
     if first:
-        config.output.mkdir(parents=True, exist_ok=True)
+        make_folder(config.output)
         with atomic_write(config.output / "config.json") as path:
             path.write_text(json.dumps(plain_config(config), indent=2) + "\n", encoding="utf-8")
 

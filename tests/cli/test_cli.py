@@ -14,6 +14,7 @@ from typer.testing import CliRunner
 from deepgsr_cli.cli import app
 from deepgsr_cli.formats.image import Image, read_image, write_image
 from deepgsr_cli.version import __version__
+from tests.forks import FORKS, deepgsr, start
 from tests.samples import smooth_picture
 
 
@@ -155,6 +156,8 @@ def test_a_bad_file_gets_one_sentence_and_leaves_nothing(run, name, content, sen
         (["--report", "r.pdf"], "--report r.pdf: give a file that ends in"),
         (["--format", "xyz"], "--format xyz: known are"),
         (["-o", "-", "--json"], "--json and -o - would both use standard output"),
+        (["--report", "none/r.html"], "--report none/r.html: there is no folder none; make it first"),
+        (["--format", "gif", "-o", "out.png"], "-o out.png and --format gif name two formats; give one"),
         (["-o", "in.png"], "in.png: is an input, and no input is overwritten"),
     ],
 )
@@ -426,6 +429,13 @@ def test_eval_prints_the_protocol_and_the_means(run, tiny_weights):
     assert lines[-1]["means"][-1]["psnr"] == pytest.approx(np.mean(psnrs))
 
 
+@pytest.mark.parametrize(("file", "words"), [("none/x.csv", "there is no folder none"), (".", "is a folder")])
+def test_a_table_that_cannot_be_written_is_told_before_the_work(run, file, words):
+    result = run("eval", "denoise", "--data", "none", "--sigma", 25, "--csv", file)
+    assert result.exit_code == 2
+    assert f"--csv {file}: {words}" in result.stderr
+
+
 def test_doctor_names_versions_and_devices(run):
     result = run("doctor", "--json")
     facts = json.loads(result.stdout)
@@ -475,12 +485,23 @@ def test_version_and_unknown_commands():
 def test_a_pipe_and_a_terminal_of_another_encoding(tmp_path, tiny_weights):
     source = picture(tmp_path / "größe 試.png")
     options = ["--sigma", 25, "--weights", tiny_weights[3], "--device", "cpu"]
-    piped = process("denoise", "-", "-o", "-", *options, input=source.read_bytes())
-    assert piped.returncode == 0, piped.stderr
+    stdin, given = FORKS.Pipe(duplex=False)
+    taken, stdout = FORKS.Pipe(duplex=False)
+    streams = {0: stdin, 1: stdout}
+    piped = start(deepgsr, "denoise", "-", "-o", "-", *map(str, options), streams=streams)
+    for theirs in streams.values():
+        theirs.close()
+    with os.fdopen(os.dup(given.fileno()), "wb") as file:
+        file.write(source.read_bytes())
+    given.close()
+    with os.fdopen(os.dup(taken.fileno()), "rb") as file:
+        result = file.read()
+    piped.join()
+    assert piped.exitcode == 0
     environment = {**os.environ, "PYTHONIOENCODING": "cp1252", "PYTHONUTF8": "0"}
     named = process("denoise", source, "-o", tmp_path / "out.png", *options, env=environment)
     assert named.returncode == 0, named.stderr
-    assert (tmp_path / "out.png").read_bytes() == piped.stdout
+    assert (tmp_path / "out.png").read_bytes() == result
 
 
 def test_an_interrupt_keeps_what_is_finished_and_leaves_no_partial_file(run, monkeypatch):

@@ -191,6 +191,20 @@ def test_a_folder_with_a_reference_ends_with_the_mean(run, folder):
     assert "mean" not in run(*options, "--overwrite").stderr
 
 
+def test_a_picture_that_equals_its_reference_is_no_part_of_the_mean_psnr(run, folder):
+    write_image(Path("in/c.png"), Image(np.full((1, 9, 9), 0.5, np.float32), "uint8", "PNG"))
+    shutil.copy("in/c.png", "clean/c.png")
+    result = run("denoise", "in", "-o", "out", "--reference", "clean", "--json", "--report", "r.json")
+    psnrs = [line["psnr"] for line in lines(result.stdout)[:3]]
+    assert psnrs[2] is None
+    mean = re.search(
+        r"mean of 3: PSNR [\d.]+ -> ([\d.]+) dB, .*; 1 equal to the reference, which", result.stderr
+    )
+    assert float(mean[1]) == pytest.approx(np.mean(psnrs[:2]), abs=0.006)
+    summary = json.loads(Path("r.json").read_text(encoding="utf-8"))["summary"]
+    assert summary["PSNR out (dB)"] == pytest.approx(np.mean(psnrs[:2]), abs=0.006)
+
+
 def test_seconds_leave_out_the_loading_of_weights(run, folder, monkeypatch):
     from deepgsr_cli.weights import load
 
@@ -227,7 +241,7 @@ def test_compiling_is_told_once_on_a_terminal(monkeypatch, capsys, tmp_path):
     assert logging.getLogger("deepgsr_cli.compute.kernels").handlers == []
 
 
-def test_two_processes_print_and_write_what_one_does(run, folder):
+def test_two_processes_print_and_write_what_one_does(run, folder, forked):
     Path("in/c.png").write_text("no picture")
     options = ("denoise", "in", "--sigma", 25, "--json", "--reference", "clean")
     alone = run(*options, "-o", "one", "--report", "one.json")

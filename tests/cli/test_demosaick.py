@@ -183,6 +183,7 @@ def test_a_mosaic_goes_through_pipes(run, mosaic_weights):
         (["--max-pixels", "10"], "more than the 10 allowed", 1),
         (["--json", "-o", "-"], "--json and -o - would both use standard output", 2),
         (["--reference", "missing"], "--reference missing: no such file or folder", 2),
+        (["-o", "out.txt"], "out.txt: no picture format is written by this name", 2),
         (["--tile", "32"], "--tile 32 is too small beside an overlap of", 2),
     ],
 )

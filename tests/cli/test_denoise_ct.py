@@ -10,6 +10,7 @@ from pydicom import uid as uids
 from typer.testing import CliRunner
 
 from deepgsr_cli.cli import app
+from deepgsr_cli.compute import precision
 from deepgsr_cli.ct.api import denoise_ct
 from deepgsr_cli.formats.image import Image, write_image
 from tests.invoke import invoke
@@ -40,7 +41,8 @@ def hu_of(path):
     return slice.pixel_array * float(slice.RescaleSlope) + float(slice.RescaleIntercept)
 
 
-def test_a_series_becomes_a_derived_series(tmp_path, series, noisy, ct_weights):
+def test_a_series_becomes_a_derived_series(tmp_path, series, noisy, ct_weights, monkeypatch):
+    monkeypatch.setattr(precision, "has_bf16_units", lambda: True)  # which is for pictures alone
     common = f"denoise {series} -o {tmp_path}/out --weights {ct_weights} --device cpu"
     lines = [json.loads(line) for line in invoke(f"{common} --json").splitlines()]
     assert [line["status"] for line in lines] == ["done"] * 3
@@ -56,7 +58,9 @@ def test_a_series_becomes_a_derived_series(tmp_path, series, noisy, ct_weights):
         assert result.SeriesInstanceUID not in {x.SeriesInstanceUID for x in sources}
         assert result.SourceImageSequence[0].ReferencedSOPInstanceUID in {x.SOPInstanceUID for x in sources}
         assert result.SeriesDescription.endswith("[deepgsr denoise]")
-        assert "denoise: noise level estimated in each slice; strength 1" in result.DerivationDescription
+        assert (
+            "denoise: noise level estimated in each slice; strength 1; fp32" in result.DerivationDescription
+        )
         assert "HU found" in result.DerivationDescription
         assert result.PixelSpacing == source.PixelSpacing
     assert len({result.SeriesInstanceUID for result in results}) == 1
@@ -66,7 +70,7 @@ def test_a_series_becomes_a_derived_series(tmp_path, series, noisy, ct_weights):
     assert [line["status"] for line in again] == ["skipped"] * 3
 
 
-def test_several_processes_write_the_same(tmp_path, series, ct_weights):
+def test_several_processes_write_the_same(tmp_path, series, ct_weights, forked):
     common = f"denoise {series} --weights {ct_weights} --device cpu"
     invoke(f"{common} -o {tmp_path}/one")
     invoke(f"{common} -o {tmp_path}/two --jobs 2")

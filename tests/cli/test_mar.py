@@ -465,6 +465,7 @@ def wrong_masks() -> dict[str, tuple[object, str]]:
         "broken.dcm": (b"no DICOM", "cannot be read as a mask"),
         "missing.png": (None, "missing.png"),
         "missing.dcm": (None, "no such file"),
+        "missing.npy": (None, "there is no such file; check the path"),
     }
 
 

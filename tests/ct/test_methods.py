@@ -593,6 +593,7 @@ def test_a_bad_sinogram_is_one_sentence(run, measured, name):
         (("--window", "40"), "--window 40: give centre,width"),
         (("--format", "png"), "--format png"),
         (("--format", "npy"), "name two formats"),
+        (("-o", "out.jpg"), "-o out.jpg: give a slice a name in .dcm, .tif or .npy; for a folder, out.jpg/"),
         (("--pixel-mm", 0), "--pixel-mm 0"),
         (("--skip-existing", "--overwrite"), "exclude each other"),
         (("--geometry", "scan.toml", "--views", 60), "--views 60: "),

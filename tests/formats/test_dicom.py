@@ -368,6 +368,8 @@ def test_a_folder_is_searched_past_what_is_not_a_slice(tmp_path):
 
 
 def test_a_folder_without_slices_says_what_it_has(tmp_path):
+    with pytest.raises(InputError, match="has no files; give a folder with DICOM files"):
+        find_series(tmp_path)
     (tmp_path / "notes.txt").write_text("nothing here")
     with pytest.raises(InputError, match="none of its 1 files is a CT slice; give a folder with DICOM"):
         find_series(tmp_path)

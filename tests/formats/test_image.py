@@ -538,14 +538,14 @@ def test_damaged_file_with_a_checksum_is_refused(kind: str) -> None:
 
 
 def test_damage_is_named() -> None:
-    kept = chunk(b"tEXt", b"Title\0a cat")
-    wrong = kept[:-1] + bytes([kept[-1] ^ 1])
+    clear = chunk(b"tRNS", bytes(2))
+    wrong = clear[:-1] + bytes([clear[-1] ^ 1])
     strips = tiff(noise((H, W), "uint8"), rowsperstrip=8)
     fewer = strips
     for tag, kind in ((273, 4), (279, 3)):
         fewer = fewer.replace(struct.pack("<HHI", tag, kind, 5), struct.pack("<HHI", tag, kind, 3))
     for data, words in [
-        (png(noise((H, W, 1), "uint8"), 8, 0, wrong), "tEXt chunk has a wrong checksum"),
+        (png(noise((H, W, 1), "uint8"), 8, 0, wrong), "tRNS chunk has a wrong checksum"),
         (whole_files()["png"][:-12], "its end is missing"),
         (whole_files()["png"][:-13], "IDAT chunk is incomplete"),
         (whole_files()["webp"][:-1], "bytes are there"),

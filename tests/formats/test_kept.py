@@ -268,13 +268,13 @@ def test_places_on_the_earth_do_not_outlive_a_turn() -> None:
     scale = (33550, 12, struct.pack("<3d", 30, 30, 0))
     image = read(with_tags(scale, (274, 3, struct.pack("<H", 6))))
     assert 33550 not in tags_of(written(image))
-    assert image.notes == ("the place on the earth cannot be kept",)
+    assert image.left_out == ("the place on the earth cannot be kept",)
 
 
 def test_positions_in_the_old_file_are_left_out_and_named() -> None:
     image = read(with_tags((37724, 7, bytes(40))))
     assert 37724 not in tags_of(written(image))
-    assert image.notes == ("Photoshop's layers cannot be kept",)
+    assert image.left_out == ("Photoshop's layers cannot be kept",)
 
 
 @pytest.mark.parametrize("order", ["<", ">"])
@@ -345,17 +345,17 @@ def test_further_pictures_in_a_jpeg_are_counted() -> None:
     frames = [PIL.Image.fromarray(noise((H, W, 3), "uint8", seed)) for seed in range(3)]
     stream = io.BytesIO()
     frames[0].save(stream, "MPO", save_all=True, append_images=frames[1:])
-    assert "1 of 3 pictures" in read(stream.getvalue()).notes[0]
-    assert "9 bytes that follow" in read(jpeg() + b"any bytes").notes[0]
+    assert "1 of 3 pictures" in read(stream.getvalue()).left_out[0]
+    assert "9 bytes that follow" in read(jpeg() + b"any bytes").left_out[0]
     for whole in (jpeg(), jpeg() + bytes(100), saved(noise((H, W, 3), "uint8"), "JPEG", progressive=True)):
-        assert not read(whole).notes
+        assert not read(whole).left_out
 
 
 def test_a_claim_of_a_gain_map_goes_with_it() -> None:
     xmp = b'http://ns.adobe.com/xap/1.0/\0<x:xmpmeta hdrgm:Version="1.0" a:b="c"/>'
     image = read(jpeg(segment(0xE1, xmp), segment(0xE2, b"urn:iso:std:iso:ts:21496:-1\0\0\0\0\0")))
     assert image.metadata.xmp == b'<x:xmpmeta a:b="c"/>'
-    assert "gain map" in image.notes[0]
+    assert "gain map" in image.left_out[0]
 
 
 @pytest.mark.parametrize(

@@ -92,7 +92,7 @@ def test_pages_of_different_sizes_and_types_keep_theirs_and_previews_are_told() 
         writer.write(kinds[0][::2, ::2].copy(), subfiletype=1, metadata=None)
     pages = open_pages(io.BytesIO(stream.getvalue()))
     assert pages is not None
-    assert pages.notes == ("1 previews or masks are left out",)
+    assert pages.left_out == ("1 preview or mask is left out",)
     _, out = there_and_back(stream.getvalue(), "TIFF")
     with tifffile.TiffFile(io.BytesIO(out)) as after:
         for number, (samples, page) in enumerate(zip(kinds, after.pages, strict=True)):
@@ -105,7 +105,7 @@ def test_planes_of_metamorph_are_pages_and_its_tags_are_named() -> None:
     data = with_tags((33629, 5, bytes(24)), samples=planes[0]) + planes[1:].tobytes()
     pages = open_pages(io.BytesIO(data))
     assert pages is not None
-    assert "MetaMorph" in next(pages.read()).notes[0]
+    assert "MetaMorph" in next(pages.read()).left_out[0]
     _, out = there_and_back(data, "TIFF")
     np.testing.assert_array_equal(tifffile.imread(io.BytesIO(out)), planes)
     with pytest.raises(InputError, match="its plane 3 goes past the end"):

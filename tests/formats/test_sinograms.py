@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 from pathlib import Path
 
 import h5py
@@ -191,7 +192,8 @@ SOURCE_MM, LENGTH_MM, CELL_MM, CELLS = 400.0, 550.0, 1.5, 80
 WATER = 0.0192
 
 
-def marched(angles_deg: np.ndarray) -> np.ndarray:
+@functools.cache
+def marched(angles_deg: tuple[float, ...]) -> np.ndarray:
     """Sinogram, (V, N), of a disk of water with a denser one in it, up and to the right, by marching rays.
 
     Without our geometry or projector: at 0 degrees the source is below, it goes round counter-clockwise, and
@@ -223,7 +225,7 @@ def laboratory(path: Path, version: str, angles_deg: np.ndarray, **changes: obje
         **changes,
     }
     parameters = {name: value for name, value in parameters.items() if value is not None}
-    scan = {"type": "2d", "sinogram": marched(angles_deg), "parameters": parameters}
+    scan = {"type": "2d", "sinogram": marched(tuple(angles_deg)), "parameters": parameters}
     return saved_matlab(path, {"CtDataLimited": scan}, version)
 
 

@@ -1,6 +1,7 @@
 """Jobs on a real scheduler and two workers of this machine, of which some are killed."""
 
 import dataclasses
+import importlib
 import json
 import os
 import pickle
@@ -8,6 +9,8 @@ import subprocess
 import sys
 import threading
 import time
+from contextlib import redirect_stderr, redirect_stdout
+from multiprocessing.process import BaseProcess
 from pathlib import Path
 
 import pydicom
@@ -21,14 +24,50 @@ from deepgsr_cli.jobs import cluster
 from deepgsr_cli.jobs.cluster import run_on_cluster
 from deepgsr_cli.jobs.run import in_order
 from deepgsr_cli.weights.resolve import resolve
+from tests import forks
 from tests.jobs.works import copied, run_of
 from tests.samples import body_hu, saved_slice
 
-ROOT = Path(__file__).parent.parent.parent
+OURS = {"OMP_NUM_THREADS": "1", "PYTHONPATH": str(Path(__file__).parent.parent.parent)}
+
+
+class Fresh:
+    """A process of Dask that imports what it needs by itself; it is used as one of multiprocessing.
+
+    Args:
+        kind: What it is, "scheduler" or "worker".
+        options: Of the command line.
+        folder: Where it works.
+        environment: Variables that it has beside those of this process.
+    """
+
+    def __init__(self, kind: str, options: list[str], folder: Path, environment: dict[str, str]) -> None:
+        command = [sys.executable, "-m", f"distributed.cli.dask_{kind}", *options]
+        with (folder / f"{kind}.log").open("ab") as log:
+            self._process = subprocess.Popen(
+                command, env=os.environ | environment, cwd=folder, stdout=log, stderr=log
+            )
+        self.pid, self.terminate, self.kill = self._process.pid, self._process.terminate, self._process.kill
+        self.join = self._process.wait
+
+    def is_alive(self) -> bool:
+        return self._process.poll() is None
+
+
+def dask(kind: str, options: list[str], folder: Path) -> None:
+    """Be a process of Dask in a folder, with the options of its command line."""
+    os.chdir(folder)
+    main = importlib.import_module(f"distributed.cli.dask_{kind}").main
+    with Path(f"{kind}.log").open("a") as log, redirect_stdout(log), redirect_stderr(log):
+        main(options)
 
 
 class Engine:
     """A scheduler and workers, each a process.
+
+    Args:
+        folder: Where they work.
+        environment: Variables they have, in which case they are started afresh.
 
     Attributes:
         file: What the scheduler writes where it listens.
@@ -39,22 +78,16 @@ class Engine:
     def __init__(self, folder: Path, **environment: str) -> None:
         self.environment = environment
         self.folder, self.file = folder, folder / "scheduler.json"
-        self.workers: dict[int, subprocess.Popen] = {}
+        self.workers: dict[int, Fresh | BaseProcess] = {}
         self.scheduler = self._start("scheduler", "--port", "0", "--host", "127.0.0.1")
         while not self.file.exists():
             time.sleep(0.02)
 
-    def _start(self, kind: str, *options: str) -> subprocess.Popen:
-        command = [sys.executable, "-m", f"distributed.cli.dask_{kind}", "--scheduler-file", str(self.file)]
-        environment = os.environ | {"OMP_NUM_THREADS": "1", "PYTHONPATH": str(ROOT)} | self.environment
-        with (self.folder / f"{kind}.log").open("ab") as log:
-            return subprocess.Popen(
-                [*command, "--dashboard-address", ":0", *options],
-                env=environment,
-                cwd=self.folder,
-                stdout=log,
-                stderr=log,
-            )
+    def _start(self, kind: str, *options: str) -> Fresh | BaseProcess:
+        options = ["--scheduler-file", str(self.file), "--dashboard-address", ":0", *options]
+        if self.environment:
+            return Fresh(kind, options, self.folder, self.environment)
+        return forks.start(dask, kind, options, self.folder)
 
     def start_workers(self, number: int, nanny: str = "--no-nanny") -> None:
         """Start workers of one thread, and wait until all are there."""
@@ -68,13 +101,13 @@ class Engine:
     def stop_workers(self) -> None:
         for process in self.workers.values():
             process.terminate()  # a nanny then ends its worker
-            process.wait()
+            process.join()
         self.workers.clear()
 
     def stop(self) -> None:
         self.stop_workers()
         self.scheduler.kill()
-        self.scheduler.wait()
+        self.scheduler.join()
 
 
 @pytest.fixture(scope="module")
@@ -97,6 +130,12 @@ def start(run, file, told=None):
     return run_on_cluster(run, file, device="cpu", weights=None, offline=True, say=say)
 
 
+def tell_numbers(run, file, connection):
+    """Be the process of a command: send the number of each outcome."""
+    for outcome in start(run, file):
+        connection.send(outcome.number)
+
+
 def test_a_killed_worker_costs_no_file(engine, tmp_path):
     texts = ["bad", "say", *["brief"] * 48]
     outcomes = []
@@ -114,7 +153,7 @@ def test_a_killed_worker_costs_no_file(engine, tmp_path):
 
 
 def test_a_file_that_kills_workers_fails_alone(tmp_path):
-    engine = Engine(tmp_path, DASK_DISTRIBUTED__SCHEDULER__ALLOWED_FAILURES="0")
+    engine = Engine(tmp_path, DASK_DISTRIBUTED__SCHEDULER__ALLOWED_FAILURES="0", **OURS)
     try:
         engine.start_workers(1, "--nanny")  # which starts a new worker for one that is lost
         texts = ["a", "brief", "deadly", *["brief"] * 5]
@@ -128,34 +167,29 @@ def test_a_file_that_kills_workers_fails_alone(tmp_path):
 
 def test_a_killed_command_is_resumed(engine, tmp_path):
     run = run_of(tmp_path, *["brief"] * 30)
-    (tmp_path / "run").write_bytes(pickle.dumps(run))
-    code = (
-        "import pathlib, pickle, sys; from tests.jobs.test_cluster import start\n"
-        "run = pickle.loads(pathlib.Path(sys.argv[1], 'run').read_bytes())\n"
-        "for outcome in start(run, pathlib.Path(sys.argv[2])): print(outcome.number, flush=True)"
-    )
-    command = [sys.executable, "-c", code, str(tmp_path), str(engine.file)]
-    with subprocess.Popen(command, stdout=subprocess.PIPE, cwd=ROOT) as process:
-        for _ in range(5):
-            assert process.stdout.readline()
-        process.kill()
+    outcomes, theirs = forks.FORKS.Pipe(duplex=False)
+    process = forks.start(tell_numbers, run, engine.file, theirs)
+    theirs.close()
+    for _ in range(5):
+        assert outcomes.recv() in range(30)
+    process.kill()
+    process.join()
     again = list(in_order(start(dataclasses.replace(run, skip_existing=True), engine.file)))
     assert {o.status for o in again} == {"done", "skipped"}
     assert sum(o.status == "skipped" for o in again) >= 5
     assert copied(tmp_path) == {f"{i}.txt": "brief" for i in range(30)}
 
 
-def test_workers_without_the_package_are_told_and_left_alive(tmp_path, monkeypatch):
+def test_workers_without_the_package_are_told_and_left_alive(tmp_path):
     (tmp_path / "deepgsr_cli").mkdir()
     (tmp_path / "deepgsr_cli/__init__.py").touch()  # another one, where the worker looks first
-    engine = Engine(tmp_path)
-    monkeypatch.setattr(sys.modules[__name__], "ROOT", tmp_path)
+    engine = Engine(tmp_path, **OURS | {"PYTHONPATH": str(tmp_path)})
     try:
         engine.start_workers(1)
         with pytest.raises(UserError, match=r"a worker of the cluster lacks deepgsr_cli\.jobs; install"):
             list(start(run_of(tmp_path, "a"), engine.file))
         (worker,) = engine.workers.values()
-        assert worker.poll() is None
+        assert worker.is_alive()
     finally:
         engine.stop()
 

@@ -380,8 +380,14 @@ def test_a_measurement_in_other_units_gives_the_same_picture(run):
         (("--simulate", "in.png", "--alpha", -1), 2, "--alpha -1"),
         (("--simulate", "in.png", "--model", "lens"), 2, "--model lens"),
         (("--simulate", "in.png", "-o", "in.png", "--overwrite"), 2, "no input is overwritten"),
-        (("--simulate", "in.png", "--keep-measurement", "no/m.npz"), 1, "there is no folder no"),
-        (("missing.npz",), 1, "no such file"),
+        (("--simulate", "in.png", "--keep-measurement", "no/m.npz"), 2, "there is no folder no"),
+        (("--simulate", "in.png", "-o", "out.txt"), 2, "no picture format is written by this name"),
+        (("missing.npz",), 1, "there is no such file; check the path"),
+        (
+            ("bare.npy", "--model", "cdp", "--alpha", 1, "--masks", "none.npy"),
+            1,
+            "none.npy: there is no such file; check the path",
+        ),
         (("bare.npy", "--model", "fourier"), 2, "needs the noise level; give --alpha or --snr"),
     ],
 )

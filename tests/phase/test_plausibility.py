@@ -40,7 +40,8 @@ def error(picture: np.ndarray, model: str) -> float:
 
 
 def run(*arguments: object):
-    return CliRunner().invoke(app, ["phase", *map(str, arguments), "--method", "hio", "--device", "cpu"])
+    options = ("--method", "hio", "--restarts", 3, "--iterations", 300, "--device", "cpu")
+    return CliRunner().invoke(app, ["phase", *map(str, arguments), *map(str, options)])
 
 
 @pytest.mark.parametrize("model", ["cdp", "fourier"])

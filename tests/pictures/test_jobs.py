@@ -88,7 +88,7 @@ def test_a_reference_may_be_stored_in_another_format_but_must_fit(tmp_path, deno
     with pytest.raises(InputError, match=r"has no picture a\.png; give a reference for each input"):
         Restoration(denoiser(), options)(job(source))
     write_image(clean, Image(smooth_picture(3, 40, 52), "uint8", "PNG"))
-    with pytest.raises(ShapeError, match="is 52 x 40 x 3, the picture itself 52 x 41 x 3"):
+    with pytest.raises(ShapeError, match=r"clean/a\.png: is 52 x 40 x 3, the picture itself 52 x 41 x 3"):
         Restoration(denoiser(), options)(job(source))
 
 
@@ -253,7 +253,7 @@ def test_levels_of_pages_are_estimated_one_by_one_and_clean_pages_stay(tmp_path,
 
 def test_a_stack_takes_the_memory_of_a_page(tmp_path, denoiser):
     peaks = []
-    for count in (4, 40):
+    for count in (2, 10):
         stack(tmp_path / "a.tif", count, size=(200, 300))
         tracemalloc.start()
         Restoration(denoiser(1), FileOptions(level=25))(job(tmp_path / "a.tif"))

@@ -4,6 +4,7 @@ import numpy as np
 import pytest
 import torch
 
+from deepgsr_cli.compute import precision
 from deepgsr_cli.errors import ShapeError, UsageError
 from deepgsr_cli.formats.image import read_image
 from deepgsr_cli.formats.jpeg import jpeg_file
@@ -55,6 +56,14 @@ def test_clipped_regions_do_not_lower_the_estimate():
     assert estimate_sigma(picture) == pytest.approx([20], rel=0.12)
 
 
+@pytest.mark.parametrize("brightness", [0.1, 0.25, 0.8])
+def test_what_clipping_takes_off_noise_is_added_to_the_estimate(brightness):
+    clean = np.float32(brightness) + smooth_picture(1, 200, 231) / 10
+    noise = np.random.default_rng(0).normal(0, 40 / 255, clean.shape).astype(np.float32)
+    picture = np.rint((clean + noise).clip(0, 1) * 255).astype(np.uint8)
+    assert estimate_sigma(picture) == pytest.approx([40], rel=0.06)
+
+
 @pytest.mark.parametrize("shape", [(1, 1, 1), (3, 5, 400), (1, 15, 15)])
 def test_a_picture_too_small_to_tell_counts_as_clean(shape):
     assert picture_sigma(estimate_sigma(np.random.default_rng(0).random(shape).astype(np.float32))) == 0
@@ -73,6 +82,15 @@ def test_strength_blends_between_the_picture_and_the_restored_one(denoiser, chan
     assert np.abs(full - picture).max() > 1e-3
     assert np.array_equal(run(picture, 25, strength=0), picture)
     np.testing.assert_allclose(run(picture, 25, strength=0.25), 0.75 * picture + 0.25 * full, atol=1e-6)
+
+
+@pytest.mark.parametrize("channels", [1, 3])
+def test_an_area_of_one_colour_keeps_it(denoiser, channels):
+    picture = noisy(channels, 25, (37, 53))
+    picture[:, 10:35, 20:] = np.reshape([0.9, 0.1, 0.3][:channels], (-1, 1, 1))
+    restored = denoiser(channels)(picture, 25)
+    assert np.array_equal(restored[:, 10:35, 20:], picture[:, 10:35, 20:])
+    assert np.abs(restored - picture)[:, :, :20].mean() > 1e-3
 
 
 def test_in_place_gives_the_same_and_uses_the_array(denoiser):
@@ -121,6 +139,30 @@ def test_an_ensemble_is_the_mean_of_eight_orientations_and_so_turns_with_the_pic
         turned = np.ascontiguousarray(np.rot90(picture[..., ::flip], k, (1, 2)))
         expected = np.rot90(restored[..., ::flip], k, (1, 2))
         np.testing.assert_allclose(ensemble(turned, 25), expected, atol=1e-6)
+
+
+@pytest.mark.parametrize("weights", ["deepgsr-gray", "deepgsr-gray-fast"])
+def test_bf16_moves_what_a_shipped_network_makes_by_a_fraction_of_a_level(weights):
+    picture = noisy(1, 15, (96, 96))
+    results = [
+        Restorer(weights, RunOptions("cpu", name)).restore_pixels(picture, 15) for name in ("fp32", "bf16")
+    ]
+    assert 1e-5 < np.sqrt(np.square(results[1] - results[0]).mean()) < 0.25 / 255
+
+
+def test_auto_is_bf16_where_there_are_units_for_it(monkeypatch, tiny_weights):
+    picture = noisy(1, 25, (37, 53))
+
+    def outcome(asked):
+        options = RunOptions("cpu", asked)
+        restored = Restorer(str(tiny_weights[1]), options).restore_pixels(picture, 25)
+        return restored.tolist(), options.protocol["precision"]
+
+    bf16, fp32 = outcome("bf16"), outcome("fp32")
+    assert bf16[0] != fp32[0]
+    assert outcome("auto") == fp32
+    monkeypatch.setattr(precision, "has_bf16_units", lambda: True)
+    assert outcome("auto") == bf16
 
 
 def test_level_zero_gives_the_picture_itself(denoiser):

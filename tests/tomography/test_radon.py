@@ -1,8 +1,6 @@
 import dataclasses
 import json
 import math
-import subprocess
-import sys
 
 import numpy as np
 import pytest
@@ -417,7 +415,7 @@ def test_a_geometry_file_may_begin_with_a_byte_order_mark(tmp_path, suffix):
 
 
 def test_a_geometry_file_must_be_there_and_be_a_table(tmp_path):
-    with pytest.raises(InputError, match=r"scan.toml: cannot be read, No such file"):
+    with pytest.raises(InputError, match=r"scan.toml: there is no such file; check the path"):
         read_geometry(tmp_path / "scan.toml")
     with pytest.raises(InputError, match=r"scan.yaml: .* ends in .toml or .json"):
         read_geometry(tmp_path / "scan.yaml")
@@ -477,11 +475,6 @@ def test_wrong_input_is_refused(monkeypatch):
     monkeypatch.setattr(projectors, "MAX_MATRIX_BYTES", 1000)
     with pytest.raises(OptionError, match=r"engine is csr: its matrices would need .* GiB"):
         Radon(geometry, engine="csr")
-
-
-def test_importing_the_module_does_not_import_the_compiler():
-    code = "import sys, deepgsr_cli.tomography.radon; sys.exit('numba' in sys.modules)"
-    assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0
 
 
 def test_the_kernels_compile_where_no_folder_can_be_written(monkeypatch):

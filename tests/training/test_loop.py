@@ -8,7 +8,7 @@ import pytest
 import torch
 
 import deepgsr_cli.pictures.training
-from deepgsr_cli.errors import InputError, OptionError, UsageError
+from deepgsr_cli.errors import InputError, OptionError, OutputError, UsageError
 from deepgsr_cli.formats.codecs import gray
 from deepgsr_cli.formats.image import Image, picture_paths, read_channels, write_image
 from deepgsr_cli.models import PRIORS
@@ -81,6 +81,11 @@ def test_time_bounds_a_run(config):
     end = train(dataclasses.replace(config, steps=10**9, max_minutes=0.02))
     assert end.share == 1
     assert end.step < 10**6
+
+
+def test_a_file_in_place_of_the_folder_is_one_sentence(config, pictures):
+    with pytest.raises(OutputError, match=r"0\.png: the folder cannot be made, .*; give another -o"):
+        train(dataclasses.replace(config, output=pictures / "0.png"))
 
 
 def test_a_folder_with_a_run_is_not_overwritten(config, trained):

@@ -1,8 +1,6 @@
 import dataclasses
 import os
 import socket
-import subprocess
-import sys
 
 import pytest
 import torch
@@ -11,26 +9,27 @@ from deepgsr_cli.models import PRESETS
 from deepgsr_cli.pictures.training import PictureSample, PictureTraining
 from deepgsr_cli.tasks import train
 from deepgsr_cli.training.task import Draw
+from tests.forks import FORKS, deepgsr, start
 from tests.samples import state_of
 
 
 def environment(rank, port):
-    """What torchrun tells one process of two."""
+    """The environment that torchrun gives one process of two."""
     return {
+        **os.environ,
         "RANK": str(rank),
         "LOCAL_RANK": str(rank),
         "WORLD_SIZE": "2",
         "MASTER_ADDR": "127.0.0.1",
         "MASTER_PORT": str(port),
+        "OMP_NUM_THREADS": "1",
     }
 
 
-def work(rank, port, config, tiny, results):
-    """One process of two, as torchrun starts it; it says that it has started, and its last step."""
-    os.environ |= environment(rank, port)
+def work(config, tiny, results):
+    """One process of two, as torchrun starts it; it tells its last step."""
     torch.set_num_threads(1)
     PRESETS["tiny"] = tiny
-    results.send("started")
     results.send(trained_step(config))
 
 
@@ -49,28 +48,26 @@ def free_port():
 
 @pytest.mark.parametrize("killed", [0, 1])
 def test_a_killed_process_ends_the_other_with_one_sentence(pictures, tmp_path, killed):
-    command = [sys.executable, "-m", "deepgsr_cli", "train", "denoise", "--data", str(pictures)]
+    command = ["train", "denoise", "--data", str(pictures)]
     command += ["-o", str(tmp_path), "--model", "nsr", "--held-out", "1", "--batch", "1", "--patch", "16"]
     command += ["--device", "cpu", "--validate-every", "2", "--channels", "1"]
-    together = {"WORLD_SIZE": "2", "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(free_port())}
-    environment = os.environ | together | {"OMP_NUM_THREADS": "1"}
-    processes = [
-        subprocess.Popen(
-            command, env=environment | {"RANK": str(rank)}, stderr=subprocess.PIPE, text=True, bufsize=1
-        )
-        for rank in (0, 1)
-    ]
+    port, processes, said = free_port(), [], []
+    for rank in (0, 1):
+        reader, writer = FORKS.Pipe(duplex=False)
+        processes.append(start(deepgsr, *command, environment=environment(rank, port), streams={2: writer}))
+        writer.close()
+        said.append(os.fdopen(os.dup(reader.fileno())))
     try:
-        assert "step 2" in processes[0].stderr.readline()  # both are at work
+        assert "step 2" in (line := said[0].readline()), line + said[0].read()  # both are at work
         processes[killed].kill()
-        _, stderr = processes[1 - killed].communicate(timeout=60)
+        lines = said[1 - killed].read().splitlines()
+        processes[1 - killed].join(60)
     finally:
         for process in processes:
             process.kill()
-            process.wait()
-    assert processes[1 - killed].returncode == 1
-    said = [line for line in stderr.splitlines() if not line.startswith("step ")]
-    assert said == [
+            process.join()
+    assert processes[1 - killed].exitcode == 1
+    assert [line for line in lines if not line.startswith("step ")] == [
         f"process {1 - killed} of 2: another process of this run has ended or does not answer; "
         "start all of them again, with --resume"
     ]
@@ -79,13 +76,10 @@ def test_a_killed_process_ends_the_other_with_one_sentence(pictures, tmp_path, k
 def test_two_processes_equal_one_with_both_batches(config, tmp_path, monkeypatch):
     config = dataclasses.replace(config, steps=4)
     port = free_port()
-    # The other process is this one: importing torch takes longer than the training.
-    context = torch.multiprocessing.get_context("spawn")
-    results, sender = context.Pipe(duplex=False)
-    second = context.Process(target=work, args=(1, port, config, PRESETS["tiny"], sender), daemon=True)
-    second.start()
+    # The other process is this one.
+    results, sender = FORKS.Pipe(duplex=False)
+    second = start(work, config, PRESETS["tiny"], sender, environment=environment(1, port))
     sender.close()
-    assert results.recv() == "started"
     with monkeypatch.context() as patch:
         for name, value in environment(0, port).items():
             patch.setenv(name, value)

@@ -11,6 +11,7 @@ import socket
 import subprocess
 import sys
 from collections.abc import Callable
+from multiprocessing.connection import Connection
 from pathlib import Path
 from typing import Any
 
@@ -25,6 +26,7 @@ from deepgsr_cli.weights import resolve as resolve_module
 from deepgsr_cli.weights.checkpoint import build, save_checkpoint
 from deepgsr_cli.weights.manifest import WeightsEntry, default_name, load_manifest
 from deepgsr_cli.weights.resolve import ResolvedWeights, list_weights, pull, resolve, verify
+from tests.forks import FORKS, start
 from tests.hub import COMMIT, Hub
 from tests.samples import load_checkpoint
 
@@ -65,20 +67,6 @@ CONFIG = {
     "rank": 2,
     "prompts": 2,
 }
-# What a user's process does, one line of JSON for each spec.
-CLIENT = """
-import json, sys
-from pathlib import Path
-from deepgsr_cli import errors
-from deepgsr_cli.weights.manifest import load_manifest
-from deepgsr_cli.weights.resolve import resolve
-manifest = load_manifest(Path(sys.argv[1]))
-for spec in sys.argv[2:]:
-    try:
-        print(json.dumps(str(resolve(spec, manifest=manifest).path.resolve())))
-    except errors.WeightsError as error:
-        print(json.dumps(f"error: {error}"))
-"""
 
 Ask = Callable[..., list[str]]
 
@@ -103,6 +91,18 @@ def bundled(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     return path
 
 
+def tell_paths(manifest_file: Path, specs: tuple[str, ...], connection: Connection) -> None:
+    """Be a user's process: send what `resolve` gives for each spec."""
+    assert "huggingface_hub" not in sys.modules
+    manifest, told = load_manifest(manifest_file), []
+    for spec in specs:
+        try:
+            told.append(str(resolve(spec, manifest=manifest).path.resolve()))
+        except WeightsError as error:
+            told.append(f"error: {error}")
+    connection.send(told)
+
+
 @pytest.fixture
 def ask(tmp_path: Path, manifest_file: Path) -> Ask:
     """What `resolve` gives for each spec in a process of its own: a path, or "error: " and the sentence.
@@ -120,14 +120,14 @@ def ask(tmp_path: Path, manifest_file: Path) -> Ask:
             "HF_HOME": str(tmp_path / "home"),
             "HF_HUB_DISABLE_XET": "1",
             "NO_PROXY": "127.0.0.1",
-            "PYTHONPATH": str(ROOT),
             **environment,
         }
-        command = [sys.executable, "-c", CLIENT, str(manifest_file), *specs]
-        done = subprocess.run(
-            command, env=environment, capture_output=True, text=True, check=True, timeout=60
-        )
-        return [json.loads(line) for line in done.stdout.splitlines()]
+        found, theirs = FORKS.Pipe(duplex=False)
+        process = start(tell_paths, manifest_file, specs, theirs, environment=environment)
+        theirs.close()
+        told = found.recv()
+        process.join()
+        return told
 
     return ask
 

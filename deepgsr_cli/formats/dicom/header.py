@@ -22,6 +22,7 @@ from pydicom.uid import UID, generate_uid
 from pydicom.valuerep import CUSTOMIZABLE_CHARSET_VR, STR_VR, VR, DSfloat
 
 from deepgsr_cli.errors import InputError, UserError
+from deepgsr_cli.files import reading
 
 NATIVE_SYNTAXES = {  # by (implicit VR, little endian)
     (True, True): uids.ImplicitVRLittleEndian,
@@ -102,37 +103,30 @@ def read_header(path: Path) -> Dataset | None:
     A missing SOP class or instance is taken from the file meta information; a missing series or study is made
     up from the folder, the same on every run.
     """
-    try:
-        with path.open("rb") as stream:
-            head = stream.read(132)
-            stream.seek(0)
-            marked = head[128:] == b"DICM"
-            # Without the mark, a file of the first standards: group 2 or 8 comes first, in either byte order.
-            if not marked and head[:2] not in (b"\x02\0", b"\x08\0", b"\0\x02", b"\0\x08"):
+    with reading(path), path.open("rb") as stream:
+        head = stream.read(132)
+        stream.seek(0)
+        marked = head[128:] == b"DICM"
+        # Without the mark, a file of the first standards: group 2 or 8 comes first, in either byte order.
+        if not marked and head[:2] not in (b"\x02\0", b"\x08\0", b"\0\x02", b"\0\x08"):
+            return None
+        try:
+            header = pydicom.dcmread(stream, stop_before_pixels=True, force=True)
+            if not marked and not any(key in header for key in ("SOPClassUID", "Modality", "Rows")):
                 return None
-            try:
-                header = pydicom.dcmread(stream, stop_before_pixels=True, force=True)
-                if not marked and not any(key in header for key in ("SOPClassUID", "Modality", "Rows")):
-                    return None
-                _complete_uids(header, path)
-                # Inflating leaves the stream at its end.
-                inflated = header.file_meta.get("TransferSyntaxUID") == uids.DeflatedExplicitVRLittleEndian
-                _check_kind(path, header, has_pixels=inflated or stream.read(1) != b"")
-            except UserError:
-                raise
-            except Exception as error:  # anything, on hostile bytes
-                if isinstance(error, OSError) and error.errno is not None:
-                    raise  # of the file; pydicom has OSError without a number for bytes it cannot parse
-                if not marked:
-                    return None
-                raise damaged(path, error) from error
-            return header
-    except FileNotFoundError as error:
-        raise InputError(f"{path}: there is no such file; check the path") from error
-    except PermissionError as error:
-        raise InputError(f"{path}: there is no permission to read it; change its mode") from error
-    except OSError as error:
-        raise InputError(f"{path}: cannot be read, {error.strerror or error}; check the path") from error
+            _complete_uids(header, path)
+            # Inflating leaves the stream at its end.
+            inflated = header.file_meta.get("TransferSyntaxUID") == uids.DeflatedExplicitVRLittleEndian
+            _check_kind(path, header, has_pixels=inflated or stream.read(1) != b"")
+        except UserError:
+            raise
+        except Exception as error:  # anything, on hostile bytes
+            if isinstance(error, OSError) and error.errno is not None:
+                raise  # of the file; pydicom has OSError without a number for bytes it cannot parse
+            if not marked:
+                return None
+            raise damaged(path, error) from error
+        return header
 
 
 def damaged(path: Path, error: Exception) -> InputError:

@@ -12,6 +12,7 @@ from pydicom.dataset import Dataset
 from pydicom.uid import UID, SegmentationStorage
 
 from deepgsr_cli.errors import InputError
+from deepgsr_cli.files import check_readable
 
 # Whose pixels are numbers of segments, which pydicom may not know yet (Supplement 243).
 LABEL_MAP = UID("1.2.840.10008.5.1.4.1.1.66.7")
@@ -37,10 +38,9 @@ class Place(NamedTuple):
 
 
 def read_segmentation(path: Path) -> Dataset:
+    check_readable(path)
     try:
         dataset = pydicom.dcmread(path)
-    except FileNotFoundError as error:
-        raise InputError(f"{path}: there is no such file; check the path") from error
     except Exception as error:  # anything, on hostile bytes
         raise InputError(
             f"{path}: cannot be read as a mask; give PNG, NPY or a DICOM segmentation"

@@ -154,6 +154,8 @@ def find_series(path: Path, *, pixel_mm: tuple[float, float] | None = None) -> F
     refused = [*failures, *skipped]
     if not series and not path.is_dir():
         raise refused[0] if refused else InputError(f"{path}: is not a DICOM file; give a CT slice")
+    if not files and not failures:
+        raise InputError(f"{path}: has no files; give a folder with DICOM files")
     if not series and not failures:
         reason = f"; the first refused: {skipped[0]}" if skipped else "; give a folder with DICOM files"
         raise InputError(f"{path}: none of its {len(files)} files is a CT slice{reason}")

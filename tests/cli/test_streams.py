@@ -1,0 +1,84 @@
+"""What standard output or a path cannot take is a sentence, and no traceback."""
+
+from __future__ import annotations
+
+import errno
+import os
+from pathlib import Path
+
+import pytest
+import typer
+from typer.testing import CliRunner
+
+from deepgsr_cli.cli import app, output
+from deepgsr_cli.errors import OutputError
+from deepgsr_cli.files import copy_file
+from tests.formats.test_image import noise, png
+
+
+@pytest.fixture
+def picture(tmp_path: Path) -> Path:
+    path = tmp_path / "a.png"
+    path.write_bytes(png(noise((24, 32), "uint8"), 8, 0))
+    return path
+
+
+def fail(code: int):
+    def raise_it(*arguments: object, **options: object) -> None:
+        raise OSError(code, os.strerror(code))
+
+    return raise_it
+
+
+def test_a_full_disk_below_standard_output_is_a_sentence(
+    picture: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    echo = typer.echo
+
+    def echo_until_full(text: str, file: object = None, **options: bool) -> None:
+        if not options.get("err"):
+            fail(errno.ENOSPC)()
+        echo(text, **options)
+
+    monkeypatch.setattr(output.typer, "echo", echo_until_full)
+    result = CliRunner().invoke(app, ["denoise", str(picture), "--sigma", "0"])
+    assert result.exit_code == 1
+    assert result.stderr == "standard output: cannot be written, No space left on device; free some space\n"
+
+
+@pytest.mark.skipif(not Path("/dev/full").exists(), reason="needs a device that is always full")
+def test_a_picture_that_does_not_fit_standard_output_is_a_sentence(picture: Path) -> None:
+    with Path("/dev/full").open("wb", buffering=0) as full, pytest.raises(OutputError, match="No space left"):
+        copy_file(picture, full)
+
+
+@pytest.mark.parametrize("arguments", [[], ["--dry-run"], ["--skip-existing"]])
+def test_a_name_that_is_too_long_is_a_sentence(picture: Path, arguments: list[str]) -> None:
+    # The result's own name has eight letters more.
+    long = picture.with_name("n" * 250 + ".png")
+    picture.rename(long)
+    result = CliRunner().invoke(app, ["denoise", str(long), "--sigma", "0", *arguments])
+    if "--dry-run" in arguments:
+        assert result.exit_code == 0
+        assert result.stdout.startswith("write: ")
+    else:
+        assert result.exit_code == 1
+        assert "the name is too long; give a shorter one" in result.stderr
+    assert os.listdir(long.parent) == [long.name]
+
+
+def test_an_input_whose_name_is_too_long_is_a_sentence(picture: Path) -> None:
+    result = CliRunner().invoke(app, ["denoise", "n" * 300 + ".png", "-o", str(picture.with_name("b.png"))])
+    assert result.exit_code == 1
+    assert "File name too long" in result.stderr
+    assert "Traceback" not in result.stderr
+
+
+def test_an_error_of_the_machine_is_a_sentence(picture: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def refuse(path: object) -> bool:
+        raise PermissionError(errno.EACCES, os.strerror(errno.EACCES), str(path))
+
+    monkeypatch.setattr("deepgsr_cli.jobs.plan.os.path.isdir", refuse)
+    result = CliRunner().invoke(app, ["denoise", str(picture), "--sigma", "0"])
+    assert result.exit_code == 1
+    assert result.stderr == f"{picture}: cannot be used, Permission denied; check it and its rights\n"
