@@ -414,7 +414,9 @@ def _items(job: Job, outcome: Outcome, heading: Heading) -> list[ReportItem]:
     if result is None:
         return [ReportItem(job.label, error=outcome.error)]
     facts = result.facts
-    metrics = {column.heading: column.value(facts) for column in heading.columns if column.name in facts}
+    # Figures come first: a narrow page shows no more than the first columns at once.
+    columns = sorted(heading.columns, key=lambda column: not column.mean)
+    metrics = {column.heading: column.value(facts) for column in columns if column.name in facts}
     before = "skipped: its output exists" if outcome.status == "skipped" else ""
     if not before:
         metrics["seconds"] = round(outcome.seconds, 3)

@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 
 from deepgsr_cli.errors import ShapeError, UsageError
-from deepgsr_cli.formats.sinograms import MOST_INTEGRAL, doubt_integrals
+from deepgsr_cli.formats.sinograms import MOST_INTEGRAL, doubt_integrals, doubt_sign
 from deepgsr_cli.tomography.geometry import Geometry, several
 from deepgsr_cli.tomography.geometry_files import read_geometry
 
@@ -70,6 +70,8 @@ def as_sinogram(sinogram: np.ndarray, geometry: Geometry, device: torch.device) 
         )
     if doubt := doubt_integrals(y):
         raise ShapeError(f"the sinogram {doubt}; give -ln of it")
+    if doubt := doubt_sign(y):
+        raise ShapeError(f"the sinogram {doubt}; turn the sign")
     return torch.from_numpy(y).to(device)[None, None]
 
 

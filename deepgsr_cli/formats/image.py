@@ -17,7 +17,7 @@ from deepgsr_cli.errors import InputError, OutputError, UserError
 from deepgsr_cli.files import atomic_write, copy_file, files_below, reading
 from deepgsr_cli.formats.bmp import decode_bmp, encode_bmp
 from deepgsr_cli.formats.codecs import DEPTHS, MAX_PIXELS, Decoded, Encoder, Metadata, gray
-from deepgsr_cli.formats.exif import enlarged_exif, enlarged_xmp, upright
+from deepgsr_cli.formats.exif import DESCRIPTION, enlarged_exif, enlarged_xmp, upright
 from deepgsr_cli.formats.gif import decode_gif, encode_gif
 from deepgsr_cli.formats.heif import BRANDS, can_read_heif, decode_heif
 from deepgsr_cli.formats.jpeg import decode_jpeg, encode_jpeg
@@ -321,8 +321,13 @@ def losses(image: Image, format: str) -> list[str]:
     return lost
 
 
-def check_range(image: Image, name: str) -> None:
+def check_range(image: Image, name: str, *, has_option: bool = False) -> None:
     """Refuse a float picture whose values are on another scale than that of its white.
+
+    Args:
+        image: The picture.
+        name: Of its file.
+        has_option: Whether the value of white can be stated, by --white.
 
     Raises:
         InputError: More than one pixel in a hundred is far below black or above white.
@@ -336,9 +341,10 @@ def check_range(image: Image, name: str) -> None:
             (1 - value if metadata.min_is_white else value) * metadata.white
             for value in (float(pixels.min()), float(pixels.max()))
         )
+        option = "state the value of white by --white, as --white 255, or " if has_option else ""
         raise InputError(
             f"{name}: its values go from {low:g} to {high:g}, but white is {metadata.white:g};"
-            " state the value of white by --white, as --white 255, or divide the values by it"
+            f" {option}divide the values by {'it' if has_option else 'that of white'}"
         )
 
 
@@ -356,6 +362,15 @@ def enlarged(metadata: Metadata, size: tuple[int, int], scale: int) -> Metadata:
         exif=metadata.exif and enlarged_exif(metadata.exif, size, scale),
         xmp=metadata.xmp and enlarged_xmp(metadata.xmp, size, scale),
     )
+
+
+def of_the_old_size(metadata: Metadata) -> list[str]:
+    """Name what an enlargement leaves out: where the pixels are, and how large."""
+    tags = [tag for tag in metadata.tiff_tags if tag.code in OF_SIZE]
+    # The shape that tifffile writes for itself is no loss.
+    tags = [tag for tag in tags if not (tag.code == DESCRIPTION and tag.value.startswith(b'{"shape"'))]
+    chunks = [chunk[4:8] for chunk in metadata.png_chunks if chunk[4:8] in PNG_PLACES]
+    return [*describe_tags(replace(metadata, tiff_tags=tuple(tags))), *(kind.decode() for kind in chunks)]
 
 
 def to_uint8(pixels: np.ndarray) -> np.ndarray:

@@ -27,6 +27,8 @@ MOST_INTEGRAL = 100.0
 _LEAST_SHARE = math.ldexp(1, -24)
 # More than this share of the light without the object comes through nothing; bins that flicker are few.
 _MOST_SHARE, _FLICKERING = 1.3, 0.05
+# Of what sign an integral is shows in an object that rays are attenuated by so much in.
+_VISIBLE = 0.3
 
 
 class Sinograms:
@@ -69,7 +71,7 @@ class Sinograms:
         with _explained(path):
             self._stack = read.get(path.suffix.lower(), _open_hdf5)(path)
             self._shape = (num_views, num_bins) if num_views and num_bins else self._stack.read(0).shape
-        self.num_slices, self.theta = self._stack.num_slices, self._stack.theta
+        self.num_slices, self.theta = self._stack.num_slices, _angles(path, self._stack.theta)
         self.parameters = self._stack.parameters
         self._values = values or ("counts" if self._stack.white else None)
         if self.num_slices < 1:
@@ -110,6 +112,8 @@ class Sinograms:
             y = _integrals(where, self._share(where, y, i) if self._values == "counts" else y)
         elif self._values is None and (doubt := doubt_integrals(y)):
             raise InputError(f"{where} {doubt}; give --values transmission, or integrals if they are")
+        elif self._values is None and (doubt := doubt_sign(y)):
+            raise InputError(f"{where} {doubt}; turn the sign, or give --values integrals if they are")
         if (largest := float(np.abs(y).max())) > MOST_INTEGRAL:
             raise InputError(
                 f"{where} has values up to {largest:g}, but a line integral is {MOST_INTEGRAL:g} at most;"
@@ -158,6 +162,13 @@ def doubt_integrals(y: np.ndarray) -> str:
     return f"is highest, {air:.2g}, at the ends of the detector and lower in the middle, as I / I0 is"
 
 
+def doubt_sign(y: np.ndarray) -> str:
+    """Say why numbers, (V, N), are line integrals of the wrong sign; empty if they may be right."""
+    if float(np.quantile(y, 0.01)) > -_VISIBLE or float(y.sum()) > -0.5 * float(np.abs(y).sum()):
+        return ""
+    return f"is negative behind the object, down to {y.min():.2g}, as ln(I / I0) is without its minus"
+
+
 def _integrals(where: str, share: np.ndarray) -> np.ndarray:
     """Line integrals, (V, N), float32, of shares of photons."""
     bright = float(np.mean(share > _MOST_SHARE))
@@ -200,6 +211,14 @@ class _Stack:
     dark: Callable[[int], np.ndarray] | None = None
     theta: np.ndarray | None = None
     parameters: Mapping[str, Any] = field(default_factory=dict)
+
+
+def _angles(path: Path, theta: np.ndarray | None) -> np.ndarray | None:
+    """Angles of a file, (V,), which must be real numbers."""
+    if theta is not None and (theta.ndim != 1 or theta.dtype.kind not in "fiu"):
+        shape = " x ".join(map(str, theta.shape)) or "one value"
+        raise InputError(f"{path}: its theta is {shape} of {theta.dtype}; give one number a view")
+    return theta
 
 
 @contextmanager
@@ -303,7 +322,7 @@ def _open_hdf5(path: Path) -> _Stack:
             return file[_DATA_EXCHANGE][:, i]
 
     with h5py.File(path, "r") as file:
-        if _DATA_EXCHANGE not in file or file[_DATA_EXCHANGE].ndim != 3:
+        if getattr(file.get(_DATA_EXCHANGE), "ndim", 0) != 3:
             raise InputError(
                 f"{path}: no {_DATA_EXCHANGE} of (views, slices, bins) in it; give such a file, or .npy"
             )
@@ -311,10 +330,11 @@ def _open_hdf5(path: Path) -> _Stack:
         counts = {}
         for key in ("white", "dark"):
             name = f"{_DATA_EXCHANGE}_{key}"
-            if name in file:
+            if isinstance(file.get(name), h5py.Dataset):
                 _check_frames(path, name, file[name], shape)
                 counts[key] = rows(name)
-        theta = np.asarray(file[_THETA][()]).ravel() if _THETA in file else None
+        held = file.get(_THETA)
+        theta = np.asarray(held[()]).ravel() if isinstance(held, h5py.Dataset) else None
         return _Stack(shape[1], sinogram, counts.get("white"), counts.get("dark"), theta)
 
 

@@ -12,8 +12,9 @@ from typing import Any
 
 from deepgsr_cli.compute.memory import is_out_of_memory
 from deepgsr_cli.errors import DeviceError, UsageError, WeightsError
+from deepgsr_cli.jobs.plan import Job
 from deepgsr_cli.jobs.run import Outcome, Place, Run, attempt, attempted, done, passed_over
-from deepgsr_cli.jobs.work import BatchWork, Work
+from deepgsr_cli.jobs.work import BatchWork, Result, StagedWork, Work
 
 Say = Callable[[str], None]
 Told = Callable[[int, float], None]
@@ -23,7 +24,8 @@ def run_here(run: Run, *, say: Say | None = None, progress: Told | None = None) 
     """Do the jobs in order in this process; a failed one does not stop the others.
 
     Of a work that can do several jobs at once, batches are computed one after another. The next one is read
-    and the one before is written meanwhile, in threads: at most three batches are in memory.
+    and the one before is written meanwhile, in threads: at most three batches are in memory. Of a work in two
+    stages, one job is written while the next one is done, and told after that.
 
     Args:
         run: What to do.
@@ -41,8 +43,57 @@ def run_here(run: Run, *, say: Say | None = None, progress: Told | None = None) 
     if isinstance(work, BatchWork):
         yield from _Pipeline(run, work, say, progress).outcomes()
         return
+    if isinstance(work, StagedWork):
+        yield from _written_meanwhile(run, work, say, progress)
+        return
     for number in range(len(run.jobs)):
         yield attempt(run, work, number, say=say, progress=progress)
+
+
+def _written_meanwhile(run: Run, work: Work, say: Say | None, progress: Told | None) -> Generator[Outcome]:
+    """Do the jobs in order, and write each in a thread while the next one is done; one is written at a time.
+
+    Errors come up in this thread, which alone knows what the work has loaded so far.
+    """
+    assert isinstance(work, StagedWork)
+    do = work.do
+    # However this ends, an interrupt included, what is being written is finished first.
+    with ThreadPoolExecutor(1) as writer:
+        before: Callable[[], Outcome] | None = None
+        for number, job in enumerate(run.jobs):
+
+            def step(number: int = number, job: Job = job) -> Callable[[], Result] | Outcome:
+                if (outcome := passed_over(run, work, number)) is not None:
+                    return outcome
+                if progress is not None:
+                    progress(number, 0)
+                told = None if progress is None else partial(_share, progress, number)
+                return do(job, for_report=number < run.pictures, progress=told)
+
+            try:
+                entry = attempted(run, work, number, step, say)
+            except Exception:
+                if before is not None:
+                    yield before()
+                raise
+            if before is not None:
+                yield before()
+            writing = entry if isinstance(entry, Outcome) else writer.submit(entry)
+            before = partial(_end, run, work, number, writing, say)
+        if before is not None:
+            yield before()
+
+
+def _share(progress: Told, number: int, finished: int, parts: int) -> None:
+    progress(number, finished / parts)
+
+
+def _end(run: Run, work: Work, number: int, writing: Future[Result] | Outcome, say: Say | None) -> Outcome:
+    """Return what becomes of a job that is being written, when it is."""
+    if isinstance(writing, Outcome):
+        return writing
+    result = attempted(run, work, number, writing.result, say)
+    return result if isinstance(result, Outcome) else done(work, number, result, 0.0)
 
 
 @dataclass

@@ -176,7 +176,7 @@ def attempted(
     except (UsageError, WeightsError, DeviceError):
         raise
     except UserError as error:
-        sentence = error.for_command_line()
+        sentence = _named(run.jobs[number], error.for_command_line())
     except Exception as error:
         if is_out_of_memory(error):
             sentence = f"{label}: memory does not suffice; free some, or cut the picture into parts"
@@ -189,6 +189,12 @@ def attempted(
             )
     seconds = time.perf_counter() - started
     return Outcome(number, "failed", seconds, error=sentence, heading=Heading.of(work))
+
+
+def _named(job: Job, sentence: str) -> str:
+    """Return a sentence that names a file of its job, which one of many has to."""
+    known = any(str(name) in sentence for name in (job.label, job.source, job.target) if name is not None)
+    return sentence if known else f"{job.label}: {sentence}"
 
 
 def done(work: Work, number: int, result: Result, seconds: float) -> Outcome:

@@ -139,6 +139,29 @@ class BatchWork(ABC, Generic[C, D]):
         return self.finish(computed)
 
 
+class StagedWork(ABC):
+    """Work whose result can be written in a thread, while the next job is done."""
+
+    @abstractmethod
+    def do(self, job: Job, *, for_report: bool, progress: Progress | None) -> Callable[[], Result]:
+        """Read and do one job; return what writes it and returns its result, and raises where that fails.
+
+        What is returned is called once, maybe in a thread, and after that of the job before.
+
+        Args:
+            job: Where from and where to.
+            for_report: Whether to make pictures for a report.
+            progress: Called with finished and all parts.
+
+        Raises:
+            UserError: It cannot be read or done.
+        """
+
+    def __call__(self, job: Job, *, for_report: bool = False, progress: Progress | None = None) -> Result:
+        """Read, do and write one job, as `Work` has it."""
+        return self.do(job, for_report=for_report, progress=progress)()
+
+
 @dataclass(frozen=True)
 class Heading:
     """What a report says of all jobs, as `Work` has it.

@@ -26,13 +26,14 @@ from deepgsr_cli.formats.image import (
     enlarged,
     format_of,
     losses,
+    of_the_old_size,
     read_image,
     to_uint8,
     write_image,
 )
 from deepgsr_cli.formats.pages import Pages, check_paged, open_pages, write_pages
 from deepgsr_cli.jobs.plan import Job
-from deepgsr_cli.jobs.work import Column, Progress, Result
+from deepgsr_cli.jobs.work import Column, Progress, Result, StagedWork
 from deepgsr_cli.pictures.arrays import is_clipped, is_flat
 from deepgsr_cli.pictures.compression import compression_of
 from deepgsr_cli.pictures.resampling import Method, enlarged_alpha, interpolated, without_hidden_colours
@@ -78,7 +79,7 @@ class FileOptions:
 
 
 @dataclass
-class Restoration:
+class Restoration(StagedWork):
     """Restoration of one picture file after another.
 
     Attributes:
@@ -115,8 +116,8 @@ class Restoration:
             protocol[f"weights ({name})"] = loaded.weights.citation
         return protocol
 
-    def __call__(self, job: Job, *, for_report: bool = False, progress: Progress | None = None) -> Result:
-        """Read, restore and write one picture.
+    def do(self, job: Job, *, for_report: bool, progress: Progress | None) -> Callable[[], Result]:
+        """Read and restore one picture; return what writes it. Of several in a file, each is written here.
 
         Args:
             job: Where from and where to.
@@ -133,15 +134,20 @@ class Restoration:
         source = _source(job)
         if (pages := self._pages(source)) is not None:
             result = self._restore_pages(job, source, pages, for_report, progress)
-        else:
-            image = self._read(source)
-            result, reason = self._restore(
-                image, job.label, self._reference(job, image), for_report, progress
-            )
+            result.facts["seconds"] = time.perf_counter() - started - result.facts.pop("loading")
+            return lambda: result
+        image = self._read(source)
+        result, reason = self._restore(image, job.label, self._reference(job, image), for_report, progress)
+        seconds = time.perf_counter() - started - result.facts.pop("loading")
+
+        def finish() -> Result:
+            started = time.perf_counter()
             notes = [*image.notes, *self._write(job, source, image, reason), result.note]
             result.note = "; ".join(filter(None, notes))
-        result.facts["seconds"] = time.perf_counter() - started - result.facts.pop("loading")
-        return result
+            result.facts["seconds"] = seconds + time.perf_counter() - started
+            return result
+
+        return finish
 
     def review(self, job: Job) -> Result:
         """Compare a picture with what an earlier run has made of it.
@@ -196,7 +202,7 @@ class Restoration:
         result = _result(image)
         restore: Restore | str | None = self._idle(image, result)
         if restore is None:
-            check_range(image, name)
+            check_range(image, name, has_option=True)
             restore = self._prepare(image, result)
         shown = self._compare_given(result, image, reference) if for_report or reference is not None else []
         if not isinstance(restore, str):
@@ -505,6 +511,8 @@ class Enlargement(Restoration):
             if image.holes is not None:
                 where = image.holes.where.repeat(self.scale, 1).repeat(self.scale, 2)
                 image.holes = image.holes._replace(where=where)
+            if lost := of_the_old_size(image.metadata):
+                image.left_out = (*image.left_out, f"{', '.join(lost)} are of the old pixels and left out")
             image.metadata = enlarged(image.metadata, (width, height), self.scale)
             return self.restorer.enlarge_pixels(
                 pixels, self.scale, self.method, strength=self.options.strength, progress=progress
@@ -547,7 +555,7 @@ class Preview:
         started, restorer = time.perf_counter(), self.restoration.restorer
         before = restorer.all_seconds_loading
         image = self.restoration.first(_source(job))
-        check_range(image, job.label)
+        check_range(image, job.label, has_option=True)
         result = _result(image)
         top, left = detailed_corner(image.pixels, PREVIEW_SIDE)
         crop = image.pixels[:, top : top + PREVIEW_SIDE, left : left + PREVIEW_SIDE]

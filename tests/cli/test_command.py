@@ -201,6 +201,8 @@ def test_a_picture_that_equals_its_reference_is_no_part_of_the_mean_psnr(run, fo
         r"mean of 3: PSNR [\d.]+ -> ([\d.]+) dB, .*; 1 equal to the reference, which", result.stderr
     )
     assert float(mean[1]) == pytest.approx(np.mean(psnrs[:2]), abs=0.006)
+    figures = ["PSNR in (dB)", "PSNR out (dB)", "SSIM in", "SSIM out"]
+    assert list(items("r.json")[0]["metrics"])[:4] == figures  # what a narrow page shows
     summary = json.loads(Path("r.json").read_text(encoding="utf-8"))["summary"]
     assert summary["PSNR out (dB)"] == pytest.approx(np.mean(psnrs[:2]), abs=0.006)
 
@@ -243,7 +245,7 @@ def test_compiling_is_told_once_on_a_terminal(monkeypatch, capsys, tmp_path):
 
 def test_two_processes_print_and_write_what_one_does(run, folder, forked):
     Path("in/c.png").write_text("no picture")
-    options = ("denoise", "in", "--sigma", 25, "--json", "--reference", "clean")
+    options = ("denoise", "in", "--sigma", 25, "--json", "--reference", "clean", "--precision", "fp32")
     alone = run(*options, "-o", "one", "--report", "one.json")
     both = run(*options, "-o", "two", "--report", "two.json", "--jobs", 2)
     assert (alone.exit_code, both.exit_code) == (1, 1)

@@ -127,7 +127,7 @@ def test_a_float_picture_on_another_scale_is_refused_by_name_and_range(channels:
     with pytest.raises(
         InputError, match=r"^scan\.tif: its values go from 0 to 255, but white is 1; .*as white=255"
     ):
-        check_range(read(data), "scan.tif")
+        check_range(read(data), "scan.tif", has_option=True)
     check_range(read(data, white=255), "scan.tif")
 
 

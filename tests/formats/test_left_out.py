@@ -162,3 +162,33 @@ def test_pictures_of_a_file_that_is_copied_are_written_once_to_standard_output(t
     result = CliRunner().invoke(app, ["denoise", str(source), "-o", "-", "--sigma", "0"])
     assert result.exit_code == 0, result.output
     assert result.stdout_bytes == source.read_bytes()
+
+
+@pytest.mark.parametrize(
+    ("data", "words"),
+    [
+        (with_tags((33550, 12, struct.pack("<3d", 30, 30, 0))), "ModelPixelScaleTag"),
+        (png(noise((H, W), "uint8"), 8, 0, chunk(b"sCAL", b"\x01" + b"0.1\0" + b"0.1")), "sCAL"),
+    ],
+    ids=["tiff", "png"],
+)
+def test_where_the_old_pixels_were_is_left_out_of_an_enlargement_and_named(
+    data: bytes, words: str, tmp_path: Path
+) -> None:
+    source = tmp_path / "a.tif"
+    source.write_bytes(data)
+    target = tmp_path / ("b.png" if words == "sCAL" else "b.tif")
+    result = CliRunner().invoke(app, ["upscale", str(source), "-o", str(target), "--method", "bicubic"])
+    assert result.exit_code == 0, result.output
+    assert result.stderr == f"{source}: {words} are of the old pixels and left out\n"
+
+
+def test_an_option_is_advised_only_where_there_is_one(tmp_path: Path) -> None:
+    path = tmp_path / "a.tif"
+    tifffile.imwrite(path, noise((H, W), "uint8").astype(np.float32))
+    runner = CliRunner()
+    denoised = runner.invoke(app, ["denoise", str(path), "-o", str(tmp_path / "b.tif"), "--sigma", "25"])
+    assert "state the value of white by --white" in denoised.stderr
+    measured = runner.invoke(app, ["eval", "denoise", "--data", str(tmp_path), "--sigma", "25"])
+    assert measured.exit_code == 1
+    assert "white is 1; divide the values by that of white" in measured.stderr

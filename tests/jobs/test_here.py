@@ -6,11 +6,11 @@ from pathlib import Path
 
 import pytest
 
-from deepgsr_cli.errors import InputError, WeightsError
+from deepgsr_cli.errors import InputError, OutputError, WeightsError
 from deepgsr_cli.jobs.here import run_here
 from deepgsr_cli.jobs.plan import Job
 from deepgsr_cli.jobs.run import Place, Run, attempt
-from deepgsr_cli.jobs.work import BatchWork, Column, Result
+from deepgsr_cli.jobs.work import BatchWork, Column, Result, StagedWork
 
 
 @dataclass
@@ -113,7 +113,7 @@ def test_what_fails_does_not_take_its_batch_along(run_of):
         "failed" if job.source.read_text() in failed else "done" for job in run.jobs
     ]
     assert outcomes[1].error.endswith("1.txt: is bad")
-    assert outcomes[2].error == "cannot be computed"
+    assert outcomes[2].error.endswith("2.txt: cannot be computed")
     assert "4.txt: unexpected ZeroDivisionError: by zero; please report it" in outcomes[4].error
     assert "ZeroDivisionError" in "".join(told)
 
@@ -144,3 +144,81 @@ def test_a_mistake_that_every_file_shares_ends_the_run_after_what_is_done(run_of
     with pytest.raises(WeightsError):
         next(outcomes)
     assert not (tmp_path / "2.out").exists()
+
+
+@dataclass
+class Slow(StagedWork):
+    """Copies texts; one that is slow is written when the next one has been begun, and not before.
+
+    Attributes:
+        begun: What happens when a job is begun, by its number.
+    """
+
+    title: str = "Copies"
+    columns: tuple[Column, ...] = ()
+    protocol: dict[str, str] = field(default_factory=dict)
+    begun: dict[int, threading.Event] = field(
+        default_factory=lambda: {number: threading.Event() for number in range(9)}
+    )
+
+    def do(self, job, *, for_report, progress):
+        text, number = job.source.read_text(), int(job.source.stem)
+        self.begun[number].set()
+        if text == "unreadable":
+            raise InputError(f"{job.label}: is bad")
+        if text == "interrupt":
+            raise KeyboardInterrupt
+        if text == "weights":
+            raise WeightsError("unknown weights")
+        progress and progress(1, 2)
+
+        def finish() -> Result:
+            if text == "full":
+                raise OutputError(f"{job.target}: there is no space left")
+            if text == "slow":
+                assert self.begun[number + 1].wait(60)
+            job.target.write_text(text)
+            return Result({"length": len(text)})
+
+        return finish
+
+    def review(self, job):
+        return Result({"length": len(job.target.read_text())})
+
+
+def test_one_is_written_while_the_next_is_done_and_all_are_told_in_order(run_of, tmp_path):
+    work, shares = Slow(), []
+    run = run_of(work, "slow", "slow", "last")
+    outcomes = list(run_here(run, progress=lambda number, share: shares.append((number, share))))
+    assert [o.status for o in outcomes] == ["done"] * 3
+    assert [o.number for o in outcomes] == [0, 1, 2]
+    assert [(tmp_path / f"{i}.out").read_text() for i in range(3)] == ["slow", "slow", "last"]
+    assert shares == [(0, 0), (0, 0.5), (1, 0), (1, 0.5), (2, 0), (2, 0.5)]
+
+
+def test_what_cannot_be_read_or_written_fails_alone(run_of, tmp_path):
+    told = []
+    run = run_of(Slow(), "a", "full", "unreadable", "b", tracing=True)
+    outcomes = list(run_here(run, say=told.append))
+    assert [o.status for o in outcomes] == ["done", "failed", "failed", "done"]
+    assert outcomes[1].error.endswith("1.out: there is no space left")
+    assert outcomes[2].error.endswith("2.txt: is bad")
+    assert not told
+    assert sorted(path.name for path in tmp_path.glob("*.out")) == ["0.out", "3.out"]
+
+
+@pytest.mark.parametrize(("text", "error"), [("interrupt", KeyboardInterrupt), ("weights", WeightsError)])
+def test_what_is_being_written_is_finished_when_the_run_ends(run_of, tmp_path, text, error):
+    outcomes = run_here(run_of(Slow(), "slow", text))
+    with pytest.raises(error):
+        list(outcomes)
+    assert (tmp_path / "0.out").read_text() == "slow"
+
+
+def test_what_is_finished_is_passed_over_between_what_is_not(run_of, tmp_path):
+    (tmp_path / "1.out").write_text("before")
+    outcomes = list(run_here(run_of(Slow(), *"abc", skip_existing=True)))
+    assert [o.status for o in outcomes] == ["done", "skipped", "done"]
+    outcomes = list(run_here(run_of(Slow(), *"abc")))
+    assert [o.status for o in outcomes] == ["failed"] * 3
+    assert "1.out: exists; give --overwrite" in outcomes[1].error

@@ -28,6 +28,8 @@ from deepgsr_cli.formats.dicom.header import (
 )
 
 _TOLERANCE_MM = 1e-2
+# No slice and no metal has more HU; the cosine of the largest tilt from the axis that a gantry is not near.
+_MOST_HU, _LEAST_AXIAL = 1e8, 0.5
 # What one frame differs from another in, as far as finding and ordering slices goes.
 _OF_A_FILE = ("ImageOrientationPatient", "PixelSpacing", "RescaleSlope", "RescaleIntercept", "RescaleType")
 _OF_A_FRAME = (*_OF_A_FILE, "ImagePositionPatient", "SliceLocation", "InstanceNumber")
@@ -196,9 +198,14 @@ def _candidate(path: Path, header: Dataset, index: int, pixel_mm: tuple[float, f
         raise InputError(f"{path}: holds values of type {kind}, not HU; give slices in Hounsfield units")
     if frame.get("RescaleSlope") is None or frame.get("RescaleIntercept") is None:
         notes.append("RescaleSlope or RescaleIntercept is missing; 1 and 0 are taken")
-    slope, _ = rescale_of(frame)
+    slope, intercept = rescale_of(frame)
     if slope == 0:
         raise InputError(f"{path}: RescaleSlope is 0, so all pixels are equal; export it again")
+    if not max(abs(slope) * 2**16, abs(intercept)) < _MOST_HU:
+        raise InputError(
+            f"{path}: RescaleSlope is {slope:g} and RescaleIntercept {intercept:g}, which no HU need;"
+            " export it again"
+        )
     spacing = numbers_of(frame, "PixelSpacing", 2) or pixel_mm
     if spacing is None:
         raise InputError(f"{path}: does not state its PixelSpacing; give it in mm with --pixel-mm")
@@ -207,7 +214,15 @@ def _candidate(path: Path, header: Dataset, index: int, pixel_mm: tuple[float, f
         raise InputError(f"{path}: PixelSpacing is {row_mm} x {column_mm} mm, not positive; export it again")
     if str(header.get("BurnedInAnnotation") or "").upper() == "YES":
         notes.append("Text is burnt into the pixels and is treated as anatomy")
+    if kind == "US":
+        notes.append("RescaleType says that the values have no unit; they are taken as HU")
     orientation = numbers_of(frame, "ImageOrientationPatient", 6) or (1.0, 0.0, 0.0, 0.0, 1.0, 0.0)
+    normal = np.cross(orientation[:3], orientation[3:])
+    if abs(normal[2]) < _LEAST_AXIAL * np.linalg.norm(normal):
+        notes.append(
+            "its planes are not axial; if they are reformatted, and not as the scanner measured them, rays"
+            " and streaks run otherwise than is taken"
+        )
     key = (
         str(header.SeriesInstanceUID),
         (int(header.Rows), int(header.Columns)),
