@@ -1,14 +1,18 @@
 """Calibrate the uncertainty of ct-recon on slices that the network has not seen, or measure it on others.
 
-    python benchmarks/calibrate_uncertainty.py --data SLICES [--limit 40]
+    python benchmarks/calibrate_uncertainty.py --data SLICES [--limit 40] [--doses]
     python benchmarks/calibrate_uncertainty.py --data TEST_SLICES --measure
 
 Slices are spread evenly over the folder; each is scanned at 60 views, without noise and at 1e5 photons a ray,
-and once otherwise. The weights that are printed belong into `ct/uncertainty.py`: those of a
-Gamma model with a logarithmic link of the absolute error within the body, and a constant that 68 % of the
-errors are within. --measure takes the weights as they are, all slices and both doses at 60 views; it prints
-the share of pixels within one standard deviation, which is to be 63 to 73 %, and the mean error of the most
-uncertain 5 % of pixels over that of all, which is to be 3 or more.
+and once otherwise. The weights that are printed belong into `ct/uncertainty.py`: those of a Gamma model with
+a logarithmic link of the absolute error within the body, and a constant that 68 % of the errors are within.
+
+--doses fits two of them alone, where fewer slices are unseen than tell of all: the constant, so that 68 % of
+the errors without noise are within, and the weight of the noise, so that 68 % are at 1e5 photons a ray.
+
+--measure takes the weights as they are, all slices and both doses at 60 views; it prints the share of pixels
+within one standard deviation, which is to be 63 to 73 %, and the mean error of the most uncertain 5 % of
+pixels over that of all, which is to be 3 or more.
 
 Source:
     McCullagh and Nelder, Generalized Linear Models, 1989, ch. 8: the Gamma model and its iteration.
@@ -36,6 +40,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawTextHelpFormatter)
     parser.add_argument("--data", type=Path, required=True, help="Folder of slices, DICOM or PNG.")
     parser.add_argument("--limit", type=int, default=40, help="Slices, evenly over the folder.")
+    parser.add_argument("--doses", action="store_true", help="Fit the constant and the noise alone.")
     parser.add_argument("--measure", action="store_true", help="Measure the weights as they are.")
     options = parser.parse_args()
 
@@ -53,7 +58,7 @@ def main() -> None:
     for i, slice in enumerate(chosen):
         hu, pixel_mm = slice.read()
         wanted = [(60, dose) for dose in DOSES]
-        if not options.measure:
+        if not (options.measure or options.doses):
             wanted.append(OTHERS[i % len(OTHERS)])
         for views, photons in wanted:
             found, error, share = one(hu.clip(max=8000), pixel_mm, views, photons, model)
@@ -61,9 +66,16 @@ def main() -> None:
             errors.append(error)
             shares.append(share)
             scans.append((slice.name, views, photons))
-    weights = (
-        np.array(WEIGHTS) if options.measure else fitted(np.concatenate(entries), np.concatenate(errors))
-    )
+    weights = np.array(WEIGHTS)
+    if options.doses:
+        clean, noisy = (
+            growth(weights, np.concatenate(entries[i::2]), np.concatenate(errors[i::2])) for i in range(2)
+        )
+        noise = entries[1][0, -1] - entries[0][0, -1]  # the last feature
+        weights[0] += clean
+        weights[-1] += (noisy - clean) / noise
+    elif not options.measure:
+        weights = fitted(np.concatenate(entries), np.concatenate(errors))
     if not options.measure:
         print("WEIGHTS = (" + ", ".join(f"{weight:.3f}" for weight in weights) + ")")
     for (name, views, photons), found, error in zip(scans, entries, errors, strict=True):
@@ -124,8 +136,13 @@ def fitted(entries: np.ndarray, error: np.ndarray) -> np.ndarray:
         mean = np.exp(entries @ weights)
         wanted = entries @ weights + np.clip((error - mean) / mean, -1, 6)
         weights = np.linalg.solve(entries.T @ entries + ridge, entries.T @ wanted)
-    weights[0] += np.log(np.quantile(error / np.exp(entries @ weights), 0.68))
+    weights[0] += growth(weights, entries, error)
     return weights
+
+
+def growth(weights: np.ndarray, entries: np.ndarray, error: np.ndarray) -> float:
+    """What a constant must grow by so that 68 % of the errors, (P,), are within; features are (P, F)."""
+    return float(np.log(np.quantile(error / np.exp(entries @ weights), 0.68)))
 
 
 def tell(name: str, entries: list[np.ndarray], errors: list[np.ndarray], weights: np.ndarray) -> None:

@@ -23,7 +23,7 @@ def main() -> None:
     parser.add_argument("--views", type=int, default=60, help="Views over a turn.")
     parser.add_argument("--photons", type=float, default=1e5, help="Photons a ray, inf for no noise.")
     parser.add_argument("--weights", help="Name or file; the default weights otherwise.")
-    parser.add_argument("--side", type=int, default=256, help="Side of a picture in pixels.")
+    parser.add_argument("--side", type=int, default=208, help="Side of a picture in pixels.")
     options = parser.parse_args()
 
     import math
@@ -62,7 +62,7 @@ def main() -> None:
             np.asarray(PIL.Image.fromarray(gray).resize(side, PIL.Image.Resampling.BOX)) for gray in shown
         ]
         rows.append(np.concatenate(small, axis=1))
-    PIL.Image.fromarray(np.concatenate(rows)).save(options.output, quality=85)
+    PIL.Image.fromarray(np.concatenate(rows)).save(options.output, quality=80)
 
 
 if __name__ == "__main__":

@@ -53,8 +53,8 @@ def ct_condition(num_views: int, photons: float | None, size: int = NOMINAL_SIZE
 # Three levels for little, as streaks are long; groups on the second, at a quarter of the resolution.
 PRIOR = DeepGSRConfig(
     widths=(32, 32, 48),
-    encoder=(1, 1, 1),
-    decoder=(1, 1),
+    encoder=(2, 1, 1),
+    decoder=(2, 1),
     encoder_groups=(0, 1, 0),
     decoder_groups=(0, 0),
     group_channels=8,
