@@ -152,9 +152,9 @@ class RunOptions:
 # it has to remove else. Of what is found in clean pictures it mostly removes less, or, of patterns, far more.
 _SURE, _LEAST_AGREED, _MOST_AGREED = 0.997, 0.5, 1.25
 # Least colour of what it removes, as multiples of its luma: of noise of 19 cameras it was 0.53 or more, of
-# grass 0.35. JPEG leaves noise 0.2 to 0.4, which has to be as probable as this. Of 57 clean pictures to train
-# on these bounds let 1 be changed.
-_COLOURED, _GRAYER_SURE = 0.5, 0.9
+# grass 0.35. JPEG of less than this quality leaves noise 0.2 to 0.4, which has to be as probable as this. Of
+# 57 clean pictures to train on, some of them JPEG of quality 95, these bounds let 1 be changed.
+_COLOURED, _GRAYER_SURE, _GRAYER_QUALITY = 0.5, 0.9, 93
 # Luma of red, green and blue, and what makes their differences from it colours of as much energy (JFIF).
 _LUMA, _BLUE, _RED = (0.299, 0.587, 0.114), 0.564, 0.713
 # What the weights for white noise are told, as multiples of the level of a camera's noise, by the share of it
@@ -339,7 +339,10 @@ class Restorer:
         if self.noise == "auto" and found.noisy < _SURE:
             removed = restorer.removal(pixels, level)
             agreed = _LEAST_AGREED < removed.share < _MOST_AGREED
-            coloured = kind == "white" or removed.colour > _COLOURED or found.noisy > _GRAYER_SURE
+            coloured = kind == "white" or removed.colour > _COLOURED
+            if agreed and not coloured and found.noisy > _GRAYER_SURE:
+                compression = compression_of(pixels)
+                coloured = compression is not None and compression.quality < _GRAYER_QUALITY
             if not (agreed and coloured):
                 return Choice(None, 0.0, replace(found, kind="unknown"))
         return Choice(restorer, level, found)

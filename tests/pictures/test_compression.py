@@ -1,4 +1,5 @@
 import io
+from dataclasses import replace
 
 import numpy as np
 import PIL.Image
@@ -40,7 +41,22 @@ def test_quality_and_grid_are_found_in_pixels(channels, quality):
 def test_the_resolution_of_chroma_is_found(quality):
     for subsampled in (True, False):
         pixels = decoded(photograph(3), quality, subsampled)
-        assert found_in(pixels) == of_quality(quality, 3, subsampled=subsampled)
+        found = found_in(pixels)
+        assert replace(found, luma=None, chroma=None) == of_quality(quality, 3, subsampled=subsampled)
+
+
+def test_the_steps_of_libjpeg_are_found_and_of_other_encoders_are_not():
+    file = jpeg_file(photograph(3), 60, subsampled=False)
+    image = read_image(file)
+    stated, found = of_coding(image.metadata.jpeg, 3), found_in(image.pixels)
+    assert (found.luma, found.chroma) == (stated.luma, stated.chroma)
+    assert len(found.luma) == len(found.chroma) == 64
+    file, tables = io.BytesIO(), [[7 + i // 3 for i in range(64)], [19] * 64]
+    PIL.Image.fromarray(photograph(3)).save(file, "JPEG", qtables=tables, subsampling="4:4:4")
+    file.seek(0)
+    other = found_in(read_image(file).pixels)
+    assert other.quality > 1
+    assert other.luma is None
 
 
 @pytest.mark.parametrize("quality", [20, 60])
@@ -150,7 +166,7 @@ def test_a_coarser_compression_is_found_below_a_fine_one(channels, stated):
     planes = np.ascontiguousarray(np.moveaxis(first, 0, 2)[3:, 5:].squeeze())
     image = read_image(jpeg_file(planes, 92))
     found = compression_of(image.pixels, image.metadata.jpeg if stated else None)
-    assert (found.quality, found.corner, found.last) == (30, (5, 3), 92)
+    assert (found.quality, found.corner, found.last, found.luma) == (30, (5, 3), 92, None)
     once = read_image(jpeg_file(photograph(channels), 92))
     known = compression_of(once.pixels, once.metadata.jpeg if stated else None)
     assert (known.quality, known.last) == (92, None)

@@ -381,7 +381,7 @@ def test_weights_and_level_are_chosen_by_what_is_found_and_said(chooser, kind, n
         (0.85, 0.4, 0.8, None),
         (0.85, 1.5, 0.8, None),
         (0.85, 0.7, 0.3, None),
-        (0.95, 0.7, 0.3, "photo"),
+        (0.95, 0.7, 0.3, None),
     ],
 )
 def test_what_the_network_leaves_or_overdoes_is_texture_unless_noise_is_sure(
@@ -394,6 +394,19 @@ def test_what_the_network_leaves_or_overdoes_is_texture_unless_noise_is_sure(
     choice = restorer.choose(noisy(3, 25, (37, 53)))
     assert (choice.restorer and choice.restorer.task) == task
     assert choice.found.kind == ("camera" if task else "unknown")
+
+
+@pytest.mark.parametrize(("quality", "task"), [(75, "photo"), (95, None)])
+def test_noise_without_colour_is_believed_where_jpeg_may_have_taken_the_colour(
+    chooser, monkeypatch, quality, task
+):
+    restorer = chooser("camera")
+    found = replace(restorer_module.noise_of(None, None), noisy=0.95)
+    monkeypatch.setattr(restorer_module, "noise_of", lambda *_: found)
+    monkeypatch.setattr(Restorer, "removal", lambda *_: restorer_module.Removal(0.7, 0.3))
+    levels = np.rint(255 * noisy(3, 25, (80, 96)).clip(0, 1)).astype(np.uint8).transpose(1, 2, 0)
+    choice = restorer.choose(read_image(jpeg_file(np.ascontiguousarray(levels), quality)).pixels)
+    assert (choice.restorer and choice.restorer.task) == task
 
 
 @pytest.mark.parametrize("channels", [1, 3])
