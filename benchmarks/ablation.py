@@ -6,7 +6,8 @@
 
 Options of `--train` go to `deepgsr train TASK` for every network, those of a `--network` for that one alone,
 and those of a `--test` to `deepgsr eval TASK`. The test pictures are only measured on, not chosen on. Runs
-stay in `--output`, and those that are there are not trained again.
+stay in `--output`, and those that are there are not trained again. A single option is given after an equals
+sign: `--network=--without-groups`.
 """
 
 from __future__ import annotations

@@ -98,7 +98,7 @@ def same(first: list[dict], second: list[dict]) -> bool:
         for name in one.keys() | other.keys():
             value = one[name]
             if isinstance(value, float):
-                value = pytest.approx(value, rel=1e-4, abs=1e-6)
+                value = pytest.approx(value, rel=1e-4, abs=1e-5)
             if name != "output" and other[name] != value:
                 return False
     return True
