@@ -15,6 +15,7 @@ import typer.testing
 from deepgsr_cli.compute import precision
 from deepgsr_cli.formats.image import Image, write_image
 from deepgsr_cli.models import NSR, PRESETS, DeepGSR, NSRConfig
+from deepgsr_cli.pictures import restorer
 from deepgsr_cli.tasks import train
 from deepgsr_cli.training import loop
 from deepgsr_cli.weights.checkpoint import save_checkpoint
@@ -148,6 +149,20 @@ def pictures(tmp_path_factory):
     for i in range(4):
         write_image(folder / f"{i}.png", Image(smooth_picture(3, 70, 81, seed=i), "uint8", "PNG"))
     return folder
+
+
+@pytest.fixture
+def free_bytes_given(monkeypatch):
+    """Free memory that tiles are chosen for, a number a call, on a machine that has 12 GiB of it."""
+    given = []
+
+    def choose(*size, free_bytes, **options):
+        given.append(free_bytes)
+        return 0, 1
+
+    monkeypatch.setattr(restorer, "free_memory", lambda device: 12 << 30)
+    monkeypatch.setattr(restorer, "choose_tile", choose)
+    return given
 
 
 @pytest.fixture

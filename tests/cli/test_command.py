@@ -284,19 +284,11 @@ def test_every_process_of_a_run_keeps_the_memory_it_frees(monkeypatch):
     assert len(calls) == 1
 
 
-def test_tiles_are_chosen_by_a_share_of_the_memory(tiny_weights, monkeypatch):
-    given = []
-
-    def choose(*size, free_bytes, **options):
-        given.append(free_bytes)
-        return 0, 1
-
-    monkeypatch.setattr(restorer, "free_memory", lambda device: 12 << 30)
-    monkeypatch.setattr(restorer, "choose_tile", choose)
+def test_tiles_are_chosen_by_a_share_of_the_memory(tiny_weights, free_bytes_given):
     for sharing in (1, 4):
         options = restorer.RunOptions("cpu", sharing=sharing)
         restorer.Restorer(str(tiny_weights[1]), options)(np.eye(9, dtype=np.uint8), 25)
-    assert given == [12 << 30, 3 << 30]
+    assert free_bytes_given == [12 << 30, 3 << 30]
 
 
 @pytest.mark.parametrize("jobs", ["0", "-1", "two", "1.5", "1025"])

@@ -6,7 +6,6 @@ import deepgsr_cli
 from deepgsr_cli.errors import OptionError, ShapeError
 from deepgsr_cli.formats.image import Image, write_image
 from deepgsr_cli.models.mosaics import bayer_mask, bilinear, malvar, mosaic_of
-from deepgsr_cli.pictures import restorer
 from deepgsr_cli.pictures.demosaicking import Demosaicker
 from deepgsr_cli.pictures.mosaics import decoded, encoded, turned
 from deepgsr_cli.pictures.restorer import RunOptions
@@ -195,16 +194,8 @@ def test_malvar_is_what_the_method_computes():
     np.testing.assert_allclose(Demosaicker(method="malvar")(values), expected, rtol=0, atol=1e-6)
 
 
-def test_tiles_are_chosen_by_a_share_of_the_memory(monkeypatch):
-    given = []
-
-    def choose(*size, free_bytes, **options):
-        given.append(free_bytes)
-        return 0, 1
-
-    monkeypatch.setattr(restorer, "free_memory", lambda device: 12 << 30)
-    monkeypatch.setattr(restorer, "choose_tile", choose)
+def test_tiles_are_chosen_by_a_share_of_the_memory(free_bytes_given):
     mosaic = np.arange(256, dtype=np.float32).reshape(16, 16) / 255
     for sharing in (1, 4):
         Demosaicker(options=RunOptions("cpu", sharing=sharing), method="malvar")(mosaic)
-    assert given == [12 << 30, 3 << 30]
+    assert free_bytes_given == [12 << 30, 3 << 30]
