@@ -40,7 +40,7 @@ from deepgsr_cli.pictures.arrays import (
 )
 from deepgsr_cli.pictures.compression import Compression, compression_of
 from deepgsr_cli.pictures.findings import DRY, is_drawn, load_noise_estimator, noise_of, rain_of, windows_of
-from deepgsr_cli.pictures.jpeg import limited
+from deepgsr_cli.pictures.jpeg import limited, ycc_of_rgb
 from deepgsr_cli.pictures.noise import estimate_sigma, picture_sigma
 from deepgsr_cli.pictures.resampling import (
     Method,
@@ -155,8 +155,6 @@ _SURE, _LEAST_AGREED, _MOST_AGREED = 0.997, 0.5, 1.25
 # grass 0.35. JPEG of less than this quality leaves noise 0.2 to 0.4, which has to be as probable as this. Of
 # 57 clean pictures to train on, some of them JPEG of quality 95, these bounds let 1 be changed.
 _COLOURED, _GRAYER_SURE, _GRAYER_QUALITY = 0.5, 0.9, 93
-# Luma of red, green and blue, and what makes their differences from it colours of as much energy (JFIF).
-_LUMA, _BLUE, _RED = (0.299, 0.587, 0.114), 0.564, 0.713
 # What the weights for white noise are told, as multiples of the level of a camera's noise, by the share of it
 # that the estimate for white noise sees: coarse noise takes more to be removed. Of 82 noisy pictures to train
 # on those for photographs make 34.1 dB, those for white noise told this 33.9, and the mean of both 34.5, more
@@ -567,9 +565,10 @@ class Restorer:
         for window in windows_of(pixels):
             given = window[0, : len(pixels)].contiguous().numpy()
             removed = given - self._run(given, told, 1.0, in_place=False, progress=None)
-            luma = np.tensordot(_LUMA, removed, 1) if len(removed) == 3 else removed[0]
-            colours = (_RED * (removed[0] - luma), _BLUE * (removed[-1] - luma))
-            squares.append([np.square(part).mean() for part in (removed, luma, *colours)])
+            planes = [removed[0], 0, 0]
+            if len(removed) == 3:
+                planes = [*ycc_of_rgb(torch.from_numpy(removed)[None])[0].numpy()]
+            squares.append([np.square(part).mean() for part in (removed, *planes)])
         whole, gray, *parts = np.mean(squares, axis=0)
         colour = float(np.sqrt(np.mean(parts) / max(gray, 1e-12)))
         return Removal(255 * float(np.sqrt(whole)) / sigma, colour)
