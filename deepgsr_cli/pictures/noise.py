@@ -92,7 +92,8 @@ def estimate_sigma(pixels: np.ndarray) -> list[float]:
         extent = 4096  # what a larger picture adds no longer matters
         top, left = (max(0, (size - extent) // 2) for size in channel.shape)
         channel = channel[top : top + extent, left : left + extent]
-        strips = [_coefficients(channel, top) for top in range(0, len(channel), _STRIP)]
+        ends = channel.min(), channel.max()
+        strips = [_coefficients(channel, top, ends) for top in range(0, len(channel), _STRIP)]
         coefficients, variation = (np.concatenate(parts) for parts in zip(*strips))
         if not len(coefficients):
             sigmas.append(0.0)
@@ -102,13 +103,13 @@ def estimate_sigma(pixels: np.ndarray) -> list[float]:
     return sigmas
 
 
-def _coefficients(channel: np.ndarray, top: int) -> tuple[np.ndarray, np.ndarray]:
+def _coefficients(channel: np.ndarray, top: int, ends: tuple[float, float]) -> tuple[np.ndarray, np.ndarray]:
     """Finest diagonal coefficients of the usable blocks of a strip of a channel, (N, 64), and how much the
-    approximation varies in each, (N,), as without clipping; the strip starts at row `top`."""
+    approximation varies in each, (N,), as without clipping; the strip starts at row `top`, and the
+    channel's lowest and highest values are its ends."""
     import pywt
 
     side, margin = 8, 8
-    lowest, highest = channel.min(), channel.max()
     height = len(channel)
     even = height + height % 2  # the transform repeats the last of an odd number of rows, and is periodic
     bottom = min(top + _STRIP, even)
@@ -116,7 +117,7 @@ def _coefficients(channel: np.ndarray, top: int) -> tuple[np.ndarray, np.ndarray
     low, (_, _, diagonal) = pywt.dwt2(to_floats(channel[rows][None])[0], "db2", mode="periodization")
     inner = slice(margin // 2, -margin // 2)
     part = np.pad(channel[rows[margin:-margin]], ((0, 0), (0, channel.shape[1] % 2)), "edge")
-    dark, bright = (_blocks(part == end, 2 * side).mean(1) for end in (lowest, highest))
+    dark, bright = (_blocks(part == end, 2 * side).mean(1) for end in ends)
     usable = dark + bright < _MOST_CLIPPED
     left = _left_by_clipping(dark[usable], bright[usable])
     coefficients = _blocks(diagonal[inner], side)[usable] / left[:, None]
