@@ -15,6 +15,7 @@ import numpy as np
 from deepgsr_cli.compute.levels import to_floats, to_levels
 from deepgsr_cli.errors import InputError, OutputError, UserError
 from deepgsr_cli.files import atomic_write, copy_file, files_below, reading
+from deepgsr_cli.formats.avif import AVIF_BRANDS, avif_brands, can_read_avif, decode_avif
 from deepgsr_cli.formats.bmp import decode_bmp, encode_bmp
 from deepgsr_cli.formats.codecs import DEPTHS, MAX_PIXELS, Decoded, Encoder, Metadata, gray
 from deepgsr_cli.formats.exif import DESCRIPTION, enlarged_exif, enlarged_xmp, upright
@@ -83,6 +84,7 @@ FORMATS = {
     "PGM": Format((".pgm",), decode_netpbm, encode_netpbm, DEPTHS[:2], False, 2**31 - 1, _COMMENTS),
     "PBM": Format((".pbm",), decode_netpbm, None, (), False, 0, _NONE),
     "HEIF": Format((".heic", ".heif", ".hif"), decode_heif, None, (), True, 0, _NONE),
+    "AVIF": Format((".avif", ".avifs"), decode_avif, None, (), True, 0, _NONE),
     "BMP": Format((".bmp",), decode_bmp, encode_bmp, DEPTHS[:1], False, 2**31 - 1, _RESOLUTION),
 }  # fmt: skip
 SUFFIXES = {suffix: name for name, format in FORMATS.items() for suffix in format.suffixes}
@@ -91,7 +93,7 @@ WRITTEN_SUFFIXES = {suffix: name for suffix, name in SUFFIXES.items() if FORMATS
 RESULT_SUFFIXES = {suffix: ".png" for suffix in SUFFIXES if suffix not in WRITTEN_SUFFIXES}
 # Of pictures in formats that are not read, which a folder may have: they are named, and not only counted.
 FOREIGN_SUFFIXES = (
-    *(".avif", ".jxl", ".pam", ".psd", ".psb", ".xcf", ".exr", ".hdr", ".tga", ".svg"),
+    *(".jxl", ".pam", ".psd", ".psb", ".xcf", ".exr", ".hdr", ".tga", ".svg"),
     *(".dng", ".cr2", ".cr3", ".nef", ".nrw", ".arw", ".raf", ".orf", ".rw2", ".pef", ".srw", ".x3f", ".3fr"),
     *(".iiq", ".dcr", ".erf"),
 )
@@ -228,13 +230,15 @@ def sniff(name: str, stream: IO[bytes]) -> str:
     Raises:
         InputError: There are none, or they are of no format that is read.
     """
-    head = stream.read(16)
+    head = stream.read(128)
     stream.seek(0)
     if not head:
         raise InputError(f"{name}: the file is empty; copy or export it again")
     format = "WEBP" if head[:4] == b"RIFF" and head[8:12] == b"WEBP" else ""
-    if head[4:8] == b"ftyp" and head[8:12] in BRANDS:
-        format = "HEIF"
+    brands = avif_brands(head)
+    if brands and brands[0] in (*AVIF_BRANDS, *BRANDS):
+        # The main brand of either may be that of the container alone.
+        format = "HEIF" if set(brands).isdisjoint(AVIF_BRANDS) else "AVIF"
     format = format or next((kind for start, kind in _SIGNATURES if head.startswith(start)), "")
     if not format:
         known = ", ".join(FORMATS)
@@ -301,6 +305,7 @@ def write_image(target: Path | BinaryIO, image: Image, *, format: str | None = N
 def suffixes_in_folders() -> tuple[tuple[str, ...], tuple[str, ...]]:
     """Suffixes of pictures that are taken from folders, and of those that are named as not read."""
     unread = () if can_read_heif() else FORMATS["HEIF"].suffixes
+    unread += () if can_read_avif() else FORMATS["AVIF"].suffixes
     return tuple(suffix for suffix in SUFFIXES if suffix not in unread), (*FOREIGN_SUFFIXES, *unread)
 
 
