@@ -40,7 +40,8 @@ def decode_avif(name: str, stream: IO[bytes], max_pixels: int) -> Decoded:
     stream.seek(0)
     # Not PIL.Image.open: its limit on pixels is a global of the process and below max_pixels.
     with AvifImageFile(stream) as picture:
-        check_size(name, *picture.size, max_pixels)
+        width, height = picture.size
+        check_size(name, width, height, max_pixels)
         if picture.n_frames > 1:
             raise InputError(
                 f"{name}: is an animated AVIF, and one picture is read; extract its frames first"
@@ -109,7 +110,7 @@ def _colour_chunks(data: bytes) -> tuple[bytes, ...]:
         PNG Specification, Third Edition, W3C 2025, 11.3.2.6, cICP: the numbers of H.273, as in the box.
     """
     for kind, box in _boxes(memoryview(data)):
-        if kind == b"colr" and box[:4] == b"nclx" and len(box) >= 8:
+        if kind == b"colr" and bytes(box[:4]) == b"nclx" and len(box) >= 8:
             primaries, transfer = struct.unpack_from(">HH", box, 4)
             usual = primaries in _USUAL_PRIMARIES and transfer in _USUAL_TRANSFERS
             if not usual and max(primaries, transfer) < 256:

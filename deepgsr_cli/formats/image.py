@@ -34,6 +34,7 @@ from deepgsr_cli.formats.nodata import Holes, fill_holes, find_holes
 from deepgsr_cli.formats.png import PNG_PLACES, PNG_SIGNATURE, decode_png, encode_png, told_chunks
 from deepgsr_cli.formats.tiff import OF_SIZE, decode_tiff, describe_tags, encode_tiff
 from deepgsr_cli.formats.webp import decode_webp, encode_webp
+from deepgsr_cli.words import counted
 
 
 class Format(NamedTuple):
@@ -413,8 +414,8 @@ def make_image(name: str, decoded: Decoded, format: str, white: float) -> Image:
     np.divide(colour, np.float32(full), out=pixels, dtype=np.float32, casting="same_kind")
     if holes is not None:
         fill_holes(pixels, holes)
-        count = np.count_nonzero(holes.where.any(0))
-        notes = (*notes, f"{count:,} pixels without a value ({nodata:g}) are kept as they are")
+        count = int(np.count_nonzero(holes.where.any(0)))
+        notes = (*notes, f"{counted(count, 'pixel')} without a value ({nodata:g}) kept as stored")
     if is_float:
         _check_finite(name, pixels)
     if metadata.min_is_white:
@@ -426,10 +427,10 @@ def make_image(name: str, decoded: Decoded, format: str, white: float) -> Image:
 def _check_finite(name: str, pixels: np.ndarray) -> None:
     if np.isfinite(pixels.sum(dtype=np.float64)):
         return
-    count = np.count_nonzero(~np.isfinite(pixels).all(0))
+    count = int(np.count_nonzero(~np.isfinite(pixels).all(0)))
     raise InputError(
-        f"{name}: has {count:,} NaN or infinite pixels, and no GDAL_NODATA tag says that they have no value;"
-        " replace them first"
+        f"{name}: has {counted(count, 'NaN or infinite pixel')}, and no GDAL_NODATA tag says they have no"
+        " value; replace them first"
     )
 
 

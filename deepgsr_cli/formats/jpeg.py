@@ -13,6 +13,7 @@ import numpy as np
 from deepgsr_cli.errors import InputError
 from deepgsr_cli.formats.codecs import Decoded, JpegCoding, Metadata, Resolution, bands, check_size
 from deepgsr_cli.formats.exif import made_true, order_of, read_exif, resolution_of, upright
+from deepgsr_cli.words import counted
 
 if TYPE_CHECKING:
     from PIL.JpegImagePlugin import JpegImageFile
@@ -219,7 +220,7 @@ def _left_out(data: bytes, parts: _Parts) -> list[str]:
     elif parts.bodies(0xE2, _GAIN_MAP):
         notes.append("1 of 2 pictures in the file is read, a gain map is left out")
     elif rest:
-        notes.append(f"the {rest:,} bytes that follow the picture in the file are left out")
+        notes.append(f"what follows the picture in the file is left out ({counted(rest, 'byte')})")
     if parts.bodies(0xEB, b"JP"):
         notes.append("its content credentials are about the old pixels and left out")
     return notes

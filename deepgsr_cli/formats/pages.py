@@ -301,7 +301,8 @@ def _avif_frames(file: _File, stream: IO[bytes]) -> Pages | None:
         count, mode = picture.n_frames, picture.mode
         if count == 1:
             return None
-        check_size(file.name, *picture.size, file.max_pixels)
+        width, height = picture.size
+        check_size(file.name, width, height, file.max_pixels)
         orientation, metadata, left_out = describe_avif(picture, data)
     if (bits := avif_bits(data)) > 8:
         raise InputError(

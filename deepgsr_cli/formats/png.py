@@ -13,6 +13,7 @@ import numpy as np
 from deepgsr_cli.errors import InputError
 from deepgsr_cli.formats.codecs import Decoded, Metadata, Resolution, check_size, gray_palette
 from deepgsr_cli.formats.exif import made_true
+from deepgsr_cli.words import counted
 
 PNG_SIGNATURE = b"\x89PNG\r\n\x1a\n"
 
@@ -81,7 +82,9 @@ def decode_png(name: str, stream: IO[bytes], max_pixels: int) -> Decoded:
         kept = [chunk for chunk in kept if chunk[4:8] not in PNG_PLACES]
     metadata = Metadata(icc=icc, exif=exif, xmp=xmp, resolution=resolution, png_chunks=tuple(kept))
     rest = len(data) - length
-    left_out = (f"the {rest:,} bytes that follow the picture in the file are left out",) if rest else ()
+    left_out = (
+        (f"what follows the picture in the file is left out ({counted(rest, 'byte')})",) if rest else ()
+    )
     return Decoded(samples, orientation, metadata, notes=tuple(notes), left_out=left_out, mended=bool(notes))
 
 

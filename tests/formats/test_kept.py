@@ -346,7 +346,7 @@ def test_further_pictures_in_a_jpeg_are_counted() -> None:
     stream = io.BytesIO()
     frames[0].save(stream, "MPO", save_all=True, append_images=frames[1:])
     assert "1 of 3 pictures" in read(stream.getvalue()).left_out[0]
-    assert "9 bytes that follow" in read(jpeg() + b"any bytes").left_out[0]
+    assert "left out (9 bytes)" in read(jpeg() + b"any bytes").left_out[0]
     for whole in (jpeg(), jpeg() + bytes(100), saved(noise((H, W, 3), "uint8"), "JPEG", progressive=True)):
         assert not read(whole).left_out
 
