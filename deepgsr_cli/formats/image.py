@@ -115,6 +115,9 @@ _SIGNATURES = (
 # Noise of sigma 75, the most that shipped weights know, puts one pixel in 1500 below -1 or above 2, and a
 # photograph has few highlights above 2. More than this share of the pixels there are on another scale.
 LOWEST, HIGHEST, MOST_BEYOND = -1.0, 2.0, 0.01
+# Noise that puts more than that share of a picture below this value puts some below -1 or above 1, too,
+# unless the picture is small and black.
+_SHIFTED = -0.5
 _LOSSES = {
     "icc": "colour profile",
     "exif": "EXIF",
@@ -336,11 +339,18 @@ def check_range(image: Image, name: str, *, has_option: bool = False) -> None:
         has_option: Whether the value of white can be stated, by --white.
 
     Raises:
-        InputError: More than one pixel in a hundred is far below black or above white.
+        InputError: More than one pixel in a hundred is far below black or above white, or black is at the
+            negative of white.
     """
     if not image.depth.startswith("float"):
         return
     pixels, metadata = image.pixels, image.metadata
+    if are_shifted(1 - pixels if metadata.min_is_white else pixels):
+        full = metadata.white
+        raise InputError(
+            f"{name}: its values go from {-full:g} to {full:g}, and black is 0; add {full:g} to each and"
+            " halve them first"
+        )
     beyond = np.count_nonzero((pixels < LOWEST) | (pixels > HIGHEST))
     if beyond > MOST_BEYOND * pixels.size:
         low, high = sorted(
@@ -352,6 +362,14 @@ def check_range(image: Image, name: str, *, has_option: bool = False) -> None:
             f"{name}: its values go from {low:g} to {high:g}, but white is {metadata.white:g};"
             f" {option}divide the values by {'it' if has_option else 'that of white'}"
         )
+
+
+def are_shifted(pixels: np.ndarray) -> bool:
+    """Whether pixels go from -1 to 1, as others have them whose black is -1."""
+    low, high = float(pixels.min()), float(pixels.max())
+    if not -1 <= low < _SHIFTED or high > 1:
+        return False
+    return np.count_nonzero(pixels < _SHIFTED) > MOST_BEYOND * pixels.size
 
 
 def enlarged(metadata: Metadata, size: tuple[int, int], scale: int) -> Metadata:
