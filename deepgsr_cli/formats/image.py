@@ -369,7 +369,7 @@ def are_shifted(pixels: np.ndarray) -> bool:
     low, high = float(pixels.min()), float(pixels.max())
     if not -1 <= low < _SHIFTED or high > 1:
         return False
-    return np.count_nonzero(pixels < _SHIFTED) > MOST_BEYOND * pixels.size
+    return int(np.count_nonzero(pixels < _SHIFTED)) > MOST_BEYOND * pixels.size
 
 
 def enlarged(metadata: Metadata, size: tuple[int, int], scale: int) -> Metadata:
