@@ -97,6 +97,7 @@ FOREIGN_SUFFIXES = (
     *(".jxl", ".pam", ".psd", ".psb", ".xcf", ".exr", ".hdr", ".tga", ".svg"),
     *(".dng", ".cr2", ".cr3", ".nef", ".nrw", ".arw", ".raf", ".orf", ".rw2", ".pef", ".srw", ".x3f", ".3fr"),
     *(".iiq", ".dcr", ".erf"),
+    *(".mp4", ".m4v", ".mov", ".mkv", ".webm", ".avi", ".mpg", ".mpeg", ".wmv", ".3gp", ".m2ts"),
 )
 
 _SIGNATURES = (
@@ -112,6 +113,9 @@ _SIGNATURES = (
     (CODESTREAM_SIGNATURE, "J2K"),
     *((b"P%d" % kind + blank, "PNM") for kind in range(1, 7) for blank in (b"\n", b" ", b"\r", b"\t")),
 )
+# First bytes of films: Matroska, MPEG, Windows Media; and brands of the container of MPEG-4.
+_FILMS = (b"\x1aE\xdf\xa3", b"\0\0\1\xba", b"\0\0\1\xb3", b"0&\xb2u\x8ef\xcf\x11")
+_FILM_BRANDS = (b"iso", b"mp4", b"avc", b"qt", b"M4V", b"3gp", b"3g2", b"MSNV", b"dash", b"f4v")
 # Noise of sigma 75, the most that shipped weights know, puts one pixel in 1500 below -1 or above 2, and a
 # photograph has few highlights above 2. More than this share of the pixels there are on another scale.
 LOWEST, HIGHEST, MOST_BEYOND = -1.0, 2.0, 0.01
@@ -244,10 +248,20 @@ def sniff(name: str, stream: IO[bytes]) -> str:
         # The main brand of either may be that of the container alone.
         format = "HEIF" if set(brands).isdisjoint(AVIF_BRANDS) else "AVIF"
     format = format or next((kind for start, kind in _SIGNATURES if head.startswith(start)), "")
+    if not format and _is_film(head):
+        raise InputError(
+            f"{name}: is a film, and pictures are read; make them by ffmpeg -i FILM frames/%06d.png"
+        )
     if not format:
         known = ", ".join(FORMATS)
         raise InputError(f"{name}: is no picture of a format that is read, {known}; convert it to one")
     return format
+
+
+def _is_film(head: bytes) -> bool:
+    """Whether the first bytes of a file are those of a film."""
+    avi = head[:4] == b"RIFF" and head[8:12] == b"AVI "
+    return avi or head.startswith(_FILMS) or (head[4:8] == b"ftyp" and head[8:].startswith(_FILM_BRANDS))
 
 
 @contextmanager

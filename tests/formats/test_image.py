@@ -586,6 +586,21 @@ def test_a_jpeg_that_lacks_nothing_but_its_end_is_read(progressive: bool) -> Non
                 read(whole[: int(share * len(whole))])
 
 
+@pytest.mark.parametrize(
+    "head",
+    [
+        b"\0\0\0\x20ftypisom",
+        b"\0\0\0\x14ftypqt  ",
+        b"\x1aE\xdf\xa3\xa3B\x86\x81",
+        b"RIFF\xbeh\0\0AVI LIST",
+        b"\0\0\1\xba!",
+    ],
+)
+def test_a_film_is_refused_as_one_with_the_way_to_its_frames(head: bytes) -> None:
+    with pytest.raises(InputError, match=r"is a film, and pictures are read; make them by ffmpeg -i FILM"):
+        read(head + bytes(99))
+
+
 def bombs() -> dict[str, bytes]:
     side = 65000
     tiny = np.zeros((8, 8), np.uint8)
