@@ -30,7 +30,7 @@ from deepgsr_cli.models import (
 from deepgsr_cli.models.deepgsr import filter_of
 from deepgsr_cli.pictures.dataset import Crops, pair_paths, read_pictures, smaller_copies
 from deepgsr_cli.pictures.scenes import structures
-from deepgsr_cli.pictures.tasks import SIGMA, TASKS
+from deepgsr_cli.pictures.tasks import EQUIVALENT_SIGMA, SIGMA, TASKS
 from deepgsr_cli.training.losses import LOSSES
 from deepgsr_cli.training.task import Draw, preset_of, split_evenly
 
@@ -177,11 +177,12 @@ def _shape(config: TrainConfig) -> DeepGSRConfig | GroupSCConfig | NSRConfig:
     if config.model not in PRESETS_OF:
         raise OptionError("model", config.model, f"known are {', '.join(PRESETS_OF)}")
     shape = preset_of(config, PRESETS_OF[config.model])
-    if getattr(shape, "search", 0) and task.level is not SIGMA:
+    if getattr(shape, "search", 0) and task.level not in (SIGMA, EQUIVALENT_SIGMA):
         raise OptionError(
             "preset",
             config.preset,
-            "its filter has to know the level of the noise, which only denoise is told; give small or paper",
+            "its filter has to know the level of the noise, which denoise and photo are told; give small or"
+            " paper",
         )
     if _scales(shape) != task.scales:
         fitting = [name for name, x in PRESETS_OF[config.model].items() if _scales(x) == task.scales]
