@@ -5,6 +5,7 @@ import pytest
 import torch
 
 from deepgsr_cli.compute import precision
+from deepgsr_cli.compute.tiling import apply_tiled
 from deepgsr_cli.errors import ShapeError, UsageError
 from deepgsr_cli.formats.codecs import JpegCoding
 from deepgsr_cli.formats.image import read_image
@@ -18,6 +19,7 @@ from deepgsr_cli.pictures.restorer import Restorer, RunOptions
 from deepgsr_cli.weights import load as load_module
 from deepgsr_cli.weights.checkpoint import save_checkpoint
 from tests.samples import smooth_picture, tiny_model
+from tests.waiting import NoWaiting
 
 
 def noisy(channels, sigma, size=(200, 231), seed=0):
@@ -163,6 +165,70 @@ def test_auto_is_bf16_where_there_are_units_for_it(monkeypatch, tiny_weights):
     assert outcome("auto") == fp32
     monkeypatch.setattr(precision, "has_bf16_units", lambda: True)
     assert outcome("auto") == bf16
+
+
+NETWORKS = [
+    ("denoise", 1, 1, {}),
+    ("denoise", 3, 1, {"search": 4}),
+    ("derain", 1, 0, {}),
+    ("dejpeg", 3, 5, {}),
+]
+
+
+@pytest.fixture(params=NETWORKS, ids=lambda row: f"{row[0]}-{row[1]}")
+def restoring(request, tmp_path):
+    """What restores a small picture on a device, by a small network of a task."""
+    task, channels, conditions, fields = request.param
+    width = 3 if task == "derain" else channels
+    save_checkpoint(
+        tmp_path / "tiny.safetensors", tiny_model(width, conditions=conditions, **fields), info={"task": task}
+    )
+    picture = noisy(channels, 20, (70, 93)).clip(0, 1)
+
+    def run(device):
+        restorer = Restorer(str(tmp_path / "tiny.safetensors"), RunOptions(device, tile=64), task=task)
+        if task == "dejpeg":
+            return restorer.restore_compressed(picture, of_quality(40, channels), strength=0.5)
+        return restorer.restore_pixels(picture, 20 if task == "denoise" else None, strength=0.5)
+
+    return run
+
+
+def test_nothing_that_is_done_to_tiles_waits_for_the_device(restoring, monkeypatch, on_meta):
+    class Begun(Exception):
+        pass
+
+    def begin(function, image, tiles, **options):
+        shape = len(image) + (0 if tiles.prepare is None else 2 * len(image)), 48, 64
+        tiles = torch.empty(2, *shape, device=on_meta)
+        with torch.no_grad():
+            function(tiles)  # constants are copied at their first use
+            with NoWaiting():
+                assert function(tiles).shape == (2, len(image), 48, 64)
+        raise Begun
+
+    monkeypatch.setattr(restorer_module, "apply_tiled", begin)
+    monkeypatch.setattr(restorer_module, "select_device", lambda name: on_meta)
+    monkeypatch.setattr(restorer_module, "free_memory", lambda device: 2**30)
+    monkeypatch.setattr(load_module, "select_device", lambda name: on_meta)
+    with pytest.raises(Begun):
+        restoring("cuda")
+
+
+@pytest.mark.gpu
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs CUDA")
+def test_a_gpu_restores_the_same_and_is_waited_for_by_no_tile(restoring, monkeypatch):
+    def watched(*arguments, **options):
+        apply_tiled(*arguments, **options)  # constants are copied, and kernels chosen, at their first use
+        torch.cuda.set_sync_debug_mode("error")
+        try:
+            return apply_tiled(*arguments, **options)
+        finally:
+            torch.cuda.set_sync_debug_mode("default")
+
+    expected = restoring("cpu")
+    monkeypatch.setattr(restorer_module, "apply_tiled", watched)
+    np.testing.assert_allclose(restoring("cuda"), expected, rtol=0, atol=2e-3)
 
 
 def test_level_zero_gives_the_picture_itself(denoiser):
