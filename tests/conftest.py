@@ -1,5 +1,6 @@
 """What several test files use: a small model's weights, pictures, and the command line in a process."""
 
+import contextlib
 import functools
 import gc
 import multiprocessing
@@ -13,6 +14,8 @@ import torch
 import typer.testing
 
 from deepgsr_cli.compute import precision
+from deepgsr_cli.ct.methods import ITERATIONS
+from deepgsr_cli.ct.reconstruction import Reconstruction
 from deepgsr_cli.formats.image import Image, write_image
 from deepgsr_cli.models import NSR, PRESETS, DeepGSR, NSRConfig
 from deepgsr_cli.pictures import restorer
@@ -21,6 +24,7 @@ from deepgsr_cli.training import loop
 from deepgsr_cli.weights.checkpoint import save_checkpoint
 from tests.forks import FORKS
 from tests.samples import TINY, short_run, smooth_picture, tiny_demosaicker, tiny_model
+from tests.waiting import META
 
 
 def pytest_configure(config):
@@ -44,6 +48,22 @@ def draw_curve():
 
 
 @pytest.fixture(scope="session", autouse=True)
+def compared():
+    """Have total variation, which a report of ct-recon shows beside the result, take 20 iterations for 300;
+    returns what takes all."""
+    with pytest.MonkeyPatch.context() as patch:
+        beside = Reconstruction._beside
+
+        def briefly(work, *arguments):
+            with pytest.MonkeyPatch.context() as short:
+                short.setitem(ITERATIONS, "tv", 20)
+                return beside(work, *arguments)
+
+        patch.setattr(Reconstruction, "_beside", briefly)
+        yield beside
+
+
+@pytest.fixture(scope="session", autouse=True)
 def same_everywhere():
     """Have --precision auto be fp32, as on most machines: results are compared to the last bit."""
     with pytest.MonkeyPatch.context() as patch:
@@ -57,6 +77,13 @@ def built_once():
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(typer.testing, "_get_command", functools.cache(typer.testing._get_command))
         yield
+
+
+@pytest.fixture
+def on_meta(monkeypatch):
+    """A device where nothing has a value, for `NoWaiting`; it has no autocast."""
+    monkeypatch.setattr(torch, "autocast", lambda *arguments, **options: contextlib.nullcontext())
+    return META
 
 
 @pytest.fixture

@@ -57,9 +57,16 @@ def in_rain(clean: np.ndarray, seed: int = 1) -> np.ndarray:
     return np.rint((clean + streaks.numpy()).clip(0, 1) * 255).astype(np.float32) / 255
 
 
-def tiny_model(channels: int, seed: int = 0, conditions: int = 1) -> DeepGSR:
-    """A network of the shipped kind, small, with random weights that change a picture visibly."""
-    config = dataclasses.replace(TINY, channels=channels, conditions=conditions)
+def tiny_model(channels: int, seed: int = 0, conditions: int = 1, **fields: object) -> DeepGSR:
+    """A network of the shipped kind, small, with random weights that change a picture visibly.
+
+    Args:
+        channels: Channels of its pictures.
+        seed: Seed of its weights.
+        conditions: Numbers it is told.
+        fields: Of its configuration, in place of those of `TINY`.
+    """
+    config = dataclasses.replace(TINY, channels=channels, conditions=conditions, **fields)
     torch.manual_seed(seed)
     model = DeepGSR(config).eval()
     with torch.no_grad():

@@ -67,7 +67,8 @@ Arithmetic = Annotated[str, option(panel=SPEED, help="Arithmetic: fp32, bf16 or 
 PictureArithmetic = Annotated[
     str,
     option(
-        panel=SPEED, help="Arithmetic: fp32, bf16, fp16, or auto: bf16 on a CPU with units for it, else fp32."
+        panel=SPEED,
+        help="Arithmetic: fp32, bf16, fp16, or auto: bf16 where there are units for it, else fp32.",
     ),
 ]
 Tile = Annotated[
@@ -185,7 +186,7 @@ SliceFormat = Annotated[
 ]
 SliceBatch = Annotated[
     int | None,
-    option(panel=SPEED, help="Slices computed at once.", default="by free memory; 1 on the CPU"),
+    option(panel=SPEED, help="Slices computed at once.", default="by free memory; fewer on the CPU"),
 ]
 Window = Annotated[
     str,

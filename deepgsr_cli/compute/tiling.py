@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import itertools
 import math
-from collections.abc import Callable, Iterator
+from collections import deque
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 
 import torch
@@ -13,6 +14,7 @@ from torch import Tensor
 from deepgsr_cli.compute.levels import to_floats, to_levels
 from deepgsr_cli.compute.memory import is_out_of_memory
 from deepgsr_cli.compute.precision import AskedPrecision, Precision, autocast, settled
+from deepgsr_cli.compute.transfers import Transfers, transfers_of
 from deepgsr_cli.errors import OptionError, UserError
 
 _RAMP_PX = 32
@@ -168,13 +170,13 @@ def apply_tiled(
 ) -> Tensor:
     """Image restored tile by tile, `out` or (C', s H, s W) float32 on the CPU; s is the function's scale.
 
-    Only a batch of tiles is on the device. Tile rows are worked from top to bottom, and beside `image` and
-    `out` only the result of one of them is in memory. When memory runs out, the batch and then the tile is
-    halved, and work goes on below the rows already done.
+    Only a batch of tiles is on the device; on CUDA the next one is on its way there meanwhile. Tile rows are
+    worked from top to bottom, and beside `image` and `out` only the result of one of them is in memory. When
+    memory runs out, the batch and then the tile is halved, and work goes on below the rows already done.
 
     Args:
         function: Maps tiles (B, C, h, w), float32 on `device`, to (B, C', s h, s w), each tile by itself; s
-            is a whole number, 1 for all that does not enlarge.
+            is a whole number, 1 for all that does not enlarge. On CUDA it should not wait for a result.
         image: (C, H, W), float32 on the CPU, or uint8 or uint16, whose largest number stands for 1; may be
             memory-mapped.
         tiles: How the image is cut.
@@ -198,7 +200,7 @@ def apply_tiled(
     overlap, needs, batch = tiles.overlap, tiles.needs, tiles.batch
     whole = _ceil(max(height, width), needs.grid)
     tile = min(tiles.side, whole) or whole
-    evaluate = _Evaluation(function, device, settled(precision, device), notify)
+    evaluate = _Evaluation(function, device, settled(precision, device), notify, transfers_of(device))
     retreated = False
     start = 0  # first row that is not finished
     room = torch.ones(height)  # what the tile rows above have left of each row's weight
@@ -315,15 +317,30 @@ class _Evaluation:
     device: torch.device
     precision: Precision
     notify: Callable[[str], None] | None
+    transfers: Transfers
 
-    def __call__(self, tiles: Tensor) -> Tensor:
-        """Results (B, C', s h, s w) of tiles (B, C, h, w), both float32 on the CPU."""
-        tiles = tiles.to(self.device)
-        restored = self._run(tiles, self.precision)
-        if restored.isfinite().all() or not tiles.isfinite().all():
-            return restored.cpu()
+    def __call__(self, batches: Iterable[Tensor]) -> Iterator[Tensor]:
+        """Yield the results, (B, C', s h, s w), of batches of tiles, (B, C, h, w), all float32 on the CPU."""
+        begun: deque[Callable[[], Tensor]] = deque()
+        for tiles in batches:
+            begun.append(self._begin(tiles))
+            if len(begun) > self.transfers.ahead:
+                yield begun.popleft()()
+        while begun:
+            yield begun.popleft()()
+
+    def _begin(self, tiles: Tensor) -> Callable[[], Tensor]:
+        """Start to restore tiles; return what waits for the result."""
+        restored = self._run(self.transfers.send(tiles), self.precision)
+        fetched = self.transfers.fetch(restored, restored.isfinite().all())
+        return lambda: self._finite(tiles, *fetched())
+
+    def _finite(self, tiles: Tensor, restored: Tensor, finite: Tensor) -> Tensor:
+        """A result, or where it is not finite though its tiles are, that of float32."""
+        if finite or not tiles.isfinite().all():
+            return restored
         if self.precision != "fp32":
-            restored = self._run(tiles, "fp32")
+            restored = self._run(tiles.to(self.device), "fp32").cpu()
             if self.notify is not None:
                 self.notify(
                     f"--precision {self.precision} overflowed; such tiles are done again in fp32, "
@@ -335,7 +352,7 @@ class _Evaluation:
                 f"the model gave {unfit} non-finite values of {restored.numel()} for a finite input; "
                 "check the weights with 'deepgsr weights verify' and the range of the input"
             )
-        return restored.cpu()
+        return restored
 
     def _run(self, tiles: Tensor, precision: Precision) -> Tensor:
         with autocast(self.device, precision):
@@ -392,8 +409,9 @@ def _restore_row(
     height, width = row.shape[-2:]
     band: Tensor | None = None
     done = 0
-    for spans in _batches(columns, batch):
-        restored = evaluate(torch.stack([row.tile(span) for span in spans]))
+    batches = list(_batches(columns, batch))
+    tiles = (torch.stack([row.tile(span) for span in spans]) for spans in batches)
+    for spans, restored in zip(batches, evaluate(tiles), strict=True):
         scale = restored.shape[-2] // height
         assert restored.shape[-2:] == (scale * height, scale * (spans[0].stop - spans[0].start))
         if band is None:

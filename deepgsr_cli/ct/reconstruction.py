@@ -16,7 +16,7 @@ from torch import Tensor
 
 from deepgsr_cli.compute.device import wait
 from deepgsr_cli.ct import NOTICE
-from deepgsr_cli.ct.batches import AtOnce, grouped
+from deepgsr_cli.ct.batches import ON_THREADS, AtOnce, grouped
 from deepgsr_cli.ct.display import ERROR_WINDOW_HU, slice_images, window_text, windowed
 from deepgsr_cli.ct.figures import body, compare, residual
 from deepgsr_cli.ct.jobs import ProjectionJob, SinogramJob, SliceJob
@@ -228,8 +228,9 @@ class Reconstruction(BatchWork[_Case, _Computed]):
 
     def room(self, case: _Case) -> int:
         """Return how many slices like this one are to be reconstructed at once."""
-        per_pixel = None if self.network is None else self.network.model.bytes_per_pixel
-        return self.at_once(case.geometry, self.device, per_pixel)
+        if self.network is None:
+            return self.at_once(case.geometry, self.device, None)
+        return self.at_once(case.geometry, self.device, self.network.model.bytes_per_pixel, ON_THREADS)
 
     def compute(self, cases: Sequence[_Case], progress: Progress | None) -> list[_Computed]:
         """Reconstruct slices, those of equal geometry at once.

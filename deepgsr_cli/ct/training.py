@@ -56,13 +56,13 @@ def random_geometry(size: int, part: float, generator: torch.Generator) -> Geome
 
     Args:
         size: Rows and columns.
-        part: In [0, 1), which of the numbers of views: from the fewest to the most, 80 % of them what would
+        part: In [0, 1), which of the numbers of views: from the fewest to the most, 70 % of them what would
             be 30 to 180 views of 512 x 512 pixels.
         generator: Of the rest.
     """
     u = torch.rand(9, generator=generator).tolist()
     nominal = float(
-        np.exp(np.interp(part, (0, 0.1, 0.9, 1), np.log((TRAINED_VIEWS[0], 30, 180, TRAINED_VIEWS[1]))))
+        np.exp(np.interp(part, (0, 0.2, 0.9, 1), np.log((TRAINED_VIEWS[0], 30, 180, TRAINED_VIEWS[1]))))
     )
     num_views = max(3, round(nominal * size / NOMINAL_SIZE))
     pixel_mm = (250 + 250 * u[0]) / size

@@ -14,6 +14,7 @@ Source:
 
 from __future__ import annotations
 
+import functools
 import itertools
 import math
 
@@ -71,7 +72,7 @@ def filter_margin(radius: int) -> int:
 def _filtered(x: Tensor, thresholds: Tensor, radius: int) -> tuple[Tensor, Tensor]:
     batch, channels, height, width = x.shape
     # Orthonormal transform of the channels, the mean first.
-    mixing = torch.tensor(_dct(channels), dtype=x.dtype, device=x.device)
+    mixing = _mixing(channels, x.device)
     maps = torch.einsum("cd,bdhw->bchw", mixing, x) if channels > 1 else x
     for dim, size in ((-2, height), (-1, width)):
         references = max(0, math.ceil((size - PATCH) / STRIDE)) + 1
@@ -100,6 +101,21 @@ def _dct(size: int) -> Array:
     dct: Array = math.sqrt(2 / size) * np.cos(math.pi * k * (2 * n + 1) / (2 * size))
     dct[0] = math.sqrt(1 / size)
     return dct
+
+
+@functools.cache
+def _mixing(channels: int, device: torch.device) -> Tensor:
+    """`_dct` of the channels on a device; to copy it there at every call would make the host wait."""
+    return torch.from_numpy(_dct(channels)).float().to(device)
+
+
+@functools.cache
+def _transforms(device: torch.device) -> tuple[Tensor, Tensor, Tensor]:
+    """Of a patch the DCT, (64, 64), of a group's members the Haar transform, (16, 16), and the window, (64,),
+    on a device."""
+    arrays = np.kron(_dct(PATCH), _dct(PATCH)), _haar_matrix(), np.outer(_window(), _window()).ravel()
+    dct, haar, window = (torch.from_numpy(array).float().to(device) for array in arrays)
+    return dct, haar, window
 
 
 def _mirrored(x: Tensor, dim: int, before: int, after: int) -> Tensor:
@@ -131,9 +147,7 @@ def _tensor_engine(maps: Tensor, radius: int, thresholds: Tensor) -> Tensor:
     corners = (corners + images * (height * width)).flatten(0, 1)  # (B * N, 16)
     pixels = torch.arange(PATCH, device=maps.device)
     pixels = (pixels[:, None] * width + pixels).flatten()  # (64,)
-    dct = torch.tensor(np.kron(_dct(PATCH), _dct(PATCH)), dtype=maps.dtype, device=maps.device)
-    haar = torch.tensor(_haar_matrix(), dtype=maps.dtype, device=maps.device)
-    window = torch.from_numpy(np.outer(_window(), _window())).to(maps.device).flatten()
+    dct, haar, window = _transforms(maps.device)
     flat_maps = maps.transpose(0, 1).flatten(1)
     sums = maps.new_zeros(2 * channels + 1, flat_maps.shape[1])
     for corner, level in zip(corners.split(_MAX_GROUPS), levels.split(_MAX_GROUPS)):

@@ -59,9 +59,8 @@ def aggregate(patches: Tensor, patch: int, stride: int) -> Tensor:
         x = torch.cat((x[..., :rim, :] + x[..., height:, :], x[..., rim:height, :]), dim=-2)
         x = torch.cat((x[..., :rim] + x[..., width:], x[..., rim:width]), dim=-1)
     # A pixel is covered once for each offset in a patch that is congruent to its position.
-    cover = torch.tensor(
-        [len(range(i, patch, stride)) for i in range(stride)], dtype=x.dtype, device=x.device
-    )
+    offset = torch.arange(stride, dtype=x.dtype, device=x.device)
+    cover = ((patch - offset) / stride).ceil()
     weight = 1 / (cover[:, None] * cover[None, :])
     return x * weight.repeat(rows, columns)
 

@@ -140,7 +140,9 @@ def flat_areas(x: Tensor) -> Tensor:
     right, down = right.all(1), down.all(1)
     same = right[:, 1:] & right[:, :-1] & down[..., 1:] & down[..., :-1]  # squares of two, by their first
     flat = torch.zeros_like(x[:, :1], dtype=torch.bool)
-    if min(same.shape[1:]) < FLAT_SIDE - 1 or not same.any():
+    if min(same.shape[1:]) < FLAT_SIDE - 1:
+        return flat
+    if x.device.type == "cpu" and not same.any():  # to ask another device would make the host wait for it
         return flat
     side = FLAT_SIDE - 1
     broken = (~same).float()[:, None]

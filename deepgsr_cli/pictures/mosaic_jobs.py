@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import sys
 import time
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import ClassVar
@@ -17,7 +18,7 @@ from deepgsr_cli.formats.exif import upright
 from deepgsr_cli.formats.image import Image, read_image, to_uint8, write_image
 from deepgsr_cli.formats.mosaics import Mosaic, check_pattern, read_mosaic
 from deepgsr_cli.jobs.plan import Job
-from deepgsr_cli.jobs.work import Column, Progress, Result
+from deepgsr_cli.jobs.work import Column, Progress, Result, StagedWork
 from deepgsr_cli.pictures.demosaicking import Demosaicker
 from deepgsr_cli.pictures.jobs import KIND, compare, reference_of, show
 from deepgsr_cli.pictures.mosaics import balance, developed
@@ -52,7 +53,7 @@ class MosaicOptions:
 
 
 @dataclass
-class Demosaicking:
+class Demosaicking(StagedWork):
     """Demosaicking of one file after another.
 
     Attributes:
@@ -83,8 +84,8 @@ class Demosaicking:
             protocol["weights"] = loaded.weights.citation
         return protocol
 
-    def __call__(self, job: Job, *, for_report: bool = False, progress: Progress | None = None) -> Result:
-        """Read, demosaick and write one mosaic.
+    def do(self, job: Job, *, for_report: bool, progress: Progress | None) -> Callable[[], Result]:
+        """Read and demosaick one mosaic; return what writes it.
 
         Args:
             job: Where from and where to.
@@ -115,15 +116,21 @@ class Demosaicking:
         pixels = developed(pixels, mosaic, linear=self.options.linear)
         image = Image(pixels, mosaic.depth, mosaic.format, metadata=mosaic.metadata)
         compare(result, "", image, reference)
-        if job.target is None:
-            write_image(sys.stdout.buffer, image, format=self.options.format)
-        else:
-            make_folder(job.target.parent)
-            write_image(job.target, image, format=self.options.format)
-        result.facts["seconds"] = time.perf_counter() - started
+        seconds = time.perf_counter() - started
         if for_report:
             show(result, [*shown, ("Demosaicked", to_uint8(pixels))], reference)
-        return result
+
+        def finish() -> Result:
+            started = time.perf_counter()
+            if job.target is None:
+                write_image(sys.stdout.buffer, image, format=self.options.format)
+            else:
+                make_folder(job.target.parent)
+                write_image(job.target, image, format=self.options.format)
+            result.facts["seconds"] = seconds + time.perf_counter() - started
+            return result
+
+        return finish
 
     def review(self, job: Job) -> Result:
         """Compare with its reference what an earlier run has made of a mosaic.

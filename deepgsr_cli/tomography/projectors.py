@@ -45,6 +45,7 @@ class RaySamples:
             ends = (np.array([[-1.0], [length]]) - rays.start) / rays.slope
         self.first = np.clip(np.floor(np.fmin(*ends)), 0, num_lines).astype(np.int64)
         self.last = np.clip(np.ceil(np.fmax(*ends)) + 1, self.first, num_lines).astype(np.int64)
+        self._tables: dict[torch.device, list[Tensor]] = {}  # copied once, as a copy makes the host wait
 
     @property
     def num_samples(self) -> int:
@@ -53,8 +54,11 @@ class RaySamples:
 
     def locate(self, part: slice, device: torch.device) -> tuple[Tensor, Tensor]:
         """Positions, (L, T), on the lines and weights, (1, T), of some of the targets."""
-        dtype, table = _finest(device), (self.rays.start, self.rays.slope, self.rays.step_mm)
-        start, slope, step_mm = (torch.from_numpy(a[part]).to(dtype).to(device) for a in table)
+        dtype = _finest(device)
+        if device not in self._tables:
+            arrays = self.rays.start, self.rays.slope, self.rays.step_mm
+            self._tables[device] = [torch.from_numpy(array).to(dtype).to(device) for array in arrays]
+        start, slope, step_mm = (table[part] for table in self._tables[device])
         line = torch.arange(self.num_lines, device=device, dtype=dtype)[:, None]
         return start + slope * line, step_mm[None]
 
@@ -71,6 +75,7 @@ class PixelSamples:
         self.num_lines, self.length = geometry.num_views, geometry.num_bins
         self.num_targets = math.prod(geometry.shape)
         self.num_samples = self.num_lines * self.num_targets
+        self._turns: dict[torch.device, list[Tensor]] = {}  # cosines and sines, copied once
 
     def locate(self, part: slice, device: torch.device) -> tuple[Tensor, Tensor]:
         """Positions, (V, T), on the views and weights, (V, T), of some of the targets."""
@@ -79,8 +84,10 @@ class PixelSamples:
         pixel = torch.arange(self.num_targets, device=device)[part]
         x = (pixel % width - (width - 1) / 2).to(dtype) * spacing_x
         y = ((height - 1) / 2 - pixel // width).to(dtype) * spacing_y
-        theta = torch.tensor(g.angles_rad, dtype=torch.float64)[:, None]
-        cos, sin = theta.cos().to(dtype).to(device), theta.sin().to(dtype).to(device)
+        if device not in self._turns:
+            theta = torch.tensor(g.angles_rad, dtype=torch.float64)[:, None]
+            self._turns[device] = [turn.to(dtype).to(device) for turn in (theta.cos(), theta.sin())]
+        cos, sin = self._turns[device]
         across, along = x * cos + y * sin, y * cos - x * sin
         if g.kind == "parallel":
             return across / g.bin_mm + g.centre_bin, torch.ones_like(across)

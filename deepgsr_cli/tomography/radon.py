@@ -56,6 +56,7 @@ class Radon:
         tables = zip(("rows", "columns"), geometry.rays())
         self._rays = {name: rays for name, rays in tables if len(rays.index)}
         self._maps: dict[tuple[str, torch.device], Map] = {}
+        self._indices: dict[tuple[str, torch.device], Tensor] = {}
         self._filters: dict[tuple[str, torch.device], tuple[Tensor, Tensor]] = {}
         self._norm: float | None = None
         self._other: Radon | None = None
@@ -155,18 +156,24 @@ class Radon:
 
     def _project(self, x: Tensor) -> Tensor:
         y = x.new_empty(len(x), math.prod(self.range_shape))
-        for name, rays in self._rays.items():
+        for name in self._rays:
             lines = x[:, 0] if name == "rows" else x[:, 0].mT
-            y[:, torch.from_numpy(rays.index).to(x.device)] = self._map(name, x.device).forward(lines)
+            y[:, self._index(name, x.device)] = self._map(name, x.device).forward(lines)
         return y.view(len(x), 1, *self.range_shape)
 
     def _project_adjoint(self, y: Tensor) -> Tensor:
         x, y = y.new_zeros(len(y), *self.domain_shape), y.flatten(1)
-        for name, rays in self._rays.items():
-            values = y[:, torch.from_numpy(rays.index).to(y.device)]
+        for name in self._rays:
+            values = y[:, self._index(name, y.device)]
             lines = self._map(name, y.device).adjoint(values)
             x += lines if name == "rows" else lines.mT
         return x[:, None]
+
+    def _index(self, name: str, device: torch.device) -> Tensor:
+        """Places of the rays along "rows" or "columns" in a sinogram, (T,), on a device."""
+        if (name, device) not in self._indices:
+            self._indices[name, device] = torch.from_numpy(self._rays[name].index).to(device)
+        return self._indices[name, device]
 
     def _smear(self, y: Tensor) -> Tensor:
         x = self._map("pixels", y.device).forward(y[:, 0])

@@ -26,7 +26,7 @@ from deepgsr_cli.errors import WeightsError
 from deepgsr_cli.evaluation.run import scores
 from deepgsr_cli.mar import evaluation, masks
 from deepgsr_cli.mar.evaluation import MetalArtifacts
-from deepgsr_cli.mar.methods import IMAGE_SHARE, MetalMethod
+from deepgsr_cli.mar.methods import IMAGE_SHARE, VIRTUAL_IMAGE_SHARE, MetalMethod
 from deepgsr_cli.mar.network import MetalReduction, MetalReductionConfig
 from deepgsr_cli.mar.simulation import MetalScan
 from deepgsr_cli.models import DeepGSRConfig
@@ -555,7 +555,6 @@ def test_beside_gold_in_a_sinogram_nothing_is_beyond_what_tissue_can_be(run, mea
 
 
 def test_a_result_is_a_mixture_of_the_image_and_of_the_reconstruction_with_the_rebuilt_trace(network):
-    """From a sinogram; to an image alone only the latter is added."""
     y, metal, A = sinogram_of(rods()), torch.from_numpy(rods())[None, None], Radon(GEOMETRY)
     model = load_checkpoint(network).model
     with torch.no_grad():
@@ -566,7 +565,21 @@ def test_a_result_is_a_mixture_of_the_image_and_of_the_reconstruction_with_the_r
     torch.testing.assert_close(
         method.reduction(model)(A, y, metal), IMAGE_SHARE * x + (1 - IMAGE_SHARE) * consistent
     )
-    torch.testing.assert_close(method.reduction(model, virtual=True)(A, y, metal), consistent)
+
+
+def test_to_an_image_alone_that_of_the_network_is_mixed_near_the_changes_only(network):
+    y, metal, A = sinogram_of(rods()), torch.from_numpy(rods())[None, None], Radon(GEOMETRY)
+    model = load_checkpoint(network).model
+    with torch.no_grad():
+        x, completed = model.completed(A, y, metal)
+    consistent = A.fbp(completed)
+    found = MetalMethod("deepgsr").reduction(model, virtual=True)(A, y, metal)
+    share = (found - consistent) / (x - consistent)
+    clear = (x - consistent).abs() > 1e-4
+    around = torch.nn.functional.max_pool2d(metal.float(), 3, 1, 1) > 0
+    assert share[clear & around].min() > 0.99 * VIRTUAL_IMAGE_SHARE
+    assert 0 < share[clear].min() < 0.7 * VIRTUAL_IMAGE_SHARE  # streaks cross all of this slice
+    assert share[clear].max() < 1.01 * VIRTUAL_IMAGE_SHARE
 
 
 def test_a_sinogram_without_metal_is_reconstructed_as_it_is(run, measured):

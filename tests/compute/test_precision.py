@@ -23,9 +23,17 @@ def test_what_is_asked_for_is_taken(asked, device, units):
     assert settled(asked, device) == asked
 
 
-def test_auto_is_bf16_on_a_cpu_with_units_for_it_alone(units):
+def test_auto_is_bf16_on_a_cpu_with_units_for_it(units):
     assert settled("auto", CPU) == ("bf16" if units else "fp32")
-    assert settled("auto", CUDA) == "fp32"
+    assert settled("auto", torch.device("mps")) == "fp32"
+
+
+@pytest.mark.parametrize(
+    ("capability", "expected"), [((7, 5), "fp32"), ((8, 0), "bf16"), ((8, 9), "bf16"), ((10, 0), "bf16")]
+)
+def test_auto_is_bf16_on_a_gpu_with_units_for_it(monkeypatch, capability, expected):
+    monkeypatch.setattr(torch.cuda, "get_device_capability", lambda device: capability)
+    assert settled("auto", CUDA) == expected
 
 
 @pytest.mark.parametrize(

@@ -9,6 +9,7 @@ import pytest
 import torch
 import torch.nn.functional as F
 
+from deepgsr_cli.compute import tiling
 from deepgsr_cli.compute.levels import to_floats
 from deepgsr_cli.compute.tiling import (
     Preparation,
@@ -65,7 +66,7 @@ def enlarged(function, scale):
 
     def enlarge(x):
         y = function(x)
-        return torch.kron(y, torch.ones(scale, scale)) + steps.repeat(y.shape[-2:])
+        return y.repeat_interleave(scale, -2).repeat_interleave(scale, -1) + steps.repeat(y.shape[-2:])
 
     return enlarge
 
@@ -117,12 +118,13 @@ COMBINATIONS = [
 @pytest.mark.parametrize(("tile", "overlap", "halo", "grid"), COMBINATIONS)
 def test_weights_sum_to_one_at_every_pixel_of_every_length(tile, overlap, halo, grid):
     for length in range(1, 301):
-        total = torch.zeros(length)
+        total = np.zeros(length, np.float32)
         for span in spans_of(length, tile, overlap, halo, grid):
-            assert span.weights.shape == (span.stop - span.start,)
-            assert span.weights.min() >= 0
-            total[span.start : span.stop] += span.weights
-        torch.testing.assert_close(total, torch.ones(length), rtol=0, atol=2e-7)
+            weights = span.weights.numpy()
+            assert weights.shape == (span.stop - span.start,)
+            assert weights.min() >= 0
+            total[span.start : span.stop] += weights
+        assert np.abs(total - 1).max() <= 2e-7
 
 
 @pytest.mark.parametrize(("tile", "overlap", "halo", "grid"), COMBINATIONS)
@@ -138,8 +140,8 @@ def test_spans_keep_to_grid_tile_overlap_and_halo(tile, overlap, halo, grid):
             assert left.stop % grid == 0
             assert left.stop < right.stop
             assert left.stop - right.start >= overlap
-            assert not left.weights[len(left.weights) - halo :].any()
-            assert not right.weights[:halo].any()
+            assert not left.weights.numpy()[len(left.weights) - halo :].any()
+            assert not right.weights.numpy()[:halo].any()
 
 
 def test_weights_are_a_linear_ramp_between_the_halos():
@@ -321,6 +323,71 @@ def test_a_gpu_without_the_memory_for_a_tile_gets_smaller_ones():
         torch.cuda.set_per_process_memory_fraction(1.0, device)
     torch.testing.assert_close(result, image, rtol=1e-6, atol=1e-6)
     assert "memory of cuda:0 ran out; going on with --tile 2000" in said[0]
+
+
+class Fetching:
+    """Transfers that note what is sent and fetched, by the first pixel, as those of CUDA are ahead."""
+
+    ahead = 1
+
+    def __init__(self):
+        self.notes = []
+
+    def send(self, batch):
+        self.notes.append(("send", float(batch[0, 0, 0, 0])))
+        return batch.clone()
+
+    def fetch(self, *results):
+        first = float(results[0][0, 0, 0, 0])
+
+        def wait():
+            self.notes.append(("fetch", first))
+            return [result.clone() for result in results]
+
+        return wait
+
+
+def test_the_next_tiles_are_sent_before_a_result_is_waited_for(monkeypatch):
+    image, net, transfers = random_image(3, 101, 83), conv_net(3), Fetching()
+    expected = tiled(net, image, batch=2)
+    monkeypatch.setattr(tiling, "transfers_of", lambda device: transfers)
+    assert torch.equal(tiled(net, image, batch=2), expected)
+    transfers.notes.clear()
+    tiled(identity, image[:, :40])  # one row of tiles
+    sent, fetched = ([value for what, value in transfers.notes if what == each] for each in ("send", "fetch"))
+    assert sent == fetched
+    assert len(sent) == 3
+    assert [what for what, _ in transfers.notes] == ["send", "send", "fetch", "send", "fetch", "fetch"]
+
+
+@pytest.mark.parametrize("at", [{1}, {3}, {8}, {4, 5}])
+def test_out_of_memory_with_a_result_on_its_way_loses_nothing(monkeypatch, at):
+    image, net = random_image(1, 300, 210), conv_net(1)
+    monkeypatch.setattr(tiling, "transfers_of", lambda device: Fetching())
+    result = tiled(Scarce(net, OUT_OF_MEMORY[0], at=at), image, 160, out=image.clone())
+    torch.testing.assert_close(result, net(image[None])[0], rtol=1e-5, atol=1e-5)
+
+
+@pytest.mark.gpu
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs CUDA")
+@pytest.mark.parametrize("batch", [1, 3])
+def test_a_gpu_gives_the_same_and_is_waited_for_by_no_tile(batch):
+    image, tiles = random_image(3, 301, 211), Tiles(80, 16, NEEDS, batch)
+    kernel = torch.randn(3, 3, 5, 5, generator=torch.Generator().manual_seed(1)).double() / 5
+
+    def convolved(device):
+        there = kernel.to(device)
+        return lambda x: F.conv2d(x.double(), there, padding=2).float()
+
+    expected = apply_tiled(convolved("cpu"), image, tiles, device="cpu")
+    function = convolved("cuda")
+    apply_tiled(function, image, tiles, device="cuda")  # libraries are loaded at their first use
+    torch.cuda.set_sync_debug_mode("error")
+    try:
+        result = apply_tiled(function, image, tiles, device="cuda")
+    finally:
+        torch.cuda.set_sync_debug_mode("default")
+    torch.testing.assert_close(result, expected, rtol=1e-6, atol=1e-6)
 
 
 def test_other_errors_and_interrupts_pass_through():

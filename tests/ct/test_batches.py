@@ -9,7 +9,7 @@ import torch
 from typer.testing import CliRunner
 
 from deepgsr_cli.cli import app
-from deepgsr_cli.ct.batches import MOST_AT_ONCE, AtOnce, grouped
+from deepgsr_cli.ct.batches import MOST_AT_ONCE, ON_THREADS, AtOnce, grouped
 from deepgsr_cli.ct.methods import METHODS, Method, load_network, reconstruct_each, reconstructed
 from deepgsr_cli.ct.network import Unrolled
 from deepgsr_cli.ct.simulation import SimulatedScan
@@ -188,6 +188,15 @@ def test_slices_at_once_are_those_that_fit_a_third_of_the_memory(monkeypatch, co
     geometry = sparse_view((512, 512), (0.8, 0.8), 60)
     assert AtOnce(count)(geometry, torch.device(device), 100.0) == expected
     assert AtOnce(count, sharing=2)(geometry, torch.device(device), 100.0) in (expected, expected // 2)
+
+
+@pytest.mark.parametrize(("threads", "free", "expected"), [(1, 64, 1), (2, 64, 4), (16, 64, 4), (16, 0, 1)])
+def test_several_threads_of_a_cpu_do_several_slices_by_a_network(monkeypatch, threads, free, expected):
+    monkeypatch.setattr("deepgsr_cli.ct.batches.free_memory", lambda device: free * GIB)
+    monkeypatch.setattr(torch, "get_num_threads", lambda: threads)
+    geometry = sparse_view((512, 512), (0.8, 0.8), 60)
+    assert AtOnce()(geometry, CPU, 100.0, ON_THREADS) == expected
+    assert AtOnce()(geometry, CPU, 100.0) == 1
 
 
 def test_no_slices_at_once_are_refused():

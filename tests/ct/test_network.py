@@ -13,6 +13,7 @@ from deepgsr_cli.tomography.geometry import sparse_view
 from deepgsr_cli.tomography.radon import Radon
 from deepgsr_cli.weights.checkpoint import save_checkpoint
 from tests.samples import check_foreign_configuration_is_refused, load_checkpoint
+from tests.waiting import NoWaiting
 
 TINY = UnrolledConfig(
     stages=2,
@@ -24,6 +25,9 @@ TINY = UnrolledConfig(
         decoder_groups=(0,),
         group_channels=2,
     ),
+)
+LEAST = DeepGSRConfig(
+    widths=(4,), encoder=(1,), decoder=(), encoder_groups=(0,), decoder_groups=(), group_channels=1
 )
 SHARED = dataclasses.replace(TINY, shared=True)
 
@@ -60,10 +64,11 @@ def test_with_its_initial_weights_it_is_the_iteration_of_filtered_backprojection
 
 @pytest.mark.parametrize("num_views", [4, 8, 24])
 def test_more_stages_come_closer_to_the_data(scan, num_views):
-    """With zero networks the iteration converges, also for views as few as 60 of 512 x 512 pixels."""
+    """With zero networks, whatever their shape, the iteration converges, also for views as few as 60 of
+    512 x 512 pixels."""
     A = Radon(sparse_view((32, 37), (10.0, 9.0), num_views), engine="csr")
     y = A(scan[0].fbp(scan[1]))
-    model = Unrolled(dataclasses.replace(TINY, stages=60))
+    model = Unrolled(UnrolledConfig(stages=60, prior=LEAST))
     with torch.no_grad():
         iterates = model.iterates(A, y, ct_condition(num_views, None, 37))
     misfits = [float((A(x) - y).norm() / y.norm()) for x in iterates]
@@ -89,6 +94,16 @@ def test_a_batch_of_two_equals_two_runs(scan, config):
     together = model(A, y, conditions)
     alone = [model(A, y[i : i + 1], conditions[i : i + 1]) for i in range(2)]
     torch.testing.assert_close(together, torch.cat(alone), rtol=1e-4, atol=1e-6)
+
+
+def test_no_stage_waits_for_the_device(scan, on_meta):
+    A = Radon(scan[0].geometry, engine="torch")
+    model, y = Unrolled(TINY).to(on_meta), scan[1].to(on_meta)
+    condition = torch.empty(2, 2, device=on_meta)
+    with torch.no_grad():
+        model(A, y, condition)  # tables are copied at their first use
+        with NoWaiting():
+            assert model(A, y, condition).shape == (2, 1, 32, 37)
 
 
 def bodies(count: int, generator: torch.Generator) -> torch.Tensor:

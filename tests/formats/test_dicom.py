@@ -600,6 +600,27 @@ def test_frames_without_functional_groups_are_in_the_order_of_the_file(tmp_path)
 # Derived series
 
 
+@pytest.mark.parametrize(
+    ("width", "function", "kept"),
+    [
+        ("0", None, False),
+        (["350", "0"], "LINEAR", False),
+        ("0.5", "LINEAR", False),
+        ("0.5", "LINEAR_EXACT", True),
+        (["350", "1"], None, True),
+    ],
+)
+def test_a_derived_slice_has_no_window_that_cannot_be(tmp_path, width, function, kept):
+    centre = ["50", "40"] if isinstance(width, list) else "50"
+    source = ct(samples(), WindowCenter=centre, WindowWidth=width)
+    if function is not None:
+        source.VOILUTFunction = function
+    result = derived(saved(source, tmp_path / "in.dcm"), tmp_path / "out.dcm")
+    for keyword in ("WindowCenter", "WindowWidth"):
+        assert (keyword in result) == kept
+    assert ("VOILUTFunction" in result) == (kept and function is not None)
+
+
 def test_a_derived_slice_is_new_and_says_what_it_is(tmp_path):
     source = ct(samples(), SmallestImagePixelValue=0, LossyImageCompression="01", BodyPartExamined="CHEST")
     source.add_new((0x0009, 0x0010), "LO", "PRIVATE")

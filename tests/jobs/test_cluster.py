@@ -9,12 +9,14 @@ import subprocess
 import sys
 import threading
 import time
-from contextlib import redirect_stderr, redirect_stdout
+from collections.abc import Iterator
+from contextlib import contextmanager, redirect_stderr, redirect_stdout
 from multiprocessing.process import BaseProcess
 from pathlib import Path
 
 import pydicom
 import pytest
+from dask import config
 from distributed import Client
 from typer.testing import CliRunner
 
@@ -54,9 +56,10 @@ class Fresh:
         return self._process.poll() is None
 
 
-def dask(kind: str, options: list[str], folder: Path) -> None:
-    """Be a process of Dask in a folder, with the options of its command line."""
+def dask(kind: str, options: list[str], folder: Path, settings: dict[str, object]) -> None:
+    """Be a process of Dask in a folder, with the options of its command line and settings of Dask."""
     os.chdir(folder)
+    config.set(settings)
     main = importlib.import_module(f"distributed.cli.dask_{kind}").main
     with Path(f"{kind}.log").open("a") as log, redirect_stdout(log), redirect_stderr(log):
         main(options)
@@ -67,6 +70,7 @@ class Engine:
 
     Args:
         folder: Where they work.
+        settings: Of Dask, in which they differ from the usual ones.
         environment: Variables they have, in which case they are started afresh.
 
     Attributes:
@@ -75,8 +79,8 @@ class Engine:
         workers: Those of the workers, by their process ids.
     """
 
-    def __init__(self, folder: Path, **environment: str) -> None:
-        self.environment = environment
+    def __init__(self, folder: Path, settings: dict[str, object] | None = None, **environment: str) -> None:
+        self.settings, self.environment = settings or {}, environment
         self.folder, self.file = folder, folder / "scheduler.json"
         self.workers: dict[int, Fresh | BaseProcess] = {}
         self.scheduler = self._start("scheduler", "--port", "0", "--host", "127.0.0.1")
@@ -87,22 +91,46 @@ class Engine:
         options = ["--scheduler-file", str(self.file), "--dashboard-address", ":0", *options]
         if self.environment:
             return Fresh(kind, options, self.folder, self.environment)
-        return forks.start(dask, kind, options, self.folder)
+        return forks.start(dask, kind, options, self.folder, self.settings)
 
-    def start_workers(self, number: int, nanny: str = "--no-nanny") -> None:
-        """Start workers of one thread, and wait until all are there."""
-        options = ["--nthreads", "1", nanny, "--host", "127.0.0.1", "--local-directory", "scratch"]
+    def start_worker(self) -> None:
+        """Start a worker of one thread."""
+        options = ["--nthreads", "1", "--no-nanny", "--host", "127.0.0.1", "--local-directory", "scratch"]
+        process = self._start("worker", *options)
+        self.workers[process.pid] = process
+
+    def start_workers(self, number: int) -> None:
+        """Start workers, and wait until all are there."""
         for _ in range(number):
-            process = self._start("worker", *options)
-            self.workers[process.pid] = process
+            self.start_worker()
         with Client(scheduler_file=str(self.file), set_as_default=False) as client:
             client.wait_for_workers(len(self.workers), timeout=60)
 
     def stop_workers(self) -> None:
         for process in self.workers.values():
-            process.terminate()  # a nanny then ends its worker
+            process.terminate()
             process.join()
         self.workers.clear()
+
+    @contextmanager
+    def replacing(self) -> Iterator[None]:
+        """Start a new worker for each one that is lost."""
+        over = threading.Event()
+
+        def replace() -> None:
+            while not over.wait(0.05):
+                for pid, process in list(self.workers.items()):
+                    if not process.is_alive():
+                        self.workers.pop(pid).join()
+                        self.start_worker()
+
+        thread = threading.Thread(target=replace, daemon=True)
+        thread.start()
+        try:
+            yield
+        finally:
+            over.set()
+            thread.join()
 
     def stop(self) -> None:
         self.stop_workers()
@@ -153,11 +181,12 @@ def test_a_killed_worker_costs_no_file(engine, tmp_path):
 
 
 def test_a_file_that_kills_workers_fails_alone(tmp_path):
-    engine = Engine(tmp_path, DASK_DISTRIBUTED__SCHEDULER__ALLOWED_FAILURES="0", **OURS)
+    engine = Engine(tmp_path, {"distributed.scheduler.allowed-failures": 0})
     try:
-        engine.start_workers(1, "--nanny")  # which starts a new worker for one that is lost
+        engine.start_workers(1)
         texts = ["a", "brief", "deadly", *["brief"] * 5]
-        outcomes = list(in_order(start(run_of(tmp_path, *texts), engine.file)))
+        with engine.replacing():
+            outcomes = list(in_order(start(run_of(tmp_path, *texts), engine.file)))
         assert [o.status for o in outcomes] == ["done", "done", "failed", *["done"] * 5]
         assert "2.txt: the workers that did it were lost, also with no other file" in outcomes[2].error
         assert copied(tmp_path) == {f"{i}.txt": text for i, text in enumerate(texts) if text != "deadly"}

@@ -5,6 +5,7 @@ import pytest
 import torch
 
 from deepgsr_cli.compute import precision
+from deepgsr_cli.compute.tiling import apply_tiled
 from deepgsr_cli.errors import ShapeError, UsageError
 from deepgsr_cli.formats.codecs import JpegCoding
 from deepgsr_cli.formats.image import read_image
@@ -18,6 +19,7 @@ from deepgsr_cli.pictures.restorer import Restorer, RunOptions
 from deepgsr_cli.weights import load as load_module
 from deepgsr_cli.weights.checkpoint import save_checkpoint
 from tests.samples import smooth_picture, tiny_model
+from tests.waiting import NoWaiting
 
 
 def noisy(channels, sigma, size=(200, 231), seed=0):
@@ -163,6 +165,70 @@ def test_auto_is_bf16_where_there_are_units_for_it(monkeypatch, tiny_weights):
     assert outcome("auto") == fp32
     monkeypatch.setattr(precision, "has_bf16_units", lambda: True)
     assert outcome("auto") == bf16
+
+
+NETWORKS = [
+    ("denoise", 1, 1, {}),
+    ("denoise", 3, 1, {"search": 4}),
+    ("derain", 1, 0, {}),
+    ("dejpeg", 3, 5, {}),
+]
+
+
+@pytest.fixture(params=NETWORKS, ids=lambda row: f"{row[0]}-{row[1]}")
+def restoring(request, tmp_path):
+    """What restores a small picture on a device, by a small network of a task."""
+    task, channels, conditions, fields = request.param
+    width = 3 if task == "derain" else channels
+    save_checkpoint(
+        tmp_path / "tiny.safetensors", tiny_model(width, conditions=conditions, **fields), info={"task": task}
+    )
+    picture = noisy(channels, 20, (70, 93)).clip(0, 1)
+
+    def run(device):
+        restorer = Restorer(str(tmp_path / "tiny.safetensors"), RunOptions(device, tile=64), task=task)
+        if task == "dejpeg":
+            return restorer.restore_compressed(picture, of_quality(40, channels), strength=0.5)
+        return restorer.restore_pixels(picture, 20 if task == "denoise" else None, strength=0.5)
+
+    return run
+
+
+def test_nothing_that_is_done_to_tiles_waits_for_the_device(restoring, monkeypatch, on_meta):
+    class Begun(Exception):
+        pass
+
+    def begin(function, image, tiles, **options):
+        shape = len(image) + (0 if tiles.prepare is None else 2 * len(image)), 48, 64
+        tiles = torch.empty(2, *shape, device=on_meta)
+        with torch.no_grad():
+            function(tiles)  # constants are copied at their first use
+            with NoWaiting():
+                assert function(tiles).shape == (2, len(image), 48, 64)
+        raise Begun
+
+    monkeypatch.setattr(restorer_module, "apply_tiled", begin)
+    monkeypatch.setattr(restorer_module, "select_device", lambda name: on_meta)
+    monkeypatch.setattr(restorer_module, "free_memory", lambda device: 2**30)
+    monkeypatch.setattr(load_module, "select_device", lambda name: on_meta)
+    with pytest.raises(Begun):
+        restoring("cuda")
+
+
+@pytest.mark.gpu
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs CUDA")
+def test_a_gpu_restores_the_same_and_is_waited_for_by_no_tile(restoring, monkeypatch):
+    def watched(*arguments, **options):
+        apply_tiled(*arguments, **options)  # constants are copied, and kernels chosen, at their first use
+        torch.cuda.set_sync_debug_mode("error")
+        try:
+            return apply_tiled(*arguments, **options)
+        finally:
+            torch.cuda.set_sync_debug_mode("default")
+
+    expected = restoring("cpu")
+    monkeypatch.setattr(restorer_module, "apply_tiled", watched)
+    np.testing.assert_allclose(restoring("cuda"), expected, rtol=0, atol=2e-3)
 
 
 def test_level_zero_gives_the_picture_itself(denoiser):
@@ -373,39 +439,27 @@ def test_weights_and_level_are_chosen_by_what_is_found_and_said(chooser, kind, n
 
 
 @pytest.mark.parametrize(
-    ("probability", "share", "colour", "task"),
+    ("kind", "probability", "share", "task"),
     [
-        (0.999, 0.4, 0.2, "photo"),
-        (0.85, 0.7, 0.8, "photo"),
-        (0.85, 0.4, 0.8, None),
-        (0.85, 1.5, 0.8, None),
-        (0.85, 0.7, 0.3, None),
-        (0.95, 0.7, 0.3, None),
+        ("camera", 0.98, 0.4, "photo"),
+        ("camera", 0.85, 0.7, "photo"),
+        ("camera", 0.85, 0.6, None),
+        ("camera", 0.85, 1.5, None),
+        ("white", 0.98, 0.4, None),
+        ("white", 0.98, 0.6, "denoise"),
+        ("white", 0.999, 0.4, "denoise"),
     ],
 )
 def test_what_the_network_leaves_or_overdoes_is_texture_unless_noise_is_sure(
-    chooser, monkeypatch, probability, share, colour, task
+    chooser, monkeypatch, kind, probability, share, task
 ):
-    restorer = chooser("camera")
+    restorer = chooser(kind)
     found = replace(restorer_module.noise_of(None, None), noisy=probability)
     monkeypatch.setattr(restorer_module, "noise_of", lambda *_: found)
-    monkeypatch.setattr(Restorer, "removal", lambda *_: restorer_module.Removal(share, colour))
+    monkeypatch.setattr(Restorer, "removal", lambda *_: share)
     choice = restorer.choose(noisy(3, 25, (37, 53)))
     assert (choice.restorer and choice.restorer.task) == task
-    assert choice.found.kind == ("camera" if task else "unknown")
-
-
-@pytest.mark.parametrize(("quality", "task"), [(75, "photo"), (95, None)])
-def test_noise_without_colour_is_believed_where_jpeg_may_have_taken_the_colour(
-    chooser, monkeypatch, quality, task
-):
-    restorer = chooser("camera")
-    found = replace(restorer_module.noise_of(None, None), noisy=0.95)
-    monkeypatch.setattr(restorer_module, "noise_of", lambda *_: found)
-    monkeypatch.setattr(Restorer, "removal", lambda *_: restorer_module.Removal(0.7, 0.3))
-    levels = np.rint(255 * noisy(3, 25, (80, 96)).clip(0, 1)).astype(np.uint8).transpose(1, 2, 0)
-    choice = restorer.choose(read_image(jpeg_file(np.ascontiguousarray(levels), quality)).pixels)
-    assert (choice.restorer and choice.restorer.task) == task
+    assert choice.found.kind == (kind if task else "unknown")
 
 
 @pytest.mark.parametrize("channels", [1, 3])
@@ -413,18 +467,7 @@ def test_the_share_removed_is_that_of_the_level_told(chooser, monkeypatch, chann
     restorer = chooser("camera").camera
     monkeypatch.setattr(restorer_module, "estimate_sigma", lambda _: [8.0])  # all of it is white
     monkeypatch.setattr(restorer, "_run", lambda x, told, strength, **_: x - 0.5 * told[0])
-    removed = restorer.removal(noisy(channels, 5, (37, 53)), 8)
-    assert removed.share == pytest.approx(0.5, rel=1e-3)
-    assert removed.colour == pytest.approx(0, abs=1e-3)
-
-
-def test_the_colour_of_what_is_removed_is_seen(chooser, monkeypatch):
-    restorer = chooser("camera").camera
-    blue = np.float32([0, 0, 0.1]).reshape(3, 1, 1)
-    monkeypatch.setattr(restorer, "_run", lambda x, *_, **__: x - blue)
-    # Blue alone has a luma of 0.114, and colours of 0.5 and -0.081 (JFIF).
-    colour = np.sqrt((0.5**2 + 0.081**2) / 2) / 0.114
-    assert restorer.removal(noisy(3, 5, (37, 53)), 8).colour == pytest.approx(colour, rel=0.01)
+    assert restorer.removal(noisy(channels, 5, (37, 53)), 8) == pytest.approx(0.5, rel=1e-3)
 
 
 def test_weights_that_are_given_are_used_for_all_noise(chooser, by_task):

@@ -14,6 +14,7 @@ from deepgsr_cli.tomography.fbp import FILTERS, fbp_weights
 from deepgsr_cli.tomography.geometry import KINDS, Geometry, mar_640, sparse_view
 from deepgsr_cli.tomography.geometry_files import read_geometry, write_geometry
 from deepgsr_cli.tomography.radon import Radon
+from tests.waiting import META, NoWaiting
 
 ENGINES = ("numba", "csr", "torch")
 FULL_TURN = tuple(2 * math.pi * i / 360 for i in range(360))
@@ -490,6 +491,19 @@ def test_the_kernels_compile_where_no_folder_can_be_written(monkeypatch):
         assert A(torch.ones(1, 1, 37, 53)).sum() > 0
     finally:
         compiled.cache_clear()
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_an_operator_waits_for_no_device_once_it_was_used_there(kind):
+    A = Radon(small(kind), engine="torch")
+
+    def used():
+        y = A(torch.empty(2, 1, *A.domain_shape, device=META))
+        assert A.adjoint(y).device == A.fbp(y).device == META
+
+    used()
+    with NoWaiting():
+        used()
 
 
 @pytest.mark.gpu
