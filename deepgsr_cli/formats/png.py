@@ -222,7 +222,10 @@ def _inflate(data: bytes | memoryview) -> bytes:
 def encode_png(stream: IO[bytes], samples: np.ndarray, metadata: Metadata) -> None:
     import imagecodecs
 
-    encoded = memoryview(imagecodecs.png_encode(samples))
+    # Noise can only grow when it is coded: by a byte a row, and by what zlib and the chunks add. imagecodecs
+    # leaves no room for the rows of a high picture of a few columns.
+    most = samples.nbytes + len(samples) + samples.nbytes // 64 + 2**14
+    encoded = memoryview(imagecodecs.png_encode(samples, out=most))
     header = len(PNG_SIGNATURE) + 12 + 13  # the IHDR chunk; the others may all follow it
     stream.write(encoded[:header])
     for chunk in metadata_chunks(metadata):

@@ -22,6 +22,7 @@ from deepgsr_cli.files import atomic_write
 from deepgsr_cli.formats.codecs import Metadata, Resolution
 from deepgsr_cli.formats.exif import enlarged_exif, enlarged_xmp
 from deepgsr_cli.formats.image import FORMATS, Image, read_image, to_uint8, write_image
+from deepgsr_cli.formats.png import decode_png, encode_png
 
 H, W = 37, 53
 ICC = b"\0\0\1\0made up" * 30
@@ -599,6 +600,16 @@ def test_a_jpeg_that_lacks_nothing_but_its_end_is_read(progressive: bool) -> Non
 def test_a_film_is_refused_as_one_with_the_way_to_its_frames(head: bytes) -> None:
     with pytest.raises(InputError, match=r"is a film, and pictures are read; make them by ffmpeg -i FILM"):
         read(head + bytes(99))
+
+
+@pytest.mark.parametrize("shape", [(3000, 1), (300, 2), (1, 3000), (1, 1), (300, 1, 3), (2000, 5, 4)])
+@pytest.mark.parametrize("depth", ["uint8", "uint16"])
+def test_noise_of_any_shape_is_written_as_png(shape: tuple[int, ...], depth: str) -> None:
+    samples = noise(shape, depth)
+    stream = io.BytesIO()
+    encode_png(stream, samples, Metadata())
+    stream.seek(0)
+    np.testing.assert_array_equal(decode_png("a.png", stream, 10**6).samples.squeeze(), samples.squeeze())
 
 
 def bombs() -> dict[str, bytes]:
