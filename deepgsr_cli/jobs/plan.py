@@ -103,6 +103,10 @@ def plan(
             found.setdefault(Path(os.path.realpath(file)), (file, name))
     stream = STREAM in inputs
     if not found and not stream:
+        if folder is not None and any(_inside(Path(text), folder) for text in inputs):
+            raise UsageError(
+                f"-o {output}: is the folder of the inputs, and no input is overwritten; give another -o"
+            )
         kinds = ", ".join(sorted(suffixes))
         raise UsageError(f"{', '.join(inputs)}: no {kind} in there; looked for {kinds}")
     if stream and (found or output is None):

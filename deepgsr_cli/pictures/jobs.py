@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import glob
+import os
 import sys
 import time
 from collections.abc import Callable, Iterator
@@ -18,7 +19,7 @@ import numpy as np
 from deepgsr_cli.compute.memory import give_back_freed_memory
 from deepgsr_cli.errors import InputError, ShapeError
 from deepgsr_cli.evaluation.metrics import psnr, rounded8, ssim
-from deepgsr_cli.files import copy_file, make_folder
+from deepgsr_cli.files import copy_file, make_folder, reading
 from deepgsr_cli.formats.codecs import MAX_PIXELS
 from deepgsr_cli.formats.image import (
     FORMATS,
@@ -348,13 +349,18 @@ class Restoration(StagedWork):
         """
         target, format = self._target(job, image.format)
         prefix = f"{reason}, " if reason else ""
-        if reason is not None and format == image.format and not image.mended:
+        # The content does not tell a PGM from a PPM, the names of input and output do.
+        named = image.format if job.source is None else format_of(job.source)
+        same = format in (image.format, named if image.format == "PNM" else None)
+        if reason is not None and same and not image.mended:
             copy_file(source, target)
             return [f"{prefix}written unchanged"] if reason else []
         if image.stored.nbytes >= _LARGE_BYTES:
             give_back_freed_memory()
         write_image(target, image, format=format)
         notes = [*image.left_out]
+        if not same and named == format:
+            notes.append(f"is a {image.format} by its content, and is written as {format} by its name")
         if reason is not None:
             coded = f"coded anew as {format}" if format == "JPEG" else "pixels unchanged"
             notes += [f"{prefix}{coded}"] if reason or format == "JPEG" else []
@@ -661,8 +667,13 @@ def _of_pages(results: list[Result]) -> Result:
 
 
 def _source(job: Job) -> Path | BytesIO:
-    """The input of a job; standard input is read to its end, as it may have to be written as it is."""
-    return BytesIO(sys.stdin.buffer.read()) if job.source is None else job.source
+    """The input of a job; what can be read once only, as standard input and pipes, is read to its end."""
+    if job.source is None:
+        return BytesIO(sys.stdin.buffer.read())
+    if os.path.exists(job.source) and (job.source.is_fifo() or job.source.is_char_device()):
+        with reading(job.source):
+            return BytesIO(job.source.read_bytes())
+    return job.source
 
 
 def reference_of(job: Job, reference: Path) -> Path:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import errno
 import os
+import threading
 from pathlib import Path
 
 import pytest
@@ -82,3 +83,14 @@ def test_an_error_of_the_machine_is_a_sentence(picture: Path, monkeypatch: pytes
     result = CliRunner().invoke(app, ["denoise", str(picture), "--sigma", "0"])
     assert result.exit_code == 1
     assert result.stderr == f"{picture}: cannot be used, Permission denied; check it and its rights\n"
+
+
+def test_a_pipe_is_read_once_and_whole(tmp_path: Path) -> None:
+    pipe, data = tmp_path / "pipe", png(noise((20, 24, 1), "uint8"), 8, 0)
+    os.mkfifo(pipe)
+    writer = threading.Thread(target=pipe.write_bytes, args=(data,), daemon=True)
+    writer.start()
+    out = tmp_path / "out.png"
+    result = CliRunner().invoke(app, ["denoise", str(pipe), "-o", str(out), "--sigma", "0"])
+    assert result.exit_code == 0, result.stderr
+    assert out.read_bytes() == data

@@ -117,6 +117,11 @@ def test_a_folder_without_pictures_is_refused(tree):
 
 
 @pytest.mark.skipif(os.name == "nt", reason="symbolic links need rights on Windows")
+def test_the_folder_of_the_inputs_is_no_output(tree):
+    with pytest.raises(UsageError, match=r"^-o in: is the folder of the inputs, and no input is overwritten"):
+        plan(["in"], "in", "denoise", SUFFIXES)
+
+
 def test_an_input_is_not_overwritten_through_a_link(tree):
     (tree / "link.png").symlink_to("in/a.png")
     with pytest.raises(UsageError, match="no input is overwritten"):

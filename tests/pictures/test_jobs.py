@@ -378,3 +378,18 @@ def test_memory_is_given_back_before_a_large_picture_is_written(monkeypatch, tmp
         monkeypatch.setattr(jobs_module, "_LARGE_BYTES", limit)
         Restoration(denoiser(), FileOptions(level=25))(job(source))
         assert len(told) == expected
+
+
+@pytest.mark.parametrize("name", ["a.pgm", "a.pnm"])
+def test_a_pgm_without_noise_is_its_own_bytes(tmp_path, denoiser, name):
+    source = tmp_path / name
+    source.write_bytes(b"P5 # odd\n32 20\n100\n" + bytes(640))
+    result = Restoration(denoiser(), FileOptions())(Job(source, tmp_path / f"out{source.suffix}", Path(name)))
+    assert "written unchanged" in result.note
+    assert (tmp_path / f"out{source.suffix}").read_bytes() == source.read_bytes()
+
+
+def test_a_picture_with_the_suffix_of_another_format_is_told(tmp_path, denoiser):
+    source = picture(tmp_path / "a.png").rename(tmp_path / "a.jpg")
+    result = Restoration(denoiser(), FileOptions(level=20))(Job(source, tmp_path / "out.jpg", Path("a.jpg")))
+    assert "is a PNG by its content, and is written as JPEG by its name" in result.note
