@@ -16,7 +16,7 @@ from torch import Tensor, nn
 from deepgsr_cli.compute.precision import autocast
 from deepgsr_cli.errors import OptionError, UsageError
 from deepgsr_cli.evaluation.metrics import psnr, rounded8
-from deepgsr_cli.files import fingerprint, sha256
+from deepgsr_cli.files import named, sha256
 from deepgsr_cli.formats.image import picture_paths, read_channels
 from deepgsr_cli.models import (
     GROUPSC_PRESETS,
@@ -270,7 +270,7 @@ def training_pictures(paths: list[Path], config: TrainConfig) -> list[np.ndarray
 
 
 def summary_of(paths: list[Path]) -> str:
-    return f"{len(paths)} pictures, fingerprint {fingerprint(paths)}"
+    return named(paths, "picture")
 
 
 def _centre(pixels: np.ndarray) -> np.ndarray:

@@ -183,7 +183,7 @@ def test_a_series_becomes_one_derived_series(run, series):
     result = run("mar", series, "-o", "out", "--report", "page.json")
     assert result.exit_code == 0, result.output
     assert "3 slices corrected" in result.stderr
-    assert "in 2 of 3 slices, which are unchanged" in result.stderr
+    assert "in 2 of 3 slices: unchanged" in result.stderr
     slices = [pydicom.dcmread(f"out/{k}.dcm") for k in range(3)]
     assert len({slice.SeriesInstanceUID for slice in slices}) == 1
     for k, slice in enumerate(slices):
@@ -776,6 +776,6 @@ def test_an_evaluation_goes_on_after_a_broken_slice(run, series, metals):
     result = run("eval", "mar", *options)
     assert result.exit_code == 1
     assert "1.dcm: the pixel data are missing, damaged or cut short" in result.stderr.replace("\n", " ")
-    assert "1 files could not be read" in result.stderr
+    assert "1 file could not be read" in result.stderr
     *scores, _ = map(json.loads, result.stdout.splitlines())
     assert {score["slice"] for score in scores} == {"0.dcm", "2.dcm"}
