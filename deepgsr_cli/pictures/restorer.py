@@ -302,7 +302,7 @@ class Restorer:
             WeightsError: As `load`.
         """
         if not self.takes_sigma:
-            return Choice(self)
+            return Choice(self, sigma)
         by_camera = self.noise == "camera" or self.task == PHOTO.name
         if sigma is not None:
             return Choice(self.camera if by_camera else self, sigma)

@@ -164,7 +164,7 @@ def test_a_picture_too_small_to_estimate_is_called_so(tmp_path, denoiser):
     source = picture(tmp_path / "a.png", size=(15, 400))
     result = Restoration(denoiser(), FileOptions())(job(source))
     assert result.note == (
-        "too small to tell its noise, written unchanged; give --noise camera, or --sigma, to have it removed"
+        "too small to tell its noise, written unchanged; give --sigma to have it removed"
     )
 
 
