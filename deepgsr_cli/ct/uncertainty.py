@@ -30,12 +30,12 @@ _FLOOR_HU = 1.0
 # seen, in 54 scans of 20 to 360 views; the constant and the noise's weight by --doses, from the 9 slices of
 # other patients that `deepgsr-ct` was validated on.
 WEIGHTS = (
-    -0.494,
+    -0.520,
     *(-0.101, -0.053, 0.010, 0.070, 0.354),
     *(0.804, 0.250, -0.076, -0.433, 0.015),
     -0.079,
     *(-0.123, -0.283, 0.150, 0.490, 0.312),
-    *(0.667, 0.266),
+    *(0.667, 0.103),
 )
 
 

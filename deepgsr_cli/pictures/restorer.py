@@ -8,7 +8,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, replace
 from functools import cached_property, partial
 from pathlib import Path
-from typing import TYPE_CHECKING, Literal, overload
+from typing import TYPE_CHECKING, Literal, NamedTuple, overload
 
 import numpy as np
 import torch
@@ -41,7 +41,7 @@ from deepgsr_cli.pictures.arrays import (
 from deepgsr_cli.pictures.camera import white_equivalent
 from deepgsr_cli.pictures.compression import Compression, compression_of
 from deepgsr_cli.pictures.findings import DRY, is_drawn, load_noise_estimator, noise_of, rain_of, windows_of
-from deepgsr_cli.pictures.jpeg import limited
+from deepgsr_cli.pictures.jpeg import limited, ycc_of_rgb
 from deepgsr_cli.pictures.noise import estimate_sigma, picture_sigma
 from deepgsr_cli.pictures.resampling import (
     Method,
@@ -151,16 +151,31 @@ class RunOptions:
 
 # Of each kind of noise, the probability from which nobody asks the network, and the least share of the noise
 # found that it has to remove else; and the greatest. Of what is found in clean pictures it mostly removes
-# less, or, of patterns, far more. Of 253 clean pictures to train on, JPEG most of them, 15 have noise by
-# probability alone, and 1 by these bounds; of 60 with a camera's noise that is found, they leave 5.
+# less, or, of patterns, far more. Of 253 clean pictures to train on, most of them JPEG, 15 have noise that is
+# probable, and 4 by these bounds, which leaves 40 dB or more; of 46 with a camera's noise they leave 4.
 _SURE = {"white": 0.997, "camera": 0.97}
-_LEAST_REMOVED = {"white": 0.5, "camera": 0.65}
+_LEAST_REMOVED = {"white": 0.5, "camera": 0.6}
 _MOST_REMOVED = 1.25
+# Least colour of what is removed of a camera's noise, as multiples of its luma: of grass it is 0.35, of sand
+# less, of noise to train on 0.36 or more, but for that in JPEG of less than this quality.
+_LEAST_COLOUR, _GRAYER_QUALITY = 0.35, 93
 # Change of a pixel, on the [0, 1] scale, that no network makes that works: such a tile stays as it is.
 _FAILED = 2.0
 # Quality of JPEG from which a picture of which nothing is known stays as it is: its artefacts are hardly
 # seen, and a result that is written as JPEG again would lose what was gained.
 _FINE_QUALITY = 50
+
+
+class Removal(NamedTuple):
+    """What a network removes that is told of noise.
+
+    Attributes:
+        share: Its root mean square, as a share of the level told.
+        colour: Root mean square of its colours, as multiples of that of its luma; 0 in gray pictures.
+    """
+
+    share: float
+    colour: float
 
 
 @dataclass
@@ -302,7 +317,7 @@ class Restorer:
             WeightsError: As `load`.
         """
         if not self.takes_sigma:
-            return Choice(self)
+            return Choice(self, sigma)
         by_camera = self.noise == "camera" or self.task == PHOTO.name
         if sigma is not None:
             return Choice(self.camera if by_camera else self, sigma)
@@ -316,7 +331,11 @@ class Restorer:
         level = min(level, restorer.sigma_limit(len(pixels)))
         if self.noise == "auto" and found.noisy < _SURE[kind]:
             removed = restorer.removal(pixels, level)
-            if not _LEAST_REMOVED[kind] < removed < _MOST_REMOVED:
+            agreed = _LEAST_REMOVED[kind] < removed.share < _MOST_REMOVED
+            if kind == "camera" and agreed and removed.colour < _LEAST_COLOUR:
+                compression = compression_of(pixels)
+                agreed = compression is not None and compression.quality < _GRAYER_QUALITY
+            if not agreed:
                 return Choice(None, 0.0, replace(found, kind="unknown"))
         return Choice(restorer, level, found)
 
@@ -527,8 +546,8 @@ class Restorer:
             self.seconds_loading += time.perf_counter() - started
         return self.loaded[needed]
 
-    def removal(self, pixels: np.ndarray, sigma: float) -> float:
-        """Try what the network removes of windows of a picture; return its share of the noise level told.
+    def removal(self, pixels: np.ndarray, sigma: float) -> Removal:
+        """Try what the network removes of windows of a picture, told a noise level.
 
         A network that is told of noise, and takes away much less, has seen texture in its place.
 
@@ -539,9 +558,14 @@ class Restorer:
         squares, told = [], self._told(pixels, sigma, clipped=True)
         for window in windows_of(pixels):
             given = window[0, : len(pixels)].contiguous().numpy()
-            restored = self._run(given, told, 1.0, in_place=False, progress=None)
-            squares.append(np.square(given - restored).mean())
-        return 255 * math.sqrt(np.mean(squares)) / sigma
+            removed = given - self._run(given, told, 1.0, in_place=False, progress=None)
+            planes = [removed[0], 0, 0]
+            if len(removed) == 3:
+                planes = [*ycc_of_rgb(torch.from_numpy(removed)[None])[0].numpy()]
+            squares.append([np.square(part).mean() for part in (removed, *planes)])
+        whole, gray, *colours = np.mean(squares, axis=0)
+        colour = math.sqrt(np.mean(colours) / max(gray, 1e-12))
+        return Removal(255 * math.sqrt(whole) / sigma, colour)
 
     def sigma_limit(self, channels: int) -> float:
         """Highest noise level, on the 0-255 scale, that the weights for so many channels know."""

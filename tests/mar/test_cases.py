@@ -228,7 +228,7 @@ def test_the_task_is_registered_and_says_what_it_trains_on(config):
     task = training_of("mar")(config, CPU)
     assert isinstance(task, MAR)
     assert task.summary.startswith("3 CT slices of 3 files, fingerprint ")
-    assert task.summary.endswith("; 1 metal shapes beside generated ones")
+    assert task.summary.endswith("; 1 metal shape beside generated ones")
     np.testing.assert_array_equal(task.held_out[1], anatomy(4))
 
 
@@ -310,7 +310,7 @@ def test_the_command_trains_and_its_header_names_the_folders(folders, tmp_path, 
     assert result.exit_code == 0, result.output
     info = load_checkpoint(tmp_path / "run" / "model.safetensors").info
     assert f'"masks": ["{masks.name}"]' in info["train_config"]
-    assert "metal shapes" in info["training_data"]
+    assert "1 metal shape" in info["training_data"]
 
 
 def test_bad_masks_are_one_sentence(tmp_path):

@@ -163,9 +163,7 @@ def test_one_colour_stays_that_colour_whatever_the_task(tmp_path, denoiser):
 def test_a_picture_too_small_to_estimate_is_called_so(tmp_path, denoiser):
     source = picture(tmp_path / "a.png", size=(15, 400))
     result = Restoration(denoiser(), FileOptions())(job(source))
-    assert result.note == (
-        "too small to tell its noise, written unchanged; give --noise camera, or --sigma, to have it removed"
-    )
+    assert result.note == ("too small to tell its noise, written unchanged; give --sigma to have it removed")
 
 
 def test_values_on_another_scale_are_refused_before_any_guess(tmp_path, denoiser):

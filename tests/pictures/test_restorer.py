@@ -439,27 +439,41 @@ def test_weights_and_level_are_chosen_by_what_is_found_and_said(chooser, kind, n
 
 
 @pytest.mark.parametrize(
-    ("kind", "probability", "share", "task"),
+    ("kind", "probability", "share", "colour", "task"),
     [
-        ("camera", 0.98, 0.4, "photo"),
-        ("camera", 0.85, 0.7, "photo"),
-        ("camera", 0.85, 0.6, None),
-        ("camera", 0.85, 1.5, None),
-        ("white", 0.98, 0.4, None),
-        ("white", 0.98, 0.6, "denoise"),
-        ("white", 0.999, 0.4, "denoise"),
+        ("camera", 0.98, 0.4, 0.2, "photo"),
+        ("camera", 0.85, 0.7, 0.4, "photo"),
+        ("camera", 0.85, 0.55, 0.4, None),
+        ("camera", 0.85, 1.5, 0.4, None),
+        ("camera", 0.85, 0.7, 0.2, None),
+        ("white", 0.98, 0.4, 0.4, None),
+        ("white", 0.98, 0.6, 0, "denoise"),
+        ("white", 0.999, 0.4, 0, "denoise"),
     ],
 )
 def test_what_the_network_leaves_or_overdoes_is_texture_unless_noise_is_sure(
-    chooser, monkeypatch, kind, probability, share, task
+    chooser, monkeypatch, kind, probability, share, colour, task
 ):
     restorer = chooser(kind)
     found = replace(restorer_module.noise_of(None, None), noisy=probability)
     monkeypatch.setattr(restorer_module, "noise_of", lambda *_: found)
-    monkeypatch.setattr(Restorer, "removal", lambda *_: share)
+    monkeypatch.setattr(Restorer, "removal", lambda *_: restorer_module.Removal(share, colour))
     choice = restorer.choose(noisy(3, 25, (37, 53)))
     assert (choice.restorer and choice.restorer.task) == task
     assert choice.found.kind == (kind if task else "unknown")
+
+
+@pytest.mark.parametrize(("quality", "task"), [(75, "photo"), (95, None)])
+def test_noise_without_colour_is_believed_where_jpeg_may_have_taken_the_colour(
+    chooser, monkeypatch, quality, task
+):
+    restorer = chooser("camera")
+    found = replace(restorer_module.noise_of(None, None), noisy=0.85)
+    monkeypatch.setattr(restorer_module, "noise_of", lambda *_: found)
+    monkeypatch.setattr(Restorer, "removal", lambda *_: restorer_module.Removal(0.7, 0.3))
+    levels = np.rint(255 * noisy(3, 25, (80, 96)).clip(0, 1)).astype(np.uint8).transpose(1, 2, 0)
+    choice = restorer.choose(read_image(jpeg_file(np.ascontiguousarray(levels), quality)).pixels)
+    assert (choice.restorer and choice.restorer.task) == task
 
 
 @pytest.mark.parametrize("channels", [1, 3])
@@ -467,7 +481,18 @@ def test_the_share_removed_is_that_of_the_level_told(chooser, monkeypatch, chann
     restorer = chooser("camera").camera
     monkeypatch.setattr(restorer_module, "estimate_sigma", lambda _: [8.0])  # all of it is white
     monkeypatch.setattr(restorer, "_run", lambda x, told, strength, **_: x - 0.5 * told[0])
-    assert restorer.removal(noisy(channels, 5, (37, 53)), 8) == pytest.approx(0.5, rel=1e-3)
+    removed = restorer.removal(noisy(channels, 5, (37, 53)), 8)
+    assert removed.share == pytest.approx(0.5, rel=1e-3)
+    assert removed.colour == pytest.approx(0, abs=1e-3)
+
+
+def test_the_colour_of_what_is_removed_is_seen(chooser, monkeypatch):
+    restorer = chooser("camera").camera
+    blue = np.float32([0, 0, 0.1]).reshape(3, 1, 1)
+    monkeypatch.setattr(restorer, "_run", lambda x, *_, **__: x - blue)
+    # Blue alone has a luma of 0.114, and colours of 0.5 and -0.081 (JFIF).
+    colour = np.sqrt((0.5**2 + 0.081**2) / 2) / 0.114
+    assert restorer.removal(noisy(3, 5, (37, 53)), 8).colour == pytest.approx(colour, rel=0.01)
 
 
 def test_weights_that_are_given_are_used_for_all_noise(chooser, by_task):
