@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import BinaryIO
 
 from deepgsr_cli.errors import InputError, OutputError
+from deepgsr_cli.words import counted
 
 _NO_RIGHT = "there is no permission to write there; give another folder"
 _FULL = "there is no space left; free some or give another folder"
@@ -172,6 +173,11 @@ def fingerprint(paths: list[Path]) -> str:
     """First 12 hexadecimal digits of the SHA-256 over those of the files, in order."""
     digests = b"".join(bytes.fromhex(sha256(path)) for path in paths)
     return hashlib.sha256(digests).hexdigest()[:12]
+
+
+def named(paths: list[Path], noun: str) -> str:
+    """Return the number of files and their fingerprint, "3 pictures, fingerprint 11de0619d30a"."""
+    return f"{counted(len(paths), noun)}, fingerprint {fingerprint(paths)}"
 
 
 def files_below(

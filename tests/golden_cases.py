@@ -226,6 +226,8 @@ def _tomography() -> Iterator[Case]:
         "views": "slice.dcm -o x.dcm --method fbp --views 1",
         "photons": "slice.dcm -o x.dcm --method fbp --photons -5",
         "iterations": "slice.dcm -o x.dcm --method sirt --iterations 0",
+        "iterations of none": "slice.dcm -o x.dcm --method fbp --iterations 5",
+        "strength of none": "slice.dcm -o x.dcm --method sirt --strength 2",
         "strength": "slice.dcm -o x.dcm --method tv --strength -1",
         "window": "slice.dcm -o x.dcm --method fbp --window 40",
         "format": "slice.dcm -o x.dcm --method fbp --format jpeg",

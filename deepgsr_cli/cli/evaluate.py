@@ -29,6 +29,7 @@ from deepgsr_cli.cli.options import (
 from deepgsr_cli.cli.output import finite, print_table, progress_bar, say
 from deepgsr_cli.cli.phase import Iterations, Restarts
 from deepgsr_cli.ct import NOTICE
+from deepgsr_cli.words import counted
 
 if TYPE_CHECKING:
     from deepgsr_cli.evaluation.records import Score
@@ -313,7 +314,7 @@ def _evaluate(task: str, options: Options) -> None:
         items.write(options.report, task, {**facts, **notice}, averages)
     if evaluation.failures:
         say(
-            f"{len(evaluation.failures)} files could not be read, and the means are of the others",
+            f"{counted(len(evaluation.failures), 'file')} could not be read, and the means are of the others",
             style="red",
         )
         raise typer.Exit(1)

@@ -23,6 +23,7 @@ from deepgsr_cli.cli.options import (
 )
 from deepgsr_cli.ct import NOTICE
 from deepgsr_cli.errors import OptionError
+from deepgsr_cli.words import counted
 
 if TYPE_CHECKING:
     from deepgsr_cli.jobs.work import Facts, Result
@@ -127,7 +128,7 @@ class _Mar(Command[Mar, "MetalPlan"]):
         without = sum(not result.facts["metal_px"] for result in results)
         if not without:
             return []
-        return [f"no metal {options.metal} in {without} of {len(results)} slices, which are unchanged"]
+        return [f"no metal {options.metal} in {without} of {counted(len(results), 'slice')}: unchanged"]
 
 
 def _open(options: Mar, plan: MetalPlan) -> MetalCorrection:

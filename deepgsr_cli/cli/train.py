@@ -153,8 +153,8 @@ class Networks(Generated):
         str,
         option(
             panel=QUALITY,
-            help="Shape of the network. Of deepgsr: small, paper, or, with a filter, collaborative and base."
-            " Of groupsc: small, paper. Of nsr: small, sparse, paper-denoise.",
+            help="Shape of the network. Of deepgsr: small, wide, deep, paper, or, with a filter, base,"
+            " collaborative. Of groupsc: small, paper. Of nsr: small, sparse, paper-denoise.",
         ),
     ] = TrainConfig.preset
 
@@ -175,9 +175,13 @@ class Photo(Generated):
 
     data: Annotated[list[Path], CLEAN_PICTURES]
     scenes: Scenes = TrainConfig.scenes
-    preset: Annotated[str, option(panel=QUALITY, help="Shape of the network: small, wide or paper.")] = (
-        TrainConfig.preset
-    )
+    preset: Annotated[
+        str,
+        option(
+            panel=QUALITY,
+            help="Shape of the network: small, wide, deep, paper, or, with a filter, collaborative and base.",
+        ),
+    ] = TrainConfig.preset
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -221,7 +225,7 @@ class Demosaick(Noise, Generated):
         str,
         option(
             panel=QUALITY,
-            help="Shape of the network. Of deepgsr: small, wide, paper. Of groupsc: small, paper."
+            help="Shape of the network. Of deepgsr: small, wide, deep, paper. Of groupsc: small, paper."
             " Of nsr: small, sparse.",
         ),
     ] = TrainConfig.preset
@@ -275,9 +279,9 @@ class CTDenoise(Slices):
     optimizer: Optimizer = "muon"
     warmup: WarmUp = 50
     loss: Loss = "psnr"
-    preset: Annotated[str, option(panel=QUALITY, help="Shape of the network: small, wide or paper.")] = (
-        TrainConfig.preset
-    )
+    preset: Annotated[
+        str, option(panel=QUALITY, help="Shape of the network: small, wide, deep or paper.")
+    ] = TrainConfig.preset
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -25,11 +25,12 @@ from deepgsr_cli.ct.figures import BODY_HU, PEAK_ATTENUATION
 from deepgsr_cli.ct.slices import PNG_FIELD_MM, read_hu
 from deepgsr_cli.ct.training import split_slices
 from deepgsr_cli.evaluation.metrics import psnr
-from deepgsr_cli.files import fingerprint
+from deepgsr_cli.files import named
 from deepgsr_cli.models import PRESETS, DeepGSR
 from deepgsr_cli.tomography.attenuation import hu_to_attenuation
 from deepgsr_cli.training.losses import LOSSES
 from deepgsr_cli.training.task import Draw, preset_of
+from deepgsr_cli.words import counted
 
 if TYPE_CHECKING:
     from deepgsr_cli.training.config import TrainConfig
@@ -142,7 +143,7 @@ class CTDenoise:
             [hu for path in part for hu in read_hu(path, LOWEST_HU)] for part in (paths, held_out)
         )
         self.slices = NoisySlices(slices, config.patch + 2 * _MARGIN, config.seed)
-        self.summary = f"{len(slices)} CT slices of {len(paths)} files, fingerprint {fingerprint(paths)}"
+        self.summary = f"{counted(len(slices), 'CT slice')} of {named(paths, 'file')}"
 
     def network(self) -> nn.Module:
         return DeepGSR(self.shape.without_groups() if self.config.without_groups else self.shape)

@@ -25,6 +25,7 @@ from deepgsr_cli.reports.report import ReportImage, ReportItem
 from deepgsr_cli.tomography.attenuation import to_attenuation, to_hu
 from deepgsr_cli.tomography.geometry import sparse_view
 from deepgsr_cli.tomography.radon import Radon
+from deepgsr_cli.words import counted
 
 if TYPE_CHECKING:
     from deepgsr_cli.ct.network import Unrolled
@@ -69,7 +70,7 @@ class SliceEvaluation(Evaluation[M, Tensor, Tensor]):
     def describe_slices(self) -> str:
         """The data as the protocol names them."""
         paths = list(dict.fromkeys(slice.path for slice in self.slices))
-        return f"{self.data.name}: {len(self.slices)} slices, fingerprint {fingerprint(paths)}"
+        return f"{self.data.name}: {counted(len(self.slices), 'slice')}, fingerprint {fingerprint(paths)}"
 
     def images(self, case: Case[M, Tensor], results: Mapping[str, Tensor]) -> tuple[list[ReportImage], str]:
         pictures = {name: to_hu(x) for name, x in results.items()}

@@ -18,6 +18,7 @@ from deepgsr_cli.formats.sinograms import SUFFIXES, VALUES, Sinograms
 from deepgsr_cli.jobs.plan import Job, Plan, refuse_collisions
 from deepgsr_cli.tomography.geometry import Geometry
 from deepgsr_cli.tomography.geometry_files import geometry_of
+from deepgsr_cli.words import counted
 
 FORMATS = {"dicom": ".dcm", "tiff": ".tif", "npy": ".npy"}
 # Of sinograms that may say their geometry themselves.
@@ -275,7 +276,7 @@ def _slices(
     plan.failures.extend(error for error in found.failures if not (sources and RESULT_MARK in str(error)))
     outputs_below = path.resolve() in folder.resolve().parents
     if found.passed_over:
-        plan.notes.append(f"{path}: {len(found.passed_over)} files passed over that are no CT slices")
+        plan.notes.append(f"{path}: {counted(len(found.passed_over), 'file')} passed over, no CT slices")
         plan.passed_over.extend(found.passed_over)
     slices = []
     for series in sources or found.series:

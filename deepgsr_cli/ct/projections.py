@@ -23,6 +23,7 @@ from deepgsr_cli.formats.dicom.projections import (
     water_of,
 )
 from deepgsr_cli.tomography.geometry import Geometry
+from deepgsr_cli.words import counted
 
 SIZE = 512  # rows and columns of the slices
 
@@ -213,7 +214,7 @@ class FanBeams:
         """The scan in a few words."""
         detector = self.detector
         text = f"{'helical' if self.helical else 'axial'}, {self.views_text}"
-        text += f", {detector.num_rows} row{'s' if detector.num_rows > 1 else ''}"
+        text += f", {counted(detector.num_rows, 'row')}"
         text += f", {self.num_spots} focal spots" if self.num_spots > 1 else ""
         if self.helical:
             pitch = self.feed_mm / (detector.num_rows * detector.row_at_isocentre_mm)

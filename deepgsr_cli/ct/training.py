@@ -25,12 +25,13 @@ from deepgsr_cli.ct.network import (
 from deepgsr_cli.ct.simulation import SimulatedScan, noise_variance
 from deepgsr_cli.ct.slices import read_hu, reduced, slice_paths
 from deepgsr_cli.evaluation.metrics import psnr
-from deepgsr_cli.files import fingerprint
+from deepgsr_cli.files import named
 from deepgsr_cli.tomography.attenuation import hu_to_attenuation
 from deepgsr_cli.tomography.geometry import Geometry, sparse_view
 from deepgsr_cli.tomography.radon import Radon
 from deepgsr_cli.training.losses import LOSSES, STAGES_WEIGHT
 from deepgsr_cli.training.task import Draw, check_held_out, preset_of
+from deepgsr_cli.words import counted
 
 if TYPE_CHECKING:
     from deepgsr_cli.training.config import TrainConfig
@@ -55,13 +56,13 @@ def random_geometry(size: int, part: float, generator: torch.Generator) -> Geome
 
     Args:
         size: Rows and columns.
-        part: In [0, 1), which of the numbers of views: from the fewest to the most, 80 % of them what would
+        part: In [0, 1), which of the numbers of views: from the fewest to the most, 70 % of them what would
             be 30 to 180 views of 512 x 512 pixels.
         generator: Of the rest.
     """
     u = torch.rand(9, generator=generator).tolist()
     nominal = float(
-        np.exp(np.interp(part, (0, 0.1, 0.9, 1), np.log((TRAINED_VIEWS[0], 30, 180, TRAINED_VIEWS[1]))))
+        np.exp(np.interp(part, (0, 0.2, 0.9, 1), np.log((TRAINED_VIEWS[0], 30, 180, TRAINED_VIEWS[1]))))
     )
     num_views = max(3, round(nominal * size / NOMINAL_SIZE))
     pixel_mm = (250 + 250 * u[0]) / size
@@ -196,7 +197,7 @@ class CTRecon:
         self.held_out = [hu for path in held_out for hu in read_hu(path)]
         self.cut_outs = CutOuts(slices, config.patch, device)
         self.scans = Scans(config.patch, config.seed)
-        self.summary = f"{len(slices)} CT slices of {len(paths)} files, fingerprint {fingerprint(paths)}"
+        self.summary = f"{counted(len(slices), 'CT slice')} of {named(paths, 'file')}"
 
     def network(self) -> nn.Module:
         shape = self.shape

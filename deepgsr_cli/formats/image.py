@@ -15,6 +15,7 @@ import numpy as np
 from deepgsr_cli.compute.levels import to_floats, to_levels
 from deepgsr_cli.errors import InputError, OutputError, UserError
 from deepgsr_cli.files import atomic_write, copy_file, files_below, reading
+from deepgsr_cli.formats.avif import AVIF_BRANDS, avif_brands, can_read_avif, decode_avif
 from deepgsr_cli.formats.bmp import decode_bmp, encode_bmp
 from deepgsr_cli.formats.codecs import DEPTHS, MAX_PIXELS, Decoded, Encoder, Metadata, gray
 from deepgsr_cli.formats.exif import DESCRIPTION, enlarged_exif, enlarged_xmp, upright
@@ -33,6 +34,7 @@ from deepgsr_cli.formats.nodata import Holes, fill_holes, find_holes
 from deepgsr_cli.formats.png import PNG_PLACES, PNG_SIGNATURE, decode_png, encode_png, told_chunks
 from deepgsr_cli.formats.tiff import OF_SIZE, decode_tiff, describe_tags, encode_tiff
 from deepgsr_cli.formats.webp import decode_webp, encode_webp
+from deepgsr_cli.words import counted
 
 
 class Format(NamedTuple):
@@ -83,6 +85,7 @@ FORMATS = {
     "PGM": Format((".pgm",), decode_netpbm, encode_netpbm, DEPTHS[:2], False, 2**31 - 1, _COMMENTS),
     "PBM": Format((".pbm",), decode_netpbm, None, (), False, 0, _NONE),
     "HEIF": Format((".heic", ".heif", ".hif"), decode_heif, None, (), True, 0, _NONE),
+    "AVIF": Format((".avif", ".avifs"), decode_avif, None, (), True, 0, _NONE),
     "BMP": Format((".bmp",), decode_bmp, encode_bmp, DEPTHS[:1], False, 2**31 - 1, _RESOLUTION),
 }  # fmt: skip
 SUFFIXES = {suffix: name for name, format in FORMATS.items() for suffix in format.suffixes}
@@ -91,9 +94,10 @@ WRITTEN_SUFFIXES = {suffix: name for suffix, name in SUFFIXES.items() if FORMATS
 RESULT_SUFFIXES = {suffix: ".png" for suffix in SUFFIXES if suffix not in WRITTEN_SUFFIXES}
 # Of pictures in formats that are not read, which a folder may have: they are named, and not only counted.
 FOREIGN_SUFFIXES = (
-    *(".avif", ".jxl", ".pam", ".psd", ".psb", ".xcf", ".exr", ".hdr", ".tga", ".svg"),
+    *(".jxl", ".pam", ".psd", ".psb", ".xcf", ".exr", ".hdr", ".tga", ".svg"),
     *(".dng", ".cr2", ".cr3", ".nef", ".nrw", ".arw", ".raf", ".orf", ".rw2", ".pef", ".srw", ".x3f", ".3fr"),
     *(".iiq", ".dcr", ".erf"),
+    *(".mp4", ".m4v", ".mov", ".mkv", ".webm", ".avi", ".mpg", ".mpeg", ".wmv", ".3gp", ".m2ts"),
 )
 
 _SIGNATURES = (
@@ -109,9 +113,15 @@ _SIGNATURES = (
     (CODESTREAM_SIGNATURE, "J2K"),
     *((b"P%d" % kind + blank, "PNM") for kind in range(1, 7) for blank in (b"\n", b" ", b"\r", b"\t")),
 )
+# First bytes of films: Matroska, MPEG, Windows Media; and brands of the container of MPEG-4.
+_FILMS = (b"\x1aE\xdf\xa3", b"\0\0\1\xba", b"\0\0\1\xb3", b"0&\xb2u\x8ef\xcf\x11")
+_FILM_BRANDS = (b"iso", b"mp4", b"avc", b"qt", b"M4V", b"3gp", b"3g2", b"MSNV", b"dash", b"f4v")
 # Noise of sigma 75, the most that shipped weights know, puts one pixel in 1500 below -1 or above 2, and a
 # photograph has few highlights above 2. More than this share of the pixels there are on another scale.
 LOWEST, HIGHEST, MOST_BEYOND = -1.0, 2.0, 0.01
+# Noise that puts more than that share of a picture below this value puts some below -1 or above 1, too,
+# unless the picture is small and black.
+_SHIFTED = -0.5
 _LOSSES = {
     "icc": "colour profile",
     "exif": "EXIF",
@@ -228,18 +238,30 @@ def sniff(name: str, stream: IO[bytes]) -> str:
     Raises:
         InputError: There are none, or they are of no format that is read.
     """
-    head = stream.read(16)
+    head = stream.read(128)
     stream.seek(0)
     if not head:
         raise InputError(f"{name}: the file is empty; copy or export it again")
     format = "WEBP" if head[:4] == b"RIFF" and head[8:12] == b"WEBP" else ""
-    if head[4:8] == b"ftyp" and head[8:12] in BRANDS:
-        format = "HEIF"
+    brands = avif_brands(head)
+    if brands and brands[0] in (*AVIF_BRANDS, *BRANDS):
+        # The main brand of either may be that of the container alone.
+        format = "HEIF" if set(brands).isdisjoint(AVIF_BRANDS) else "AVIF"
     format = format or next((kind for start, kind in _SIGNATURES if head.startswith(start)), "")
+    if not format and _is_film(head):
+        raise InputError(
+            f"{name}: is a film, and pictures are read; make them by ffmpeg -i FILM frames/%06d.png"
+        )
     if not format:
         known = ", ".join(FORMATS)
         raise InputError(f"{name}: is no picture of a format that is read, {known}; convert it to one")
     return format
+
+
+def _is_film(head: bytes) -> bool:
+    """Whether the first bytes of a file are those of a film."""
+    avi = head[:4] == b"RIFF" and head[8:12] == b"AVI "
+    return avi or head.startswith(_FILMS) or (head[4:8] == b"ftyp" and head[8:].startswith(_FILM_BRANDS))
 
 
 @contextmanager
@@ -301,6 +323,7 @@ def write_image(target: Path | BinaryIO, image: Image, *, format: str | None = N
 def suffixes_in_folders() -> tuple[tuple[str, ...], tuple[str, ...]]:
     """Suffixes of pictures that are taken from folders, and of those that are named as not read."""
     unread = () if can_read_heif() else FORMATS["HEIF"].suffixes
+    unread += () if can_read_avif() else FORMATS["AVIF"].suffixes
     return tuple(suffix for suffix in SUFFIXES if suffix not in unread), (*FOREIGN_SUFFIXES, *unread)
 
 
@@ -330,11 +353,18 @@ def check_range(image: Image, name: str, *, has_option: bool = False) -> None:
         has_option: Whether the value of white can be stated, by --white.
 
     Raises:
-        InputError: More than one pixel in a hundred is far below black or above white.
+        InputError: More than one pixel in a hundred is far below black or above white, or black is at the
+            negative of white.
     """
     if not image.depth.startswith("float"):
         return
     pixels, metadata = image.pixels, image.metadata
+    if are_shifted(1 - pixels if metadata.min_is_white else pixels):
+        full = metadata.white
+        raise InputError(
+            f"{name}: its values go from {-full:g} to {full:g}, and black is 0; add {full:g} to each and"
+            " halve them first"
+        )
     beyond = np.count_nonzero((pixels < LOWEST) | (pixels > HIGHEST))
     if beyond > MOST_BEYOND * pixels.size:
         low, high = sorted(
@@ -346,6 +376,14 @@ def check_range(image: Image, name: str, *, has_option: bool = False) -> None:
             f"{name}: its values go from {low:g} to {high:g}, but white is {metadata.white:g};"
             f" {option}divide the values by {'it' if has_option else 'that of white'}"
         )
+
+
+def are_shifted(pixels: np.ndarray) -> bool:
+    """Whether pixels go from -1 to 1, as others have them whose black is -1."""
+    low, high = float(pixels.min()), float(pixels.max())
+    if not -1 <= low < _SHIFTED or high > 1:
+        return False
+    return int(np.count_nonzero(pixels < _SHIFTED)) > MOST_BEYOND * pixels.size
 
 
 def enlarged(metadata: Metadata, size: tuple[int, int], scale: int) -> Metadata:
@@ -408,8 +446,8 @@ def make_image(name: str, decoded: Decoded, format: str, white: float) -> Image:
     np.divide(colour, np.float32(full), out=pixels, dtype=np.float32, casting="same_kind")
     if holes is not None:
         fill_holes(pixels, holes)
-        count = np.count_nonzero(holes.where.any(0))
-        notes = (*notes, f"{count:,} pixels without a value ({nodata:g}) are kept as they are")
+        count = int(np.count_nonzero(holes.where.any(0)))
+        notes = (*notes, f"{counted(count, 'pixel')} without a value ({nodata:g}) kept as stored")
     if is_float:
         _check_finite(name, pixels)
     if metadata.min_is_white:
@@ -421,10 +459,10 @@ def make_image(name: str, decoded: Decoded, format: str, white: float) -> Image:
 def _check_finite(name: str, pixels: np.ndarray) -> None:
     if np.isfinite(pixels.sum(dtype=np.float64)):
         return
-    count = np.count_nonzero(~np.isfinite(pixels).all(0))
+    count = int(np.count_nonzero(~np.isfinite(pixels).all(0)))
     raise InputError(
-        f"{name}: has {count:,} NaN or infinite pixels, and no GDAL_NODATA tag says that they have no value;"
-        " replace them first"
+        f"{name}: has {counted(count, 'NaN or infinite pixel')}, and no GDAL_NODATA tag says they have no"
+        " value; replace them first"
     )
 
 

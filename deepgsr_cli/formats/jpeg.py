@@ -13,6 +13,7 @@ import numpy as np
 from deepgsr_cli.errors import InputError
 from deepgsr_cli.formats.codecs import Decoded, JpegCoding, Metadata, Resolution, bands, check_size
 from deepgsr_cli.formats.exif import made_true, order_of, read_exif, resolution_of, upright
+from deepgsr_cli.words import counted
 
 if TYPE_CHECKING:
     from PIL.JpegImagePlugin import JpegImageFile
@@ -20,6 +21,7 @@ if TYPE_CHECKING:
 _COMMENT, _START_OF_SCAN, _END = 0xFE, 0xDA, 0xD9
 _FRAMES = {*range(0xC0, 0xD0)} - {0xC4, 0xC8, 0xCC}
 _READ_FRAMES = (0xC0, 0xC1, 0xC2, 0xC9, 0xCA)  # baseline to progressive, Huffman or arithmetic coding
+_PROGRESSIVE = (0xC2, 0xCA)
 _MARKER = re.compile(rb"\xff[^\x00\xd0-\xd7\xff]")  # in entropy-coded data, where the others are no ends
 _EXIF, _XMP, _IPTC, _ICC = (
     b"Exif\0\0",
@@ -51,11 +53,13 @@ class _Parts:
     Attributes:
         segments: Marker and body of each, up to the first scan.
         frame: Marker, bits a sample, and components; zeros where there is no frame.
+        in_scan: Components in the first scan.
         end: Position after the picture; None where its end is missing.
     """
 
     segments: list[tuple[int, bytes]] = field(default_factory=list)
     frame: tuple[int, int, int] = (0, 0, 0)
+    in_scan: int = 0
     end: int | None = None
 
     def bodies(self, marker: int, prefix: bytes) -> list[bytes]:
@@ -71,6 +75,16 @@ def decode_jpeg(name: str, stream: IO[bytes], max_pixels: int) -> Decoded:
     parts = _parts(data)
     if misfit := _misfit(*parts.frame):
         raise InputError(f"{name}: {misfit}, and JPEGs of 8 bits in gray or RGB are read; convert it")
+    notes = []
+    if parts.end is None and _has_every_pixel(data, parts):
+        data += bytes((0xFF, _END))
+        stream = BytesIO(data)
+        later = (
+            ", and fine detail may be, too"
+            if parts.frame[0] in _PROGRESSIVE
+            else ", and all pixels are there"
+        )
+        notes.append(f"its end is missing{later}")
     stream.seek(0)
     # Not PIL.Image.open: its limit on pixels is a global of the process and below max_pixels.
     with JpegImageFile(stream) as picture:
@@ -99,11 +113,10 @@ def decode_jpeg(name: str, stream: IO[bytes], max_pixels: int) -> Decoded:
         jpeg=coding,
         jpeg_segments=tuple(_segment(kind, body) for kind, body in parts.segments if _is_kept(kind, body)),
     )
-    damage = _damage(data)
-    notes = (
-        (f"the JPEG data is damaged ({damage}), and a part of the picture may be wrong",) if damage else ()
-    )
-    return Decoded(samples, orientation, metadata, notes=notes, left_out=tuple(_left_out(data, parts)))
+    if damage := _damage(data):
+        notes.append(f"the JPEG data is damaged ({damage}), and a part of the picture may be wrong")
+    left_out = tuple(_left_out(data, parts))
+    return Decoded(samples, orientation, metadata, notes=tuple(notes), left_out=left_out)
 
 
 def encode_jpeg(stream: IO[bytes], samples: np.ndarray, metadata: Metadata) -> None:
@@ -187,6 +200,8 @@ def _parts(data: bytes) -> _Parts:
         body = data[at + 4 : at + 2 + length]
         if marker in _FRAMES and not parts.frame[0] and len(body) >= 6:
             parts.frame = (marker, body[0], body[5])
+        if marker == _START_OF_SCAN and not scanned and body:
+            parts.in_scan = body[0]
         scanned = scanned or marker == _START_OF_SCAN
         if not scanned:
             parts.segments.append((marker, body))
@@ -219,7 +234,7 @@ def _left_out(data: bytes, parts: _Parts) -> list[str]:
     elif parts.bodies(0xE2, _GAIN_MAP):
         notes.append("1 of 2 pictures in the file is read, a gain map is left out")
     elif rest:
-        notes.append(f"the {rest:,} bytes that follow the picture in the file are left out")
+        notes.append(f"what follows the picture in the file is left out ({counted(rest, 'byte')})")
     if parts.bodies(0xEB, b"JP"):
         notes.append("its content credentials are about the old pixels and left out")
     return notes
@@ -243,6 +258,13 @@ def _corner(height: int, width: int, orientation: int) -> tuple[int, int]:
     # Where the stored picture is shown backwards, the part of a block at its end comes first.
     row, column = (int(-(step @ (height, width)) % 8) if step.sum() < 0 else 0 for step in steps)
     return row, column
+
+
+def _has_every_pixel(data: bytes, parts: _Parts) -> bool:
+    """Whether a file without an end has all pixels nevertheless: libjpeg misses none in its scan of all
+    components, or in the scans so far of a progressive one."""
+    whole = parts.in_scan == parts.frame[2] or parts.frame[0] in _PROGRESSIVE
+    return bool(parts.in_scan) and whole and not _damage(data + bytes((0xFF, _END)))
 
 
 def _damage(data: bytes) -> str:

@@ -8,6 +8,7 @@ from typing import IO
 import numpy as np
 
 from deepgsr_cli.formats.codecs import Decoded, Metadata, check_size
+from deepgsr_cli.words import counted
 
 # A number of the header, with comments before it, and the one blank that ends it.
 _NUMBER = re.compile(rb"(?:\s|#[^\r\n]*[\r\n])*(\d{1,10})")
@@ -49,7 +50,7 @@ def decode_netpbm(name: str, stream: IO[bytes], max_pixels: int) -> Decoded:
     if rest.startswith(head[:2]):
         left_out = ("the first picture in the file is read, those that follow are left out",)
     elif rest:
-        left_out = (f"the {len(rest):,} bytes that follow the picture in the file are left out",)
+        left_out = (f"what follows the picture in the file is left out ({counted(len(rest), 'byte')})",)
     return Decoded(samples, 1, Metadata(comments=_comments(head[:at])), left_out=left_out)
 
 

@@ -14,6 +14,7 @@ import numpy as np
 
 from deepgsr_cli.errors import InputError, OutputError
 from deepgsr_cli.files import atomic_write, copy_file
+from deepgsr_cli.formats.avif import avif_bits, check_can_read, describe_avif
 from deepgsr_cli.formats.codecs import MAX_PIXELS, Decoded, Metadata, check_size
 from deepgsr_cli.formats.exif import read_exif
 from deepgsr_cli.formats.gif import begin_gif, check_canvas, end_gif, write_gif_frame
@@ -86,7 +87,13 @@ def open_pages(source: Path | BytesIO, *, max_pixels: int = MAX_PIXELS, white: f
         InputError: The file cannot be read, or its pictures are of a kind that is not.
     """
     name = str(source) if isinstance(source, Path) else "standard input"
-    finders = {"TIFF": _tiff_pages, "GIF": _gif_frames, "PNG": _png_frames, "WEBP": _webp_frames}
+    finders = {
+        "TIFF": _tiff_pages,
+        "GIF": _gif_frames,
+        "PNG": _png_frames,
+        "WEBP": _webp_frames,
+        "AVIF": _avif_frames,
+    }
     with opened(source) as stream:
         format = sniff(name, stream)
         if format not in finders:
@@ -282,6 +289,29 @@ def _webp_frames(file: _File, stream: IO[bytes]) -> Pages | None:
     metadata = Metadata(icc=icc, exif=exif, xmp=xmp, lossless=frame == b"VP8L")
     mode = "RGBA" if canvas[0] & 0x10 else "RGB"
     return Pages("WEBP", count, lambda: _frames(file, "WEBP", count, mode, metadata, 1), facts.get("loop"))
+
+
+def _avif_frames(file: _File, stream: IO[bytes]) -> Pages | None:
+    check_can_read(file.name)
+    from PIL.AvifImagePlugin import AvifImageFile
+
+    data = stream.read()
+    stream.seek(0)
+    with AvifImageFile(stream) as picture:
+        count, mode = picture.n_frames, picture.mode
+        if count == 1:
+            return None
+        width, height = picture.size
+        check_size(file.name, width, height, file.max_pixels)
+        orientation, metadata, left_out = describe_avif(picture, data)
+    if (bits := avif_bits(data)) > 8:
+        raise InputError(
+            f"{file.name}: is an animated AVIF of {bits} bits, and of 8 are read; extract its frames first"
+        )
+    # Pillow does not tell how often it is shown: for ever, as browsers do where nothing is said.
+    return Pages(
+        "AVIF", count, lambda: _frames(file, "AVIF", count, mode, metadata, orientation), 0, False, left_out
+    )
 
 
 def _write_gif(stream: IO[bytes], first: Image, images: Iterator[Image], pages: Pages) -> None:

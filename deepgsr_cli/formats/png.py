@@ -13,6 +13,7 @@ import numpy as np
 from deepgsr_cli.errors import InputError
 from deepgsr_cli.formats.codecs import Decoded, Metadata, Resolution, check_size, gray_palette
 from deepgsr_cli.formats.exif import made_true
+from deepgsr_cli.words import counted
 
 PNG_SIGNATURE = b"\x89PNG\r\n\x1a\n"
 
@@ -46,7 +47,8 @@ def decode_png(name: str, stream: IO[bytes], max_pixels: int) -> Decoded:
     profiles = 0
     data = memoryview(stream.read())
     length = len(PNG_SIGNATURE)
-    for kind, chunk in png_chunks(data):
+    kind = b""
+    for kind, chunk in png_chunks(data, open_end=True):
         length += len(chunk)
         body = chunk[8:-4]
         if not kind:
@@ -70,6 +72,11 @@ def decode_png(name: str, stream: IO[bytes], max_pixels: int) -> Decoded:
             xmp = _xmp(bytes(body[len(_PNG_XMP) :]), notes)
         elif kind in (*_PNG_KEPT, *PNG_PLACES) or (kind not in _PNG_KNOWN and kind[3:4].islower()):
             kept.append(bytes(chunk))
+    if kind != b"IEND":
+        # Where pixels are missing, too, the decoder says so.
+        core.append(png_chunk(b"IEND", b""))
+        notes.append("its end is missing, and all pixels are there")
+        length = len(data)
     if profiles > 1:
         notes.append(f"of its {profiles} colour profiles the first is kept")
     samples = _decode_interlaced(core, width, height) if interlaced == 1 else _decode(core)
@@ -81,7 +88,9 @@ def decode_png(name: str, stream: IO[bytes], max_pixels: int) -> Decoded:
         kept = [chunk for chunk in kept if chunk[4:8] not in PNG_PLACES]
     metadata = Metadata(icc=icc, exif=exif, xmp=xmp, resolution=resolution, png_chunks=tuple(kept))
     rest = len(data) - length
-    left_out = (f"the {rest:,} bytes that follow the picture in the file are left out",) if rest else ()
+    left_out = (
+        (f"what follows the picture in the file is left out ({counted(rest, 'byte')})",) if rest else ()
+    )
     return Decoded(samples, orientation, metadata, notes=tuple(notes), left_out=left_out, mended=bool(notes))
 
 
@@ -169,15 +178,21 @@ def read_values(path: Path) -> np.ndarray:
         raise InputError(f"{path}: cannot be read as a PNG; export it again or leave it out") from error
 
 
-def png_chunks(data: memoryview) -> Iterator[tuple[bytes, memoryview]]:
+def png_chunks(data: memoryview, *, open_end: bool = False) -> Iterator[tuple[bytes, memoryview]]:
     """Each chunk's type and the whole chunk, its checksum verified; nothing is missing once it ends.
 
     The type is empty where the checksum is wrong of a chunk that a picture can do without.
+
+    Args:
+        data: The file.
+        open_end: Whether to end where the file does, be it before its last chunk.
     """
     at = len(PNG_SIGNATURE)
     kind = b""
     while kind != b"IEND":
         if at + 12 > len(data):
+            if open_end:
+                return
             raise ValueError("its end is missing")
         length, kind = struct.unpack_from(">I4s", data, at)
         chunk = data[at : at + 12 + length]

@@ -11,6 +11,7 @@ from pathlib import Path
 
 from deepgsr_cli.errors import InputError, UsageError, UserError
 from deepgsr_cli.files import files_below
+from deepgsr_cli.words import counted
 
 STREAM = "-"
 
@@ -134,10 +135,10 @@ def _notes(passed_over: list[Path], kind: str, foreign: Collection[str]) -> list
     """Sentences on files that are passed over: no such files, and such of formats that are not read."""
     unread = [file for file in passed_over if file.suffix.lower() in foreign]
     others = len(passed_over) - len(unread)
-    notes = [f"{others} files passed over that are no {kind}"] if others else []
+    notes = [f"{counted(others, 'file')} passed over, no {kind}"] if others else []
     if unread:
         names = ", ".join(file.name for file in unread[:3]) + (", ..." if len(unread) > 3 else "")
-        notes.append(f"{len(unread)} {kind} passed over of formats that are not read: {names}")
+        notes.append(f"{counted(len(unread), 'file')} passed over, of formats that are not read: {names}")
     return notes
 
 

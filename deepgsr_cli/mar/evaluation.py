@@ -33,6 +33,7 @@ from deepgsr_cli.tomography.attenuation import to_attenuation, to_hu
 from deepgsr_cli.tomography.fbp import FILTERS
 from deepgsr_cli.tomography.geometry import mar_640
 from deepgsr_cli.tomography.radon import Radon
+from deepgsr_cli.words import counted
 
 if TYPE_CHECKING:
     from deepgsr_cli.mar.network import MetalReduction
@@ -234,7 +235,7 @@ class MetalArtifacts(SliceEvaluation[Metal]):
         cases = {(s.labels["slice"], s.labels["mask"]) for s in scores if float(s.labels["outside"]) > 0.5}
         if not cases:
             return ""
-        return f"in {len(cases)} of {len(self)} cases most of the metal is outside the body"
+        return f"in {len(cases)} of {counted(len(self), 'case')} most of the metal is outside the body"
 
     def protocol(self) -> dict[str, str]:
         shapes = fingerprint([shape.path for shape in self.shapes])

@@ -26,6 +26,7 @@ from deepgsr_cli.formats.image import picture_paths, read_image
 from deepgsr_cli.jobs.plan import Job
 from deepgsr_cli.mar.implants import fit_shape
 from deepgsr_cli.tomography.geometry import mar_640
+from deepgsr_cli.words import counted
 
 # Share of a slice that metal covers at most; the largest of the metal artifact papers cover a fiftieth.
 MOST_METAL = 0.2
@@ -83,7 +84,7 @@ def read_masks(path: Path, jobs: Sequence[Job], segments: Sequence[str] = ()) ->
         planes = read_mask(path)[None] if kind == ".png" else _read_npy(path)
         if len(planes) != len(jobs):
             raise InputError(
-                f"{path}: {_count(len(planes), 'plane')} for {_count(len(jobs), 'slice')};"
+                f"{path}: {counted(len(planes), 'plane')} for {counted(len(jobs), 'slice')};"
                 " give an .npy of one plane a slice, in the order --dry-run lists them"
             )
         of_target = {job.target: [i] for i, job in enumerate(jobs)}
@@ -111,10 +112,6 @@ def read_masks(path: Path, jobs: Sequence[Job], segments: Sequence[str] = ()) ->
             " what is not zero is metal, so invert the mask if it shows the tissue"
         )
     return masks
-
-
-def _count(number: int, noun: str) -> str:
-    return f"{number} {noun}{'' if number == 1 else 's'}"
 
 
 def _size(shape: tuple[int, ...]) -> str:
@@ -182,7 +179,7 @@ def _read_segmentation(
         of_target[job.target] = referred or [i for i, (_, at) in enumerate(frames) if at.is_at(place)]
     if not any(of_target.values()):
         raise InputError(
-            f"{path}: none of its {_count(len(frames), 'frame')} is of a slice that was given, by reference"
+            f"{path}: none of its {counted(len(frames), 'frame')} is of a slice that was given, by reference"
             " or place; give the segmentation of this series"
         )
     return planes, of_target, note

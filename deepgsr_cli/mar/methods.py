@@ -10,11 +10,12 @@ import torch
 from torch import Tensor
 
 from deepgsr_cli.compute.precision import autocast
-from deepgsr_cli.ct.methods import no_weights
+from deepgsr_cli.ct.methods import gaussian_blur, no_weights
 from deepgsr_cli.errors import OptionError
 from deepgsr_cli.mar.network import KINDS, MetalReduction
 from deepgsr_cli.mar.nmar import linear_interpolation, nmar
 from deepgsr_cli.mar.trace import METAL_HU
+from deepgsr_cli.tomography.attenuation import WATER_ATTENUATION
 from deepgsr_cli.tomography.radon import Radon
 
 if TYPE_CHECKING:
@@ -32,6 +33,12 @@ NAMES = {"deepgsr": "DeepGSR", "li": "LI", "nmar": "NMAR"}
 # half of the image it would be 0.2 dB nearer to the slice, and for small metals hardly nearer than NMAR to
 # the scan without metal.
 IMAGE_SHARE = 0.4
+# The most of it where the image alone is known. There it has a share only near changes of about so many HU
+# or more, as their root mean square over so many pixels tells: elsewhere the slice keeps its noise. Over 21
+# scans of other patients, by the filter ram-lak, the mixture was 0.8 dB nearer to the slice than the
+# reconstruction, and 0.5 dB to the scan without metal. Over ten by hann it was 0.2 and 0.0 dB, where an even
+# share of 0.4 would be 0.6 dB farther from the scan without metal.
+VIRTUAL_IMAGE_SHARE, _CHANGE_HU, _CHANGE_WIDTH_PX = 0.7, 15.0, 3.0
 # Below is bone, and above is no CT number that scanners store.
 LEAST_METAL_HU, MOST_METAL_HU = 1000.0, 30000.0
 
@@ -75,8 +82,8 @@ class MetalMethod:
         Args:
             model: For "deepgsr", of `load_network`.
             virtual: Whether the sinogram is that of an image, to which the correction is added. The network's
-                image then serves only to rebuild the metal's trace: what the trace does not explain stays.
-                Else it has a share of `IMAGE_SHARE` in the result.
+                image then has its share only where rebuilding the metal's trace changes something. Else it
+                has a share of `IMAGE_SHARE` everywhere.
         """
         if self.name != "deepgsr":
             return {"li": linear_interpolation, "nmar": nmar}[self.name]
@@ -84,12 +91,22 @@ class MetalMethod:
         network, precision = model, self.precision
 
         def reduce(A: Radon, y: Tensor, metal: Tensor) -> Tensor:
-            with torch.no_grad(), autocast(y.device, precision):
-                x, completed = network.completed(A, y, metal)
+            with torch.no_grad():
+                with autocast(y.device, precision):
+                    x, completed = network.completed(A, y, metal)
                 consistent = A.fbp(completed)
-                return consistent if virtual else torch.lerp(consistent, x, IMAGE_SHARE)
+                if not virtual:
+                    return torch.lerp(consistent, x, IMAGE_SHARE)
+                return torch.lerp(consistent, x, _share_near(consistent - A.fbp(y)))
 
         return reduce
+
+
+def _share_near(change: Tensor) -> Tensor:
+    """Share of the network's image near a change in 1/mm, (B, 1, H, W), up to `VIRTUAL_IMAGE_SHARE`."""
+    strength = gaussian_blur(change.square(), _CHANGE_WIDTH_PX)
+    least = _CHANGE_HU / 1000 * WATER_ATTENUATION
+    return VIRTUAL_IMAGE_SHARE * strength / (strength + least**2)
 
 
 def load_network(weights: str | None, device: str, *, offline: bool) -> Loaded[MetalReduction]:

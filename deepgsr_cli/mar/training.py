@@ -16,13 +16,14 @@ from deepgsr_cli.ct.slices import read_hu, reduced
 from deepgsr_cli.ct.training import error_in_window, split_slices
 from deepgsr_cli.errors import OptionError
 from deepgsr_cli.evaluation.metrics import psnr
-from deepgsr_cli.files import fingerprint
+from deepgsr_cli.files import named
 from deepgsr_cli.mar.cases import NOMINAL_FIELD_MM, CaseScan, MetalCase, MetalCases, Setting, implanted_metal
 from deepgsr_cli.mar.masks import read_shapes
 from deepgsr_cli.mar.network import METAL_PRESETS, MetalReduction
 from deepgsr_cli.tomography.attenuation import hu_to_attenuation
 from deepgsr_cli.training.losses import LOSSES, STAGES_WEIGHT
 from deepgsr_cli.training.task import Draw, preset_of
+from deepgsr_cli.words import counted
 
 if TYPE_CHECKING:
     from deepgsr_cli.training.config import TrainConfig
@@ -65,8 +66,8 @@ class MAR:
         self.shapes = [shape for folder in config.masks for shape in read_shapes(folder)]
         self.cases = MetalCases(slices, self.shapes, config.patch, config.seed, device)
         self.summary = (
-            f"{len(slices)} CT slices of {len(paths)} files, fingerprint {fingerprint(paths)};"
-            f" {len(self.shapes)} metal shapes beside generated ones"
+            f"{counted(len(slices), 'CT slice')} of {named(paths, 'file')};"
+            f" {counted(len(self.shapes), 'metal shape')} beside generated ones"
         )
 
     def network(self) -> nn.Module:

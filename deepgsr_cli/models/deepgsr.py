@@ -9,6 +9,7 @@ from __future__ import annotations
 import dataclasses
 import itertools
 import math
+from collections.abc import Collection
 from dataclasses import dataclass
 from typing import Any, TypeVar
 
@@ -109,7 +110,8 @@ class DeepGSRConfig(Configuration):
 # 100 matches). `small`: for a laptop's CPU. `collaborative`: small, with a filter that finds groups to the
 # pixel, where those in feature maps lie on a grid of 16 pixels and miss fine patterns. `base`: collaborative
 # with five times the convolutions, for training on a GPU, or on a CPU with bfloat16 units. `wide`: between
-# them and without a filter, for what is not white noise.
+# them and without a filter, for what is not white noise. `deep`: wide with two blocks more at each step, to
+# start from its weights.
 _WIDE = DeepGSRConfig(
     widths=(48, 96, 144),
     encoder=(3, 3, 2),
@@ -121,6 +123,7 @@ PRESETS = {
     "small": DeepGSRConfig(),
     "base": dataclasses.replace(_WIDE, widths=(64, 128, 192), search=16),
     "wide": _WIDE,
+    "deep": dataclasses.replace(_WIDE, encoder=(5, 5, 4), decoder=(4, 5)),
     "collaborative": DeepGSRConfig(encoder_groups=(0, 0, 0), search=16),
     "paper": DeepGSRConfig(
         stem=0,
@@ -386,6 +389,26 @@ def told_more(weight: Tensor, conditions: int) -> Tensor:
     linear, logarithmic = weight.chunk(2, dim=1)
     more = conditions - linear.shape[1]
     return torch.cat((F.pad(linear, (0, more)), F.pad(logarithmic, (0, more))), dim=1)
+
+
+def skip_new_blocks(model: nn.Module, known: Collection[str]) -> None:
+    """Have the blocks of a network whose weights are not known return what they are given.
+
+    So a network with more blocks starts where a smaller one has ended.
+
+    Args:
+        model: Network with feed-forwards in it.
+        known: Names of the weights that are known.
+
+    Source:
+        Chen, Goodfellow and Shlens, Net2Net: accelerating learning via knowledge transfer, ICLR 2016.
+    """
+    for name, module in model.named_modules():
+        if isinstance(module, FeedForward) and f"{name}.layers.0.weight" not in known:
+            last = module.layers[-1]
+            assert isinstance(last, nn.Conv2d)
+            nn.init.zeros_(last.weight)
+            nn.init.zeros_(_bias(last))
 
 
 def filter_of(x: Tensor, sigma: Tensor, search: int) -> Tensor:

@@ -15,7 +15,7 @@ from torch import Tensor
 from deepgsr_cli.errors import UsageError
 from deepgsr_cli.evaluation.metrics import psnr, rounded8, ssim
 from deepgsr_cli.evaluation.records import Case, Column, Evaluation, Labels, Mean
-from deepgsr_cli.files import fingerprint
+from deepgsr_cli.files import named
 from deepgsr_cli.formats.image import picture_paths, read_channels, to_uint8
 from deepgsr_cli.formats.resize import resized_in_8_bits
 from deepgsr_cli.phase.diffraction import Diffraction, coded_masks, oversampled_fourier
@@ -191,7 +191,7 @@ class PhaseRetrieval(Evaluation[Patterns, Retrieval, Tensor]):
 
     def protocol(self) -> dict[str, str]:
         facts = {
-            "data": f"{self.data.name}: {len(self.paths)} pictures, fingerprint {fingerprint(self.paths)}",
+            "data": f"{self.data.name}: {named(self.paths, 'picture')}",
             "pictures": f"gray, Pillow bicubic (antialiased) to {self.size} x {self.size}, rounded to 8 bits",
             "model": f"{self.model}: {MODELS[self.model]}",
             "noise": "of intensities: alpha |z| w with |z| of pictures in 0-255, or white at an SNR in dB; "

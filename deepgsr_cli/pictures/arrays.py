@@ -12,7 +12,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from deepgsr_cli.errors import OptionError, ShapeError
-from deepgsr_cli.formats.image import HIGHEST, LOWEST, MOST_BEYOND, Image, read_image
+from deepgsr_cli.formats.image import HIGHEST, LOWEST, MOST_BEYOND, Image, are_shifted, read_image
 
 # What a restored array comes of.
 NumpyPicture: TypeAlias = np.ndarray | str | Path
@@ -93,6 +93,10 @@ def to_pixels(samples: np.ndarray, white: float) -> np.ndarray:
     channels = _colours(samples)
     colour = samples[..., :channels].transpose(2, 0, 1)
     pixels = np.ascontiguousarray(colour, dtype=np.float32) / np.float32(white)
+    if are_shifted(pixels):
+        raise ShapeError(
+            f"the picture goes from {-white:g} to {white:g}, and black is 0; give (picture + {white:g}) / 2"
+        )
     beyond = np.count_nonzero((pixels < LOWEST) | (pixels > HIGHEST))
     if beyond > MOST_BEYOND * pixels.size:
         low, high = float(samples[..., :channels].min()), float(samples[..., :channels].max())

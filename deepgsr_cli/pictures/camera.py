@@ -25,7 +25,7 @@ from __future__ import annotations
 import functools
 import math
 from dataclasses import dataclass
-from typing import NamedTuple
+from typing import NamedTuple, TypeVar
 
 import torch
 import torch.nn.functional as F
@@ -35,6 +35,7 @@ from deepgsr_cli.pictures.jpeg import jpeg
 from deepgsr_cli.pictures.noise import as_8_bits
 
 Range = tuple[float, float]
+Number = TypeVar("Number", float, Tensor)
 
 # Shares of the clean pictures to train on that are soft, by Gaussians of so many pixels, and whose colours
 # are, as a mosaic and what a camera does to the noise of colours leave them; share that is gray.
@@ -90,6 +91,10 @@ QUALITY: Range = (50, 98)
 SUBSAMPLED = 0.6
 # Share whose blocks of 8 x 8 pixels begin anywhere, as where a compressed picture was cut.
 MOVED = 0.3
+
+# How much more is told of the part of noise that is not white. On 80 noisy pictures to train on, what is told
+# by this loses 0.3 dB in the mean to the best level for each, the least of 1 to 2.8.
+_COARSENESS = 1.4
 
 # Radius at which the Gaussian of a blur of colours is cut, in pixels.
 _WIDE = 12
@@ -249,6 +254,18 @@ def varied(clean: Tensor, generator: torch.Generator, gray: float = GRAY) -> Ten
     return as_8_bits(torch.where(_happens(gray, batch, generator), _luma(x), x))
 
 
+def white_equivalent(level: Number, white: Number) -> Number:
+    """Level of white noise that a network for white noise is told to remove other noise best.
+
+    Noise that is coarse looks like the picture: the less of it is white, the more is told.
+
+    Args:
+        level: Root mean square of the noise.
+        white: Level of the white noise that its finest diagonal detail would be of, at most `level`.
+    """
+    return level + _COARSENESS * (level - white)
+
+
 def level_of(degraded: Tensor, clean: Tensor) -> Tensor:
     """Effective sigma of noise of any kind, (B, 1), on the [0, 1] scale: the root mean square difference."""
     return (degraded - clean).square().mean((1, 2, 3))[:, None].sqrt()
@@ -393,7 +410,10 @@ def _guided(x: Tensor, side: int, variance: Tensor) -> Tensor:
     """Guided filter of channels, (B, C, H, W), each its own guide (He et al., eq. 5, 6 and 8)."""
 
     def mean(y: Tensor) -> Tensor:
-        return F.avg_pool2d(y, side, stride=1, padding=side // 2, count_include_pad=False)
+        for axis in ((side, 1), (1, side)):
+            padding = tuple(length // 2 for length in axis)
+            y = F.avg_pool2d(y, axis, stride=1, padding=padding, count_include_pad=False)
+        return y
 
     middle = mean(x)
     spread = (mean(x * x) - middle * middle).clamp(min=0)

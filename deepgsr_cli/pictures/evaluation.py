@@ -14,7 +14,7 @@ import torch
 from deepgsr_cli.errors import ShapeError, UsageError
 from deepgsr_cli.evaluation.metrics import luma_inside, luma_y, psnr, psnr_b, rounded8, ssim
 from deepgsr_cli.evaluation.records import Case, Column, Evaluation, Labels, Mean, Score
-from deepgsr_cli.files import fingerprint
+from deepgsr_cli.files import fingerprint, named
 from deepgsr_cli.formats.image import check_range, picture_paths, read_channels, read_image, to_uint8
 from deepgsr_cli.formats.jpeg import jpeg_file
 from deepgsr_cli.pictures.arrays import is_clipped
@@ -202,7 +202,7 @@ class Denoising(PictureEvaluation):
         colour = "gray (colour to BT.601 luma, rounded to 8 bits)" if self.gray else "as stored (gray or RGB)"
         noise = "clipped, rounded to 8 bits" if self.clipped else "not clipped or rounded"
         return {
-            "data": f"{self.data.name}: {len(self.paths)} pictures, fingerprint {fingerprint(self.paths)}",
+            "data": f"{self.data.name}: {named(self.paths, 'picture')}",
             "colour": colour,
             "noise": f"Gaussian, numpy RandomState({self.seed}) for each picture, {noise}",
             "figures": "mean of each picture's PSNR (all channels) and SSIM (Wang 2004, mean of channels)",
@@ -301,7 +301,7 @@ class Dejpeg(PictureEvaluation):
         colour = "Y of MATLAB's rgb2ycbcr, rounded to 8 bits" if self.gray else "as stored (gray or RGB)"
         chroma = "4:4:4" if self.full_chroma else "4:2:0"
         return {
-            "data": f"{self.data.name}: {len(self.paths)} pictures, fingerprint {fingerprint(self.paths)}",
+            "data": f"{self.data.name}: {named(self.paths, 'picture')}",
             "colour": f"{colour}; three equal channels are gray",
             "jpeg": f"by Pillow, whose libjpeg has the tables of MATLAB's imwrite; colour {chroma}",
             "figures": "mean of each picture's PSNR (all channels), SSIM (Wang 2004) and PSNR-B (Yim 2011),"
@@ -455,7 +455,7 @@ class Upscaling(PictureEvaluation):
 
     def protocol(self) -> dict[str, str]:
         return {
-            "data": f"{self.data.name}: {len(self.paths)} pictures, fingerprint {fingerprint(self.paths)}",
+            "data": f"{self.data.name}: {named(self.paths, 'picture')}",
             "input": "cut at the right and below to a multiple of the scale, reduced as RGB by the"
             " antialiased bicubic of MATLAB's imresize, rounded to 8 bits",
             "figures": "mean of each picture's PSNR and SSIM (Wang 2004) of Y (MATLAB rgb2ycbcr, in float),"

@@ -322,7 +322,7 @@ class Restoration(StagedWork):
         if rainy := sum(result.facts.get("rain_by_page", ())):
             notes.insert(1, f"rain found in {rainy} of them")
         if unchanged and any(reasons):
-            notes.append(f"{unchanged} of them are written unchanged ({next(filter(None, reasons))})")
+            notes.append(f"written unchanged: {unchanged} of them ({next(filter(None, reasons))})")
         result.note = "; ".join(notes)
         return result
 

@@ -14,7 +14,7 @@ import torch
 from deepgsr_cli.errors import UsageError
 from deepgsr_cli.evaluation.metrics import psnr, rounded8
 from deepgsr_cli.evaluation.records import Case, Column, Labels, Mean
-from deepgsr_cli.files import fingerprint
+from deepgsr_cli.files import named
 from deepgsr_cli.formats.image import picture_paths, read_channels
 from deepgsr_cli.models.mosaics import mosaic_of
 from deepgsr_cli.pictures.demosaicking import INTERPOLATIONS, METHODS, Demosaicker
@@ -120,7 +120,7 @@ class MosaicEvaluation(PictureEvaluation):
 
     def protocol(self) -> dict[str, str]:
         return {
-            "data": f"{self.data.name}: {len(self.paths)} pictures, fingerprint {fingerprint(self.paths)}",
+            "data": f"{self.data.name}: {named(self.paths, 'picture')}",
             "mosaic": "RGGB of the pictures as stored, cut to even sides",
             "noise": f"Gaussian, numpy RandomState({self.seed}) for each mosaic, not clipped or rounded",
             "figures": "mean of each picture's PSNR of all channels together and SSIM (Wang 2004,"

@@ -6,10 +6,15 @@ import math
 
 import numpy as np
 import torch
+import torch.nn.functional as F
 from torch import Tensor
 
 from deepgsr_cli.compute.levels import to_floats
 
+# Wavelet whose finest diagonal detail levels are estimated from.
+_WAVELET = "db2"
+# Median of the magnitude of a standard normal variable.
+_MEDIAN = 0.6744897501960817
 # Share of the pixels of a block that may be clipped. Of 57 pictures to train on, with noise of 50, the
 # logarithm of the level errs by 0.02; with less than a third some pictures have no block left.
 _MOST_CLIPPED = 0.3
@@ -99,7 +104,7 @@ def estimate_sigma(pixels: np.ndarray) -> list[float]:
             sigmas.append(0.0)
             continue
         weakest = variation <= np.quantile(variation, max(0.25, min(1.0, 16 / len(variation))))
-        sigmas.append(float(np.median(np.abs(coefficients[weakest])) / 0.6744897501960817 * 255))
+        sigmas.append(float(np.median(np.abs(coefficients[weakest])) / _MEDIAN * 255))
     return sigmas
 
 
@@ -114,7 +119,7 @@ def _coefficients(channel: np.ndarray, top: int, ends: tuple[float, float]) -> t
     even = height + height % 2  # the transform repeats the last of an odd number of rows, and is periodic
     bottom = min(top + _STRIP, even)
     rows = np.minimum(np.arange(top - margin, bottom + margin) % even, height - 1)
-    low, (_, _, diagonal) = pywt.dwt2(to_floats(channel[rows][None])[0], "db2", mode="periodization")
+    low, (_, _, diagonal) = pywt.dwt2(to_floats(channel[rows][None])[0], _WAVELET, mode="periodization")
     inner = slice(margin // 2, -margin // 2)
     part = np.pad(channel[rows[margin:-margin]], ((0, 0), (0, channel.shape[1] % 2)), "edge")
     dark, bright = (_blocks(part == end, 2 * side).mean(1) for end in ends)
@@ -143,6 +148,17 @@ def _blocks(x: np.ndarray, side: int) -> np.ndarray:
     rows, columns = x.shape[0] // side, x.shape[1] // side
     x = x[: rows * side, : columns * side].reshape(rows, side, columns, side)
     return x.transpose(0, 2, 1, 3).reshape(rows * columns, side * side)
+
+
+def white_part(noise: Tensor) -> Tensor:
+    """Level, (B,), of the white noise that the finest diagonal detail of noise, (B, C, H, W), would be of."""
+    import pywt
+
+    high = torch.tensor(pywt.Wavelet(_WAVELET).dec_hi, dtype=noise.dtype, device=noise.device)
+    kernel = torch.outer(high, high)[None, None]
+    diagonal = F.conv2d(noise.flatten(0, 1)[:, None], kernel, stride=2).flatten(1)
+    medians = diagonal.abs().median(1).values.unflatten(0, noise.shape[:2])
+    return (medians / _MEDIAN).square().mean(1).sqrt()
 
 
 def picture_sigma(channel_sigmas: list[float]) -> float:

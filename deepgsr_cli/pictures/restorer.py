@@ -8,7 +8,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, replace
 from functools import cached_property, partial
 from pathlib import Path
-from typing import TYPE_CHECKING, Literal, NamedTuple, overload
+from typing import TYPE_CHECKING, Literal, overload
 
 import numpy as np
 import torch
@@ -38,9 +38,10 @@ from deepgsr_cli.pictures.arrays import (
     white_of,
     with_pixels,
 )
+from deepgsr_cli.pictures.camera import white_equivalent
 from deepgsr_cli.pictures.compression import Compression, compression_of
 from deepgsr_cli.pictures.findings import DRY, is_drawn, load_noise_estimator, noise_of, rain_of, windows_of
-from deepgsr_cli.pictures.jpeg import limited, ycc_of_rgb
+from deepgsr_cli.pictures.jpeg import limited
 from deepgsr_cli.pictures.noise import estimate_sigma, picture_sigma
 from deepgsr_cli.pictures.resampling import (
     Method,
@@ -49,7 +50,7 @@ from deepgsr_cli.pictures.resampling import (
     resized,
     without_hidden_colours,
 )
-from deepgsr_cli.pictures.routes import Choice, Route, part
+from deepgsr_cli.pictures.routes import Choice, Route
 from deepgsr_cli.pictures.tasks import (
     DEJPEG,
     DENOISE,
@@ -148,35 +149,18 @@ class RunOptions:
         )
 
 
-# Probability of noise from which nobody asks the network, and the bounds of the share of the noise found that
-# it has to remove else. Of what is found in clean pictures it mostly removes less, or, of patterns, far more.
-_SURE, _LEAST_AGREED, _MOST_AGREED = 0.997, 0.5, 1.25
-# Least colour of what it removes, as multiples of its luma: of noise of 19 cameras it was 0.53 or more, of
-# grass 0.35. JPEG of less than this quality leaves noise 0.2 to 0.4, which has to be as probable as this. Of
-# 57 clean pictures to train on, some of them JPEG of quality 95, these bounds let 1 be changed.
-_COLOURED, _GRAYER_SURE, _GRAYER_QUALITY = 0.5, 0.9, 93
-# What the weights for white noise are told, as multiples of the level of a camera's noise, by the share of it
-# that the estimate for white noise sees: coarse noise takes more to be removed. Of 82 noisy pictures to train
-# on those for photographs make 34.1 dB, those for white noise told this 33.9, and the mean of both 34.5, more
-# than those for white noise told the best level.
-_SEEN, _PARTNERS_LEVEL = (0.6, 0.9), (1.8, 1.25)
+# Of each kind of noise, the probability from which nobody asks the network, and the least share of the noise
+# found that it has to remove else; and the greatest. Of what is found in clean pictures it mostly removes
+# less, or, of patterns, far more. Of 253 clean pictures to train on, JPEG most of them, 15 have noise by
+# probability alone, and 1 by these bounds; of 60 with a camera's noise that is found, they leave 5.
+_SURE = {"white": 0.997, "camera": 0.97}
+_LEAST_REMOVED = {"white": 0.5, "camera": 0.65}
+_MOST_REMOVED = 1.25
 # Change of a pixel, on the [0, 1] scale, that no network makes that works: such a tile stays as it is.
 _FAILED = 2.0
 # Quality of JPEG from which a picture of which nothing is known stays as it is: its artefacts are hardly
 # seen, and a result that is written as JPEG again would lose what was gained.
 _FINE_QUALITY = 50
-
-
-class Removal(NamedTuple):
-    """What a network removes that is told of noise.
-
-    Attributes:
-        share: Its root mean square, as a share of the level told.
-        colour: Root mean square of its colours, as multiples of that of its luma; 0 in gray pictures.
-    """
-
-    share: float
-    colour: float
 
 
 @dataclass
@@ -188,15 +172,13 @@ class Restorer:
         options: How the model runs.
         notify: Called with sentences a user should read.
         task: "denoise" (white Gaussian noise of a known level), "photo" (noise as cameras and JPEG leave it,
-            of a level that may be known), "derain", "restore" (noise, rain, both or JPEG, of which nothing is
-            known: by one network if weights are given, else by those for what is found), "dejpeg" or
-            "upscale".
+            of a level that is the root mean square of all that it changes), "derain", "restore" (noise, rain,
+            both or JPEG, of which nothing is known: by one network if weights are given, else by those for
+            what is found), "dejpeg" or "upscale".
         noise: Which noise a picture to denoise has, where it is restored whose level is not given: "white",
             "camera", or "auto" to look.
         loaded: What `load` has loaded so far, by channel count.
         others: Restoration by the same options for other tasks, which `specialist` has made.
-        partner: Restoration from white noise, whose result and that of this for "photo" are averaged where
-            the level is known; None for this alone.
         seconds_loading: Time that `load`, and loading the estimator, have taken so far, in seconds.
     """
 
@@ -207,7 +189,6 @@ class Restorer:
     noise: Noise = "auto"
     loaded: dict[int, Loaded[Prior]] = field(default_factory=dict, init=False)
     others: dict[str, Restorer] = field(default_factory=dict, init=False)
-    partner: Restorer | None = field(default=None, init=False, repr=False)
     seconds_loading: float = field(default=0.0, init=False)
 
     @property
@@ -236,12 +217,8 @@ class Restorer:
 
     @property
     def camera(self) -> Restorer:
-        """Restoration by the same options from noise as cameras and JPEG leave it; by the shipped weights,
-        those for white noise are its partner."""
-        camera = self.specialist(PHOTO.name)
-        if self.task == DENOISE.name and self.weights is None:
-            camera.partner = self
-        return camera
+        """Restoration by the same options from noise as cameras and JPEG leave it."""
+        return self.specialist(PHOTO.name)
 
     @cached_property
     def estimator(self) -> NoiseEstimator:
@@ -312,7 +289,7 @@ class Restorer:
         return Choice(derainer, rain=rain, restored=whole), np.concatenate(derained, axis=-1).clip(0, 1)
 
     def choose(self, pixels: np.ndarray, sigma: float | None = None) -> Choice:
-        """Choose how to denoise a picture; all tasks but "denoise" leave no choice.
+        """Choose how to denoise a picture; all tasks but "denoise" and "photo" leave no choice.
 
         A level that is given is one of white noise, unless `noise` is "camera". With weights that are given,
         all noise there is counts as what they are for.
@@ -324,24 +301,22 @@ class Restorer:
         Raises:
             WeightsError: As `load`.
         """
-        if self.task != "denoise":
-            return Choice(self, sigma)
+        if not self.takes_sigma:
+            return Choice(self)
+        by_camera = self.noise == "camera" or self.task == PHOTO.name
         if sigma is not None:
-            return Choice(self.camera if self.noise == "camera" else self, sigma)
+            return Choice(self.camera if by_camera else self, sigma)
         found = noise_of(pixels, self.estimator)
+        if by_camera and found.level > 0:
+            return Choice(self.camera, min(found.level, self.camera.sigma_limit(len(pixels))), found)
         if found.kind in ("none", "unknown"):
-            return Choice(self.camera, None, found) if self.noise == "camera" else Choice(None, 0.0, found)
-        kind = self.noise if self.noise != "auto" else "white" if self.weights is not None else found.kind
+            return Choice(None, 0.0, found)
+        kind = "white" if self.noise == "white" or self.weights is not None else found.kind
         restorer, level = (self, found.sigma) if kind == "white" else (self.camera, found.level)
         level = min(level, restorer.sigma_limit(len(pixels)))
-        if self.noise == "auto" and found.noisy < _SURE:
+        if self.noise == "auto" and found.noisy < _SURE[kind]:
             removed = restorer.removal(pixels, level)
-            agreed = _LEAST_AGREED < removed.share < _MOST_AGREED
-            coloured = kind == "white" or removed.colour > _COLOURED
-            if agreed and not coloured and found.noisy > _GRAYER_SURE:
-                compression = compression_of(pixels)
-                coloured = compression is not None and compression.quality < _GRAYER_QUALITY
-            if not (agreed and coloured):
+            if not _LEAST_REMOVED[kind] < removed < _MOST_REMOVED:
                 return Choice(None, 0.0, replace(found, kind="unknown"))
         return Choice(restorer, level, found)
 
@@ -379,7 +354,7 @@ class Restorer:
                 made of a tensor is on the tensor's device, wherever the model runs; what is made of a file
                 is an array of the file's sample type.
             sigma: Standard deviation of the noise, on the 0-255 scale whatever the dtype, for "denoise" and
-                "photo" alone; None to look in each picture. 0 returns the picture as it is.
+                "photo"; None to look in each picture. 0 returns the picture as it is.
             strength: Share of the correction that is applied, 0 to 1.
             white: Value that stands for white; None for 255, 65535 or 1, by the dtype.
 
@@ -552,8 +527,8 @@ class Restorer:
             self.seconds_loading += time.perf_counter() - started
         return self.loaded[needed]
 
-    def removal(self, pixels: np.ndarray, sigma: float) -> Removal:
-        """Try what the network removes of windows of a picture, told a noise level; a partner is not asked.
+    def removal(self, pixels: np.ndarray, sigma: float) -> float:
+        """Try what the network removes of windows of a picture; return its share of the noise level told.
 
         A network that is told of noise, and takes away much less, has seen texture in its place.
 
@@ -561,17 +536,12 @@ class Restorer:
             pixels: (C, H, W), float32 on the [0, 1] scale.
             sigma: Level that it is told, above 0.
         """
-        squares, told = [], self._told(sigma, Shown(True, len(pixels)))
+        squares, told = [], self._told(pixels, sigma, clipped=True)
         for window in windows_of(pixels):
             given = window[0, : len(pixels)].contiguous().numpy()
-            removed = given - self._run(given, told, 1.0, in_place=False, progress=None)
-            planes = [removed[0], 0, 0]
-            if len(removed) == 3:
-                planes = [*ycc_of_rgb(torch.from_numpy(removed)[None])[0].numpy()]
-            squares.append([np.square(part).mean() for part in (removed, *planes)])
-        whole, gray, *parts = np.mean(squares, axis=0)
-        colour = float(np.sqrt(np.mean(parts) / max(gray, 1e-12)))
-        return Removal(255 * float(np.sqrt(whole)) / sigma, colour)
+            restored = self._run(given, told, 1.0, in_place=False, progress=None)
+            squares.append(np.square(given - restored).mean())
+        return 255 * math.sqrt(np.mean(squares)) / sigma
 
     def sigma_limit(self, channels: int) -> float:
         """Highest noise level, on the 0-255 scale, that the weights for so many channels know."""
@@ -593,8 +563,7 @@ class Restorer:
             pixels: (C, H, W), float32 on the [0, 1] scale, or uint8 or uint16, whose largest number stands
                 for 1; C 1 or 3.
             sigma: Standard deviation of the noise, on the 0-255 scale, for "denoise", and for "photo", where
-                it is that of all that differs from the clean picture, and None if it is not known; 0 returns
-                the picture as it is.
+                it is that of all that differs from the clean picture; 0 returns the picture as it is.
             clipped: Whether a file has clipped the noise to black and white, which makes blacks brighter
                 and whites darker.
             strength: Share of the correction that is applied, 0 to 1.
@@ -608,7 +577,7 @@ class Restorer:
         if self.task == DEJPEG.name:
             raise UsageError("dejpeg has to know how a picture was compressed; call decompress")
         _check(pixels, strength)
-        if (sigma is not None) != self.takes_sigma and self.task != "photo":
+        if (sigma is not None) != self.takes_sigma:
             raise UsageError(f"sigma is {sigma}: denoise needs the noise level, the other tasks take none")
         limit = self.sigma_limit(len(pixels))
         if sigma is not None and not 0 <= sigma <= limit:
@@ -616,19 +585,8 @@ class Restorer:
         pixels = pixels if in_place else to_floats(pixels)
         if sigma == 0 or strength == 0 or is_flat(pixels):
             return pixels if in_place else pixels.copy()
-        told = self._told(sigma, Shown(clipped, len(pixels)))
-        if self.partner is None or sigma is None:
-            return self._run(pixels, told, strength, in_place=in_place, progress=progress)
-        first, second = (progress and part(progress, number, 2) for number in (0, 1))
-        seen = picture_sigma(estimate_sigma(pixels)) / sigma
-        higher = sigma * float(np.interp(seen, _SEEN, _PARTNERS_LEVEL))
-        higher = min(higher, self.partner.sigma_limit(len(pixels)))
-        theirs = self.partner.restore_pixels(
-            pixels.copy(), higher, clipped=clipped, strength=strength, in_place=True, progress=first
-        )
-        restored = self._run(pixels, told, strength, in_place=in_place, progress=second)
-        _average(restored, theirs)
-        return restored
+        told = self._told(pixels, sigma, clipped=clipped)
+        return self._run(pixels, told, strength, in_place=in_place, progress=progress)
 
     def restore_compressed(
         self,
@@ -717,12 +675,15 @@ class Restorer:
         image = torch.from_numpy(np.ascontiguousarray(pixels, dtype=np.float32))
         return self._in_tiles(enlarge, image, model, progress=progress)
 
-    def _told(self, sigma: float | None, shown: Shown) -> Sequence[float] | None:
-        """What the network is told of a noise level, or where none is known; None if it takes none."""
+    def _told(self, pixels: np.ndarray, sigma: float | None, *, clipped: bool) -> Sequence[float] | None:
+        """What the network is told of the noise level of a picture; None if it takes none."""
         level = TASKS[self.task].level
-        if level is None:
+        if level is None or sigma is None:
             return None
-        return level.unknown if sigma is None else level.told(sigma, shown)
+        if self.task == PHOTO.name:
+            white = min(picture_sigma(estimate_sigma(pixels)), sigma)
+            sigma = min(white_equivalent(sigma, white), self.sigma_limit(len(pixels)))
+        return level.told(sigma, Shown(clipped, len(pixels)))
 
     def _run(
         self,
@@ -840,13 +801,6 @@ def _each(
         pixels = restore(to_pixels(samples, white))
         restored[i] = samples if pixels is None else with_pixels(samples, pixels, white)
     return restored.reshape(array.shape)
-
-
-def _average(pixels: np.ndarray, others: np.ndarray) -> None:
-    """Make pixels, (C, H, W), the mean of them and others of their type; whole numbers are rounded."""
-    for channel, other in zip(pixels, others):
-        mean = (channel.astype(np.float32) + other) / 2
-        channel[:] = mean if channel.dtype.kind == "f" else np.rint(mean)
 
 
 def _ensemble(function: Callable[[Tensor], Tensor], tiles: Tensor) -> Tensor:

@@ -76,15 +76,15 @@ class Choice:
             return ""
         if self.restorer is None:
             return finding
-        if self.found is not None and self.sigma is None:
-            return f"{finding}, removed as far as the weights for photographs tell it"
         return f"{finding}, removed by the weights for {KINDS[self.restorer.task]}"
 
     @property
     def advice(self) -> str:
         """What to do where a picture is left as it is for want of certainty, in words; empty elsewhere."""
-        unsure = self.restorer is None and self.found is not None and self.found.kind == "unknown"
-        return "give --noise camera, or --sigma, to have it removed" if unsure else ""
+        if self.restorer is not None or self.found is None or self.found.kind != "unknown":
+            return ""
+        # Of a picture that is too small nothing is known that could be told.
+        return f"give {'--noise camera, or --sigma,' if self.found.sigmas else '--sigma'} to have it removed"
 
     @property
     def facts(self) -> dict[str, Any]:

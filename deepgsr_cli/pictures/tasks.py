@@ -99,7 +99,6 @@ class Level:
         estimate: Value for a picture, (C, H, W) in [0, 1].
         told: What a network is told, of a value and a picture; a network of fewer conditions is told the
             first of them.
-        unknown: What it is told where nobody knows the level; None if it cannot do without.
         ease: How little error a good network leaves at what it is told, (B, conditions): the inverse of its
             variance, (B,), by which training has all levels count alike.
     """
@@ -110,7 +109,6 @@ class Level:
     estimate: Callable[[np.ndarray], float]
     told: Callable[[float, Shown], list[float]]
     ease: Callable[[Tensor], Tensor]
-    unknown: list[float] | None = None
 
 
 @dataclass(frozen=True)
@@ -209,11 +207,6 @@ def _like_photographs(clean: Tensor, draw: Draw) -> Tensor:
     return varied(clean, draw.device)
 
 
-# What the network for photographs is told instead of a level and 1, where nobody knows the level. The first
-# entry bounds what the network can change.
-UNKNOWN = [1.0, 0.0]
-# Share of the pictures whose level the network for photographs is told; others it has to judge itself.
-_TOLD = 0.5
 # Standard deviation of the logarithm of the error in what it is told, as an estimate has one.
 _TOLD_ERROR = 0.25
 
@@ -221,30 +214,39 @@ _TOLD_ERROR = 0.25
 def _photographed(clean: Tensor, how: Degradation, draw: Draw) -> tuple[Tensor, Tensor]:
     import torch
 
-    from deepgsr_cli.pictures.camera import level_of, photographed
+    from deepgsr_cli.pictures.camera import photographed
 
     photos = photographed(clean, draw.device).pictures
-    known = torch.rand(len(clean), 1, device=clean.device, generator=draw.device) < _TOLD
+    told = _told_of_noise(photos - clean, how)
     error = _TOLD_ERROR * torch.randn(len(clean), 1, device=clean.device, generator=draw.device)
-    level = level_of(photos, clean)
-    told = torch.cat((level * error.exp(), torch.ones_like(level)), dim=1)
-    unknown = torch.cat([torch.full_like(level, value) for value in UNKNOWN], dim=1)
-    return photos, torch.where(known, told, unknown)
+    told[:, :1] = (told[:, :1] * error.exp()).clamp(max=how.sigma_max / 255)
+    return photos, told
 
 
 def _photographed_for_validation(
     clean: np.ndarray, how: Degradation, number: int
 ) -> list[tuple[Tensor, Tensor]]:
-    """Two noisy photographs of the picture: one of unknown level, and one whose level is told."""
+    """Two noisy photographs of the picture."""
     import torch
 
-    from deepgsr_cli.pictures.camera import FOR_DENOISING, level_of, photographed
+    from deepgsr_cli.pictures.camera import FOR_DENOISING, photographed
 
     generator = torch.Generator().manual_seed(how.seed + number)
     pictures = torch.from_numpy(clean).expand(2, -1, -1, -1)
     photos = photographed(pictures, generator, replace(FOR_DENOISING, clean=0)).pictures
-    level = level_of(photos, pictures)[1:]
-    return [(photos[:1], torch.tensor([UNKNOWN])), (photos[1:], torch.cat((level, torch.ones(1, 1)), dim=1))]
+    return list(zip(photos.split(1), _told_of_noise(photos - pictures, how).split(1)))
+
+
+def _told_of_noise(noise: Tensor, how: Degradation) -> Tensor:
+    """What the network for photographs is told of noise, (B, C, H, W), that is known: (B, 2)."""
+    import torch
+
+    from deepgsr_cli.pictures.camera import white_equivalent
+    from deepgsr_cli.pictures.noise import white_part
+
+    level = noise.square().mean((1, 2, 3)).sqrt()
+    told = white_equivalent(level, torch.minimum(white_part(noise), level))
+    return torch.stack((told.clamp(max=how.sigma_max / 255), torch.ones_like(told)), dim=1)
 
 
 def _in_rain(clean: Tensor, how: Degradation, draw: Draw) -> tuple[Tensor, Tensor]:
@@ -384,15 +386,14 @@ SIGMA = Level(
     ease=_ease_of_sigma,
 )
 
-# The effective sigma of noise of any kind: the root mean square of what it changes.
-EFFECTIVE_SIGMA = Level(
+# The white noise that noise of any kind is as hard to remove as, in a file of 8 bits.
+EQUIVALENT_SIGMA = Level(
     option="sigma",
     low=0,
     high=255,
     estimate=_picture_sigma,
     told=lambda sigma, shown: [sigma / 255, 1.0],
     ease=_all_alike,
-    unknown=UNKNOWN,
 )
 
 DENOISE = PictureTask(
@@ -409,7 +410,7 @@ DENOISE = PictureTask(
 PHOTO = PictureTask(
     name="photo",
     summary="Train a denoiser of photographs on clean pictures; a camera's noise is made on the fly.",
-    level=EFFECTIVE_SIGMA,
+    level=EQUIVALENT_SIGMA,
     # A camera mixes the noise of its channels. A gray picture has equal noise in three equal channels, and is
     # among the crops.
     channels=Channels.COLOUR,

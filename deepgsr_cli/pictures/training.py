@@ -16,7 +16,7 @@ from torch import Tensor, nn
 from deepgsr_cli.compute.precision import autocast
 from deepgsr_cli.errors import OptionError, UsageError
 from deepgsr_cli.evaluation.metrics import psnr, rounded8
-from deepgsr_cli.files import fingerprint, sha256
+from deepgsr_cli.files import named, sha256
 from deepgsr_cli.formats.image import picture_paths, read_channels
 from deepgsr_cli.models import (
     GROUPSC_PRESETS,
@@ -30,7 +30,7 @@ from deepgsr_cli.models import (
 from deepgsr_cli.models.deepgsr import filter_of
 from deepgsr_cli.pictures.dataset import Crops, pair_paths, read_pictures, smaller_copies
 from deepgsr_cli.pictures.scenes import structures
-from deepgsr_cli.pictures.tasks import SIGMA, TASKS
+from deepgsr_cli.pictures.tasks import EQUIVALENT_SIGMA, SIGMA, TASKS
 from deepgsr_cli.training.losses import LOSSES
 from deepgsr_cli.training.task import Draw, preset_of, split_evenly
 
@@ -177,11 +177,12 @@ def _shape(config: TrainConfig) -> DeepGSRConfig | GroupSCConfig | NSRConfig:
     if config.model not in PRESETS_OF:
         raise OptionError("model", config.model, f"known are {', '.join(PRESETS_OF)}")
     shape = preset_of(config, PRESETS_OF[config.model])
-    if getattr(shape, "search", 0) and task.level is not SIGMA:
+    if getattr(shape, "search", 0) and task.level not in (SIGMA, EQUIVALENT_SIGMA):
         raise OptionError(
             "preset",
             config.preset,
-            "its filter has to know the level of the noise, which only denoise is told; give small or paper",
+            "its filter has to know the level of the noise, which denoise and photo are told; give small or"
+            " paper",
         )
     if _scales(shape) != task.scales:
         fitting = [name for name, x in PRESETS_OF[config.model].items() if _scales(x) == task.scales]
@@ -269,7 +270,7 @@ def training_pictures(paths: list[Path], config: TrainConfig) -> list[np.ndarray
 
 
 def summary_of(paths: list[Path]) -> str:
-    return f"{len(paths)} pictures, fingerprint {fingerprint(paths)}"
+    return named(paths, "picture")
 
 
 def _centre(pixels: np.ndarray) -> np.ndarray:

@@ -21,7 +21,7 @@ from deepgsr_cli.compute.device import select_device
 from deepgsr_cli.compute.processes import Processes
 from deepgsr_cli.errors import UsageError
 from deepgsr_cli.files import atomic_write, make_folder
-from deepgsr_cli.models.deepgsr import told_more
+from deepgsr_cli.models.deepgsr import skip_new_blocks, told_more
 from deepgsr_cli.training.config import CHANGEABLE, TrainConfig, plain_config, public_config
 from deepgsr_cli.training.optimizers import optimizer
 from deepgsr_cli.training.stepping import Descent, Gradients
@@ -81,6 +81,7 @@ class _Run(Generic[S]):
                     f"--start {config.start}: nothing in it fits this network; give the --preset it has"
                 )
             self.model.load_state_dict(own | fitting)
+            skip_new_blocks(self.model, fitting)
         self.model.to(device, memory_format=torch.channels_last)  # type: ignore[call-overload]
         self.average = copy.deepcopy(self.model).eval().requires_grad_(False)
         fused = device.type in ("cpu", "cuda")

@@ -11,6 +11,7 @@ import torch
 from torch import Tensor, nn
 
 from deepgsr_cli.errors import InputError, OptionError
+from deepgsr_cli.words import counted
 
 if TYPE_CHECKING:
     from deepgsr_cli.training.config import TrainConfig
@@ -101,6 +102,6 @@ def check_held_out(count: int, held_out: int) -> None:
     """Raise InputError unless that many of `count` pictures can be held out."""
     if held_out < 1 or count < 2 * held_out:
         raise InputError(
-            f"{count} pictures, of which {held_out} would be held out for validation; "
+            f"{counted(count, 'picture')}, of which {held_out} would be held out for validation; "
             "give more pictures, --validation FOLDER, or another --held-out"
         )

@@ -22,14 +22,14 @@ def sinogram():
     return (y + 0.01 * generator.standard_normal(y.shape)).astype(np.float32)
 
 
-@pytest.mark.parametrize("method", ["fbp", "tv"])
-def test_a_sinogram_gives_what_the_command_writes(tmp_path, sinogram, method):
+@pytest.mark.parametrize("settings", [Method("fbp"), Method("tv", iterations=20)], ids=["fbp", "tv"])
+def test_a_sinogram_gives_what_the_command_writes(tmp_path, sinogram, settings):
     np.save(tmp_path / "y.npy", sinogram)
     scan = tmp_path / "scan.json"
     write_geometry(GEOMETRY, scan)
     files = f"{tmp_path}/y.npy --geometry {scan} -o {tmp_path}/x.npy"
-    invoke(f"ct-recon {files} --method {method} --iterations 20 --device cpu")
-    settings = Method(method, iterations=20)
+    iterations = f"--iterations {settings.iterations}" if settings.iterations else ""
+    invoke(f"ct-recon {files} --method {settings.name} {iterations} --device cpu")
     hu = reconstruct_ct(sinogram, scan, method=settings, device="cpu")
     assert (hu.shape, hu.dtype) == ((32, 32), np.float32)
     assert np.array_equal(hu, np.load(tmp_path / "x.npy"))

@@ -93,7 +93,7 @@ def test_training_takes_noise_of_a_sharp_kernel_away(config, monkeypatch):
 
 def test_a_shape_that_looks_for_white_noise_is_refused(config, monkeypatch):
     monkeypatch.undo()
-    with pytest.raises(OptionError, match="preset is collaborative: known are small, wide, paper"):
+    with pytest.raises(OptionError, match="preset is collaborative: known are small, wide, deep, paper"):
         CTDenoise(dataclasses.replace(config, preset="collaborative"), CPU)
 
 

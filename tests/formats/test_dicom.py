@@ -371,10 +371,12 @@ def test_a_folder_without_slices_says_what_it_has(tmp_path):
     with pytest.raises(InputError, match="has no files; give a folder with DICOM files"):
         find_series(tmp_path)
     (tmp_path / "notes.txt").write_text("nothing here")
-    with pytest.raises(InputError, match="none of its 1 files is a CT slice; give a folder with DICOM"):
+    with pytest.raises(
+        InputError, match=r"none of its files is a CT slice \(1 file\); give a folder with DICOM"
+    ):
         find_series(tmp_path)
     saved(ct(samples(), SOPClassUID=uids.RTDoseStorage, Modality="RTDOSE"), tmp_path / "dose.dcm")
-    with pytest.raises(InputError, match=r"none of its 2 files .* RT Dose Storage, not a CT"):
+    with pytest.raises(InputError, match=r"none of its files .*2 files.* RT Dose Storage, not a CT"):
         find_series(tmp_path)
 
 
@@ -596,6 +598,27 @@ def test_frames_without_functional_groups_are_in_the_order_of_the_file(tmp_path)
 
 
 # Derived series
+
+
+@pytest.mark.parametrize(
+    ("width", "function", "kept"),
+    [
+        ("0", None, False),
+        (["350", "0"], "LINEAR", False),
+        ("0.5", "LINEAR", False),
+        ("0.5", "LINEAR_EXACT", True),
+        (["350", "1"], None, True),
+    ],
+)
+def test_a_derived_slice_has_no_window_that_cannot_be(tmp_path, width, function, kept):
+    centre = ["50", "40"] if isinstance(width, list) else "50"
+    source = ct(samples(), WindowCenter=centre, WindowWidth=width)
+    if function is not None:
+        source.VOILUTFunction = function
+    result = derived(saved(source, tmp_path / "in.dcm"), tmp_path / "out.dcm")
+    for keyword in ("WindowCenter", "WindowWidth"):
+        assert (keyword in result) == kept
+    assert ("VOILUTFunction" in result) == (kept and function is not None)
 
 
 def test_a_derived_slice_is_new_and_says_what_it_is(tmp_path):

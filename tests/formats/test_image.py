@@ -534,7 +534,8 @@ def test_truncated_file_is_refused_wherever_it_is_cut(kind: str) -> None:
             image = read(data[:cut])
         except InputError:
             continue
-        assert len(data) - cut < 4  # padding at the end may be missing, never a pixel
+        # Padding at the end may be missing, or the last chunk, never a pixel.
+        assert len(data) - cut < (13 if kind.startswith("png") else 4)
         assert_same(image, whole)
 
 
@@ -555,13 +556,58 @@ def test_damage_is_named() -> None:
         fewer = fewer.replace(struct.pack("<HHI", tag, kind, 5), struct.pack("<HHI", tag, kind, 3))
     for data, words in [
         (png(noise((H, W, 1), "uint8"), 8, 0, wrong), "tRNS chunk has a wrong checksum"),
-        (whole_files()["png"][:-12], "its end is missing"),
         (whole_files()["png"][:-13], "IDAT chunk is incomplete"),
         (whole_files()["webp"][:-1], "bytes are there"),
         (fewer, "3 of 5 strips"),
     ]:
         with pytest.raises(InputError, match=words):
             read(data)
+
+
+@pytest.mark.parametrize("missing", [1, 9, 12])
+@pytest.mark.parametrize("interlaced", [False, True])
+def test_a_png_that_lacks_nothing_but_its_end_is_read_and_mended(missing: int, interlaced: bool) -> None:
+    samples = noise((H, W, 3), "uint8")
+    whole = png(samples, 8, 2, interlaced=interlaced)
+    image = read(whole[:-missing])
+    assert_same(image, read(whole))
+    assert (image.notes, image.left_out) == (("its end is missing, and all pixels are there",), ())
+    assert image.mended
+    at = whole.index(b"IDAT") - 4
+    for half in (whole[:at], whole[:at] + chunk(b"IDAT", whole[at + 8 : at + 300])):
+        with pytest.raises(InputError, match="damaged or cut short"):
+            read(half)
+
+
+@pytest.mark.parametrize("progressive", [False, True])
+def test_a_jpeg_that_lacks_nothing_but_its_end_is_read(progressive: bool) -> None:
+    whole = saved(
+        np.kron(noise((9, 12, 3), "uint8"), np.ones((8, 8, 1), np.uint8)), "JPEG", progressive=progressive
+    )
+    for missing in (1, 2):
+        image = read(whole[:-missing])
+        assert_same(image, read(whole))
+        assert image.notes[0].startswith("its end is missing")
+        assert not image.mended
+    for share in (0.3, 0.6, 0.95):
+        if not progressive:
+            with pytest.raises(InputError, match="damaged or cut short"):
+                read(whole[: int(share * len(whole))])
+
+
+@pytest.mark.parametrize(
+    "head",
+    [
+        b"\0\0\0\x20ftypisom",
+        b"\0\0\0\x14ftypqt  ",
+        b"\x1aE\xdf\xa3\xa3B\x86\x81",
+        b"RIFF\xbeh\0\0AVI LIST",
+        b"\0\0\1\xba!",
+    ],
+)
+def test_a_film_is_refused_as_one_with_the_way_to_its_frames(head: bytes) -> None:
+    with pytest.raises(InputError, match=r"is a film, and pictures are read; make them by ffmpeg -i FILM"):
+        read(head + bytes(99))
 
 
 def bombs() -> dict[str, bytes]:

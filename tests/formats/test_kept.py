@@ -131,6 +131,17 @@ def test_a_float_picture_on_another_scale_is_refused_by_name_and_range(channels:
     check_range(read(data, white=255), "scan.tif")
 
 
+@pytest.mark.parametrize("white", [1, 255])
+def test_a_float_picture_whose_black_is_below_zero_is_refused(white: int) -> None:
+    samples = (noise((H, W), "uint8") / np.float32(127.5) - 1) * np.float32(white)
+    with pytest.raises(
+        InputError, match=rf"^scan\.tif: its values go from -{white} to {white}, and black is 0"
+    ):
+        check_range(read(tiff(samples), white=white), "scan.tif")
+    strong = np.float32(0.25) + np.float32(75 / 255) * np.random.default_rng(0).normal(size=(H, W))
+    check_range(read(tiff(strong.astype(np.float32))), "noisy.tif")
+
+
 def test_a_few_values_beyond_white_are_no_other_scale() -> None:
     samples = np.full((H, W), 0.5, np.float32)
     samples[0, :9] = 80
@@ -346,7 +357,7 @@ def test_further_pictures_in_a_jpeg_are_counted() -> None:
     stream = io.BytesIO()
     frames[0].save(stream, "MPO", save_all=True, append_images=frames[1:])
     assert "1 of 3 pictures" in read(stream.getvalue()).left_out[0]
-    assert "9 bytes that follow" in read(jpeg() + b"any bytes").left_out[0]
+    assert "left out (9 bytes)" in read(jpeg() + b"any bytes").left_out[0]
     for whole in (jpeg(), jpeg() + bytes(100), saved(noise((H, W, 3), "uint8"), "JPEG", progressive=True)):
         assert not read(whole).left_out
 

@@ -116,7 +116,7 @@ def test_a_gamma_that_is_not_of_srgb_is_named_where_it_is_lost() -> None:
 def test_bytes_after_the_picture_are_told() -> None:
     sound = png(noise((H, W), "uint8"), 8, 0)
     assert read(sound).left_out == ()
-    words = "the 7 bytes that follow the picture in the file are left out"
+    words = "what follows the picture in the file is left out (7 bytes)"
     assert read(sound + b"further").left_out == (words,)
     ppm = b"P6 4 3 255\n" + bytes(36)
     assert read(ppm + b"further").left_out == (words,)
@@ -149,7 +149,7 @@ def test_what_is_left_out_is_not_told_of_a_copy(tmp_path: Path) -> None:
 
     assert run("copy.jpg") == ""
     assert (tmp_path / "copy.jpg").read_bytes() == two.read_bytes()
-    assert "the 7 bytes that follow the picture in the file are left out" in run("other.png")
+    assert "what follows the picture in the file is left out (7 bytes)" in run("other.png")
 
 
 def test_pictures_of_a_file_that_is_copied_are_written_once_to_standard_output(tmp_path: Path) -> None:

@@ -138,7 +138,7 @@ def test_files_of_formats_that_are_not_read_are_named(tree):
     for name in ("x.heic", "y.RAW", "notes.txt"):
         (tree / "in" / name).touch()
     found = plan(["in"], "out", "denoise", SUFFIXES, foreign=(".heic", ".raw"))
-    assert found.notes[-1] == "2 pictures passed over of formats that are not read: x.heic, y.RAW"
+    assert found.notes[-1] == "2 files passed over, of formats that are not read: x.heic, y.RAW"
     assert found.notes[0] == plan(["in"], "out", "denoise", (*SUFFIXES, ".heic", ".raw")).notes[0]
 
 

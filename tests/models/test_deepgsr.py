@@ -4,7 +4,13 @@ import pytest
 import torch
 
 from deepgsr_cli.models import PRESETS, PRIORS, DeepGSR, DeepGSRConfig
-from deepgsr_cli.models.deepgsr import GroupBlock, LowRankGroupShrinkage, _analyse, _synthesise
+from deepgsr_cli.models.deepgsr import (
+    GroupBlock,
+    LowRankGroupShrinkage,
+    _analyse,
+    _synthesise,
+    skip_new_blocks,
+)
 from deepgsr_cli.models.mosaics import bayer_mask, malvar, mosaic_of
 from deepgsr_cli.models.patches import reflect_to
 from deepgsr_cli.models.wavelets import dwt2, idwt2
@@ -286,3 +292,15 @@ def test_tiles_of_a_mosaic_start_where_its_pattern_does():
 def test_a_mosaic_has_three_channels_and_no_search(change):
     with pytest.raises(ValueError, match="a mosaic has 3 channels"):
         dataclasses.replace(MOSAIC, **change)
+
+
+def test_a_network_with_more_blocks_starts_where_a_smaller_one_has_ended():
+    small = randomise(DeepGSR(SMALL.without_groups()))
+    config = dataclasses.replace(SMALL, encoder=(3, 2), decoder=(4,)).without_groups()
+    large = randomise(DeepGSR(config), seed=1)
+    x, sigma = random(1, 1, 16, 24), torch.tensor([[0.2]])
+    known = small.state_dict()
+    large.load_state_dict(large.state_dict() | known)
+    assert (large(x, sigma) - small(x, sigma)).abs().max() > 1e-3
+    skip_new_blocks(large, known)
+    torch.testing.assert_close(large(x, sigma), small(x, sigma))

@@ -18,9 +18,11 @@ from deepgsr_cli.pictures.camera import (
     photographed,
     raw_of,
     varied,
+    white_equivalent,
 )
 from deepgsr_cli.pictures.jpeg import jpeg
-from deepgsr_cli.pictures.tasks import TASKS, UNKNOWN
+from deepgsr_cli.pictures.noise import white_part
+from deepgsr_cli.pictures.tasks import TASKS
 from deepgsr_cli.training.config import TrainConfig
 from deepgsr_cli.training.task import Draw
 
@@ -272,14 +274,26 @@ def config(**values: object) -> TrainConfig:
     return TrainConfig(data=("photos",), output="run", task="photo", channels=3, **values)  # type: ignore[arg-type]
 
 
-def test_half_of_the_networks_pictures_are_of_unknown_level() -> None:
+def test_the_network_is_told_about_the_white_noise_that_is_as_hard_to_remove() -> None:
     clean = scenes(200, 16, 16)
     photos, told = TASKS["photo"].degrade(clean, config(), Draw(seeded(), seeded(1)))
-    unknown = (told == torch.tensor(UNKNOWN)).all(1)
-    assert 0.35 < float(unknown.float().mean()) < 0.65
-    level, said = level_of(photos, clean)[~unknown], told[~unknown]
-    assert bool((said[:, 1] == 1).all())
-    assert float((said[:, :1] / level.clamp(min=1e-4) - 1).abs().median()) < 0.3
+    level = level_of(photos, clean)
+    exact = white_equivalent(level, torch.minimum(white_part(photos - clean)[:, None], level))
+    exact, said = exact.clamp(max=75 / 255), told[:, :1]
+    assert bool((told[:, 1] == 1).all())
+    there = level[:, 0] > 1e-4
+    assert 0.1 < float((said[there] / exact[there]).log().std()) < 0.3
+    assert float(said.max()) < 75.01 / 255
+
+
+def test_white_noise_is_white_and_coarse_noise_is_not() -> None:
+    noise = 0.1 * torch.randn(2, 3, 128, 128, generator=seeded())
+    noise[1] = noise[1, :, ::2, ::2].repeat_interleave(2, 1).repeat_interleave(2, 2)
+    white, coarse = white_part(noise).tolist()
+    assert white == pytest.approx(0.1, rel=0.03)
+    assert coarse < 0.05
+    assert white_equivalent(0.1, 0.1) == 0.1
+    assert white_equivalent(0.1, coarse) > 0.15
 
 
 def test_pictures_to_validate_on_are_noisy_and_the_same_at_each_call() -> None:
@@ -289,4 +303,4 @@ def test_pictures_to_validate_on_are_noisy_and_the_same_at_each_call() -> None:
         assert torch.equal(noisy, noisy_again)
         assert torch.equal(told, told_again)
         assert not torch.equal(noisy, torch.from_numpy(clean)[None])
-    assert [told[0, 1].item() for _, told in first] == [0, 1]
+    assert all(told[0, 1] == 1 and 0 < told[0, 0] <= 75 / 255 for _, told in first)

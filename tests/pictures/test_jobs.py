@@ -248,7 +248,7 @@ def test_levels_of_pages_are_estimated_one_by_one_and_clean_pages_stay(tmp_path,
     assert result.facts["noise_by_page"] == ["white", "none", "white"]
     assert "noise" not in result.facts
     assert result.facts["sigma"] == round(float(np.median(result.facts["sigma_by_page"])), 2)
-    assert "1 of them are written unchanged (no noise found)" in result.note
+    assert "written unchanged: 1 of them (no noise found)" in result.note
     assert np.array_equal(tifffile.imread(tmp_path / "out.tif")[1], pages[1])
 
 

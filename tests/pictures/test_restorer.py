@@ -16,7 +16,6 @@ from deepgsr_cli.pictures.compression import of_coding, of_quality
 from deepgsr_cli.pictures.findings import NoiseFinding
 from deepgsr_cli.pictures.noise import estimate_sigma, picture_sigma
 from deepgsr_cli.pictures.restorer import Restorer, RunOptions
-from deepgsr_cli.pictures.tasks import UNKNOWN
 from deepgsr_cli.weights import load as load_module
 from deepgsr_cli.weights.checkpoint import save_checkpoint
 from tests.samples import smooth_picture, tiny_model
@@ -427,7 +426,7 @@ def chooser(by_task, monkeypatch):
         ("none", "white", None, None, 0),
         ("white", "camera", None, "photo", 15),
         ("camera", "camera", None, "photo", 15),
-        ("none", "camera", None, "photo", None),
+        ("none", "camera", None, "photo", 15),
         ("camera", "auto", 7, "denoise", 7),
         ("white", "camera", 7, "photo", 7),
     ],
@@ -440,57 +439,35 @@ def test_weights_and_level_are_chosen_by_what_is_found_and_said(chooser, kind, n
 
 
 @pytest.mark.parametrize(
-    ("probability", "share", "colour", "task"),
+    ("kind", "probability", "share", "task"),
     [
-        (0.999, 0.4, 0.2, "photo"),
-        (0.85, 0.7, 0.8, "photo"),
-        (0.85, 0.4, 0.8, None),
-        (0.85, 1.5, 0.8, None),
-        (0.85, 0.7, 0.3, None),
-        (0.95, 0.7, 0.3, None),
+        ("camera", 0.98, 0.4, "photo"),
+        ("camera", 0.85, 0.7, "photo"),
+        ("camera", 0.85, 0.6, None),
+        ("camera", 0.85, 1.5, None),
+        ("white", 0.98, 0.4, None),
+        ("white", 0.98, 0.6, "denoise"),
+        ("white", 0.999, 0.4, "denoise"),
     ],
 )
 def test_what_the_network_leaves_or_overdoes_is_texture_unless_noise_is_sure(
-    chooser, monkeypatch, probability, share, colour, task
+    chooser, monkeypatch, kind, probability, share, task
 ):
-    restorer = chooser("camera")
+    restorer = chooser(kind)
     found = replace(restorer_module.noise_of(None, None), noisy=probability)
     monkeypatch.setattr(restorer_module, "noise_of", lambda *_: found)
-    monkeypatch.setattr(Restorer, "removal", lambda *_: restorer_module.Removal(share, colour))
+    monkeypatch.setattr(Restorer, "removal", lambda *_: share)
     choice = restorer.choose(noisy(3, 25, (37, 53)))
     assert (choice.restorer and choice.restorer.task) == task
-    assert choice.found.kind == ("camera" if task else "unknown")
-
-
-@pytest.mark.parametrize(("quality", "task"), [(75, "photo"), (95, None)])
-def test_noise_without_colour_is_believed_where_jpeg_may_have_taken_the_colour(
-    chooser, monkeypatch, quality, task
-):
-    restorer = chooser("camera")
-    found = replace(restorer_module.noise_of(None, None), noisy=0.95)
-    monkeypatch.setattr(restorer_module, "noise_of", lambda *_: found)
-    monkeypatch.setattr(Restorer, "removal", lambda *_: restorer_module.Removal(0.7, 0.3))
-    levels = np.rint(255 * noisy(3, 25, (80, 96)).clip(0, 1)).astype(np.uint8).transpose(1, 2, 0)
-    choice = restorer.choose(read_image(jpeg_file(np.ascontiguousarray(levels), quality)).pixels)
-    assert (choice.restorer and choice.restorer.task) == task
+    assert choice.found.kind == (kind if task else "unknown")
 
 
 @pytest.mark.parametrize("channels", [1, 3])
 def test_the_share_removed_is_that_of_the_level_told(chooser, monkeypatch, channels):
     restorer = chooser("camera").camera
+    monkeypatch.setattr(restorer_module, "estimate_sigma", lambda _: [8.0])  # all of it is white
     monkeypatch.setattr(restorer, "_run", lambda x, told, strength, **_: x - 0.5 * told[0])
-    removed = restorer.removal(noisy(channels, 5, (37, 53)), 8)
-    assert removed.share == pytest.approx(0.5, rel=1e-3)
-    assert removed.colour == pytest.approx(0, abs=1e-3)
-
-
-def test_the_colour_of_what_is_removed_is_seen(chooser, monkeypatch):
-    restorer = chooser("camera").camera
-    blue = np.float32([0, 0, 0.1]).reshape(3, 1, 1)
-    monkeypatch.setattr(restorer, "_run", lambda x, *_, **__: x - blue)
-    # Blue alone has a luma of 0.114, and colours of 0.5 and -0.081 (JFIF).
-    colour = np.sqrt((0.5**2 + 0.081**2) / 2) / 0.114
-    assert restorer.removal(noisy(3, 5, (37, 53)), 8).colour == pytest.approx(colour, rel=0.01)
+    assert restorer.removal(noisy(channels, 5, (37, 53)), 8) == pytest.approx(0.5, rel=1e-3)
 
 
 def test_weights_that_are_given_are_used_for_all_noise(chooser, by_task):
@@ -508,38 +485,37 @@ def test_a_picture_without_noise_comes_back_as_it_is_and_loads_no_weights(choose
     assert restorer.all_loaded == {}
 
 
-def test_the_network_for_photographs_is_told_the_level_or_that_nobody_knows_it(chooser, monkeypatch):
+@pytest.mark.parametrize(("level", "white", "told"), [(40, 60, 40), (40, 30, 54), (40, 0, 75)])
+def test_the_network_for_photographs_is_told_more_the_coarser_noise_is(
+    chooser, monkeypatch, level, white, told
+):
     restorer = chooser("camera").camera
+    monkeypatch.setattr(restorer_module, "estimate_sigma", lambda _: [white] * 3)
+    monkeypatch.setattr(Restorer, "sigma_limit", lambda *_: 75)
     model = restorer.load(3).model
-    told = []
+    heard = []
     forward = model.forward
-    monkeypatch.setattr(model, "forward", lambda x, c: told.append(c.tolist()) or forward(x, c))
+    monkeypatch.setattr(model, "forward", lambda x, c: heard.append(c.tolist()) or forward(x, c))
     picture = noisy(3, 25, (37, 53))
-    blind = restorer.restore_pixels(picture)
-    by_level = restorer.restore_pixels(picture, 51)
-    assert told == [[UNKNOWN], [[pytest.approx(0.2), 1]]]
-    assert not np.array_equal(blind, by_level)
+    assert not np.array_equal(restorer.restore_pixels(picture, level), picture)
+    assert heard == [[[pytest.approx(told / 255), 1]]]
     assert np.array_equal(restorer.restore_pixels(picture, 0), picture)
 
 
-@pytest.mark.parametrize("dtype", [np.float32, np.uint8])
-def test_noise_of_a_camera_is_removed_by_two_networks_whose_mean_it_is(chooser, dtype):
-    restorer = chooser("camera")
-    picture = noisy(3, 25, (37, 53)).clip(0, 1)
-    picture = picture if dtype is np.float32 else np.rint(255 * picture).astype(dtype)
-    white = restorer.restore_pixels(picture.copy(), 12.5, in_place=True)  # white noise is seen in it
-    both = restorer.camera.restore_pixels(picture.copy(), 10, in_place=True)
-    alone = replace(restorer.camera, task="photo").restore_pixels(picture.copy(), 10, in_place=True)
-    assert np.abs(alone.astype(np.float32) - white).max() > 1e-3
-    rounding = 0 if dtype is np.float32 else 0.5
-    np.testing.assert_allclose(both, (alone.astype(np.float32) + white) / 2, atol=1e-6 + rounding)
+def test_a_picture_too_small_to_tell_its_noise_stays_though_it_is_a_cameras(chooser, monkeypatch):
+    restorer = chooser("unknown", "camera")
+    small = NoiseFinding("unknown", (), 0.0, False, False, 0.5)
+    monkeypatch.setattr(restorer_module, "noise_of", lambda *_: small)
+    choice = restorer.choose(noisy(3, 25, (8, 8)))
+    assert choice.restorer is None
+    assert choice.advice == "give --sigma to have it removed"
 
 
 def test_gray_photographs_pass_as_three_equal_channels(chooser):
     restorer = chooser("camera")
     gray = noisy(1, 25, (37, 53))
-    restored = restorer.camera.restore_pixels(gray)
-    in_three = restorer.camera.restore_pixels(np.repeat(gray, 3, axis=0))
+    restored = restorer.camera.restore_pixels(gray, 20)
+    in_three = restorer.camera.restore_pixels(np.repeat(gray, 3, axis=0), 20)
     np.testing.assert_allclose(restored[0], in_three.mean(0), atol=1e-6)
 
 
@@ -547,7 +523,7 @@ def test_what_was_used_is_known_for_the_report(chooser):
     restorer = chooser("camera")
     picture = noisy(3, 25, (37, 53)).transpose(1, 2, 0)
     restorer(picture)
-    assert list(restorer.all_loaded) == ["colour", "photo, colour"]
+    assert list(restorer.all_loaded) == ["photo, colour"]
 
 
 @pytest.mark.parametrize(

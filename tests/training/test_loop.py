@@ -103,7 +103,7 @@ def test_a_folder_with_a_run_is_not_overwritten(config, trained):
 @pytest.mark.parametrize(
     ("change", "sentence"),
     [
-        ({"preset": "huge"}, "--preset huge: known are small, base, wide, collaborative, paper"),
+        ({"preset": "huge"}, "--preset huge: known are small, base, wide, deep, collaborative, paper"),
         ({"loss": "psnr", "task": "mar", "preset": "small"}, "--loss psnr: mar is measured against NMAR"),
         ({"task": "derain", "preset": "collaborative"}, "--preset collaborative: its filter has to know"),
         ({"loss": "l3"}, "--loss l3: known are charbonnier, mse, psnr"),

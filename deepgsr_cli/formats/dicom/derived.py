@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from datetime import datetime
 from pathlib import Path
 
@@ -127,6 +128,7 @@ class DerivedSeries:
         for keyword in _STALE:
             header.pop(keyword, None)
         _drop_overlays_in_pixels(header)
+        _drop_impossible_windows(header)
         signed, bits = bool(header.PixelRepresentation), max(12, header.BitsStored)  # CT Image: 12 to 16
         slope, intercept = rescale_of(header)
         for keyword, number in (("RescaleSlope", slope), ("RescaleIntercept", intercept)):
@@ -267,6 +269,18 @@ def _drop_overlays_in_pixels(header: Dataset) -> None:
     for tag in tags:
         if (tag.group, 0x3000) not in tags:
             del header[tag]
+
+
+def _drop_impossible_windows(header: Dataset) -> None:
+    """Remove the windows to show a slice by, if one is too narrow to be (PS3.3 C.11.2.1), as of width 0."""
+    linear = text_of(header, "VOILUTFunction") in ("", "LINEAR")
+    try:
+        widths = [float(width) for width in values_of(header, "WindowWidth")]
+    except ValueError:
+        widths = [math.nan]
+    if not all(width >= 1 if linear else width > 0 for width in widths):  # nor of a width that is no number
+        for keyword in ("WindowCenter", "WindowWidth", "WindowCenterWidthExplanation", "VOILUTFunction"):
+            header.pop(keyword, None)
 
 
 def _source_reference(header: Dataset, frame: int | None) -> Dataset:

@@ -17,6 +17,7 @@ from pydicom.uid import generate_uid
 
 from deepgsr_cli.errors import InputError
 from deepgsr_cli.files import files_below
+from deepgsr_cli.words import counted
 
 # Decoded projections kept for the next slice: a turn of 2304 views by 736 x 64 elements.
 _CACHE_BYTES = 2**28
@@ -283,7 +284,7 @@ class _Elements:
         except (TypeError, ValueError):
             listed = ()
         if len(listed) != count or not np.isfinite(listed).all():
-            many = f"{count} finite number{'s' if count > 1 else ''}"
+            many = counted(count, "finite number")
             raise InputError(f"{self._path}: {name} is not {many}; export it again")
         return listed
 

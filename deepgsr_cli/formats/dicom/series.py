@@ -26,6 +26,7 @@ from deepgsr_cli.formats.dicom.header import (
     rescale_of,
     text_of,
 )
+from deepgsr_cli.words import counted
 
 _TOLERANCE_MM = 1e-2
 # No slice and no metal has more HU; the cosine of the largest tilt from the axis that a gantry is not near.
@@ -160,7 +161,7 @@ def find_series(path: Path, *, pixel_mm: tuple[float, float] | None = None) -> F
         raise InputError(f"{path}: has no files; give a folder with DICOM files")
     if not series and not failures:
         reason = f"; the first refused: {skipped[0]}" if skipped else "; give a folder with DICOM files"
-        raise InputError(f"{path}: none of its {len(files)} files is a CT slice{reason}")
+        raise InputError(f"{path}: none of its files is a CT slice ({counted(len(files), 'file')}){reason}")
     return Found(series, failures, skipped, passed_over)
 
 
@@ -321,7 +322,7 @@ def _spacing_notes(where: str, files: Sequence[SliceFile], places: Sequence[_Pla
     missing = round(steps) - 1
     fault = "has slices of mixed spacing"
     if missing and abs(steps - round(steps)) < 0.1:
-        fault = f"lacks {missing} slice{'s' if missing > 1 else ''}"
+        fault = f"lacks {counted(missing, 'slice')}"
     return [
         f"{fault}: {between(farthest)} are {gap:g} {unit} apart, others {spacing:g}; each slice is done for"
         " itself"
