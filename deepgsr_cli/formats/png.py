@@ -232,13 +232,13 @@ def encode_png(stream: IO[bytes], samples: np.ndarray, metadata: Metadata) -> No
     stream.write(encoded[header:])
 
 
-def _packed(samples: np.ndarray) -> bytes:
+def _packed(samples: np.ndarray) -> bytes | bytearray:
     """A PNG of samples. A photograph is packed by one filter and runs alone, which takes a sixth of the time
     of all that zlib can look for, and mostly a few percent more bytes."""
     import imagecodecs
 
     filter, strategy = imagecodecs.PNG.FILTER.PAETH, imagecodecs.PNG.STRATEGY.RLE
-    packed: bytes = imagecodecs.png_encode(samples, level=1, strategy=strategy, filter=filter)
+    packed = imagecodecs.png_encode(samples, level=1, strategy=strategy, filter=filter)
     if len(packed) > _SIMPLE * samples.nbytes:
         return packed
     return min(packed, imagecodecs.png_encode(samples), key=len)
