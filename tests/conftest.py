@@ -8,7 +8,9 @@ import os
 import shutil
 from pathlib import Path
 
+import numpy as np
 import PIL.Image
+import pydicom
 import pytest
 import torch
 import typer.testing
@@ -31,6 +33,14 @@ def pytest_configure(config):
     """Give each worker of pytest-xdist one thread: they inherit the environment before they import torch."""
     if getattr(config.option, "numprocesses", None):
         os.environ.setdefault("OMP_NUM_THREADS", "1")
+
+
+@pytest.hookimpl(optionalhook=True)
+def pytest_xdist_make_scheduler(config, log):
+    """Give each worker of pytest-xdist whole files, whose fixtures are then made once."""
+    from xdist.scheduler import LoadFileScheduling
+
+    return LoadFileScheduling(config, log) if config.getvalue("dist") == "load" else None
 
 
 def pytest_collection_finish():
@@ -94,7 +104,8 @@ def forked(monkeypatch):
 
 @pytest.fixture(scope="session")
 def small_examples(tmp_path_factory):
-    """The samples, with a sixth of the pictures, in which commands do what they do in the whole."""
+    """The samples, with a sixth of the pictures and coarse slices of CT, in which commands do what they do in
+    the whole."""
     folder = tmp_path_factory.mktemp("small") / "examples"
     shutil.copytree(Path(__file__).parent.parent / "examples", folder)
     for path in [*folder.glob("*.png"), *folder.glob("*.jpg")]:
@@ -103,6 +114,22 @@ def small_examples(tmp_path_factory):
             part = picture.crop((left, top, left + width, top + height))
             tables = getattr(picture, "quantization", None)
         part.save(path, **({} if tables is None else {"qtables": tables, "subsampling": "4:2:0"}))
+    for path in folder.glob("ct/*.dcm"):
+        file = pydicom.dcmread(path)
+        coarse = file.pixel_array[::4, ::4]
+        file.PixelSpacing = [4 * float(size) for size in file.PixelSpacing]
+        file.set_pixel_data(np.ascontiguousarray(coarse), file.PhotometricInterpretation, file.BitsStored)
+        file.file_meta.TransferSyntaxUID = pydicom.uid.ExplicitVRLittleEndian
+        file.save_as(path)
+    for name, fine, few in (
+        ("scan", "shape = [512, 512]", "shape = [128, 128]"),
+        ("scan", "pixel_mm = [0.78125, 0.78125]", "pixel_mm = [3.125, 3.125]"),
+        ("implant", "shape = [256, 256]", "shape = [128, 128]"),
+        ("implant", "pixel_mm = [1.25, 1.25]", "pixel_mm = [2.5, 2.5]"),
+    ):
+        text = (folder / f"{name}.toml").read_text(encoding="utf-8")
+        assert fine in text
+        (folder / f"{name}.toml").write_text(text.replace(fine, few), encoding="utf-8")
     return folder
 
 

@@ -121,6 +121,9 @@ def _transforms(device: torch.device) -> tuple[Tensor, Tensor, Tensor]:
 def _mirrored(x: Tensor, dim: int, before: int, after: int) -> Tensor:
     """x continued along a dimension by reflection that repeats the edge, as far as one likes."""
     size = x.shape[dim]
+    if max(before, after) <= size:
+        first, last = x.narrow(dim, 0, before), x.narrow(dim, size - after, after)
+        return torch.cat((first.flip(dim), x, last.flip(dim)), dim)
     index = torch.arange(-before, size + after, device=x.device) % (2 * size)
     return x.index_select(dim, torch.minimum(index, 2 * size - 1 - index))
 
@@ -251,7 +254,8 @@ def _compiled_engine(maps: Tensor, radius: int, threshold: float) -> Tensor:
                 rows, columns = held[i]
                 part = pixels[:, rows, columns].copy()
                 parts[i] = np.zeros((2 * channels + 1, *part.shape[1:]), np.float32)
-                _filter(part, displacements, np.float32(threshold), window, parts[i])
+                flat = (x.reshape(len(x), -1) for x in (part, parts[i]))
+                _filter(part[0], *flat, displacements, np.float32(threshold), window)
                 _spread(parts[i][channels:], window)
 
         in_threads(work, len(held))
@@ -270,53 +274,56 @@ _ROOT, _HALF = np.float32(math.sqrt(0.5)), np.float32(0.5)
 
 
 @compiled
-def _filter(maps: Array, displacements: Array, threshold: float, window: Array, sums: Array) -> None:
-    """Add all groups of maps, (C, H, W), continued by the radius, to sums, (2C + 1, H, W).
+def _filter(
+    pixels: Array, maps: Array, sums: Array, displacements: Array, threshold: float, window: Array
+) -> None:
+    """Add all groups of maps, (C, H * W), continued by the radius, to sums, (2C + 1, H * W).
+
+    Arrays are flat before they come here, as to have them flattened here takes a second of compiling.
 
     Args:
-        maps: The first one is matched.
-        displacements: Displacements of the candidates, (D, 2), the reference itself first, the farthest last.
-        threshold: Threshold of the coefficients.
-        window: Window along a side of a patch, (8,).
+        pixels: The first map, (H, W), which is matched.
+        maps: The maps.
         sums: Sums of what `_tensor_engine` returns, with weights and patches at the upper left corner of
             a patch, as all patches have the same window; `_spread` spreads them.
+        displacements: Displacements of the candidates, (D, 2), the reference itself first, a corner last.
+        threshold: Threshold of the coefficients.
+        window: Window along a side of a patch, (8,).
     """
-    channels, height, width = maps.shape
-    radius = displacements[-1].max()
+    height, width = pixels.shape
+    channels, radius = len(maps), abs(displacements[-1, 0])
     rows, cells = (height - 2 * radius) // 4, (width - 2 * radius) // 4
     halves = np.empty((2, len(displacements), cells), np.float32)
     members = np.empty((cells - 1, 16), np.int64)
     corners = np.empty(16, np.uintp)
     lines, other = np.empty((8, 128), np.float32), np.empty((8, 128), np.float32)
-    # Views are made here, as making one takes as long as a step of a group.
-    flat_maps, flat_sums = maps.reshape(channels, height * width), sums.reshape(len(sums), height * width)
-    coefficients, counts = other.ravel(), flat_sums[2 * channels]
+    counts = sums[2 * channels]
     for row in range(rows):
         # A distance is the sum over the upper and the lower half of a patch; neighbours share halves.
         upper, lower = halves[(row + 1) & 1], halves[row & 1]
-        _half_distances(maps[0], 4 * row + radius, radius, displacements, lower)
+        _half_distances(pixels, 4 * row + radius, radius, displacements, lower)
         if row == 0:
             continue
         _nearest(upper, lower, members)
         for column in range(cells - 1):
             first = (4 * (row - 1) + radius) * width + 4 * column + radius
             for k in range(_U(16)):
-                dy, dx = displacements[members[column, k]]
-                corners[k] = first + dy * width + dx
+                member = members[column, k]
+                corners[k] = first + displacements[member, 0] * width + displacements[member, 1]
                 counts[corners[k]] += 1
             for c in range(channels):
-                _gather(flat_maps[c], corners, _U(width), lines)
+                _gather(maps[c], corners, _U(width), lines)
                 _dct_of(lines, other)
                 _swap(other, lines)
                 _dct_of(lines, other)
                 _haar(other)
-                weight = np.float32(1 / _threshold(coefficients, threshold))
+                weight = np.float32(1 / _threshold(other, threshold))
                 _inverse_haar(other)
                 _windowed_inverse(other, window, lines)
                 _swap(lines, other)
                 _windowed_inverse(other, window, lines)
-                _scatter(lines, corners, _U(width), weight, flat_sums[c])
-                weights = flat_sums[channels + c]
+                _scatter(lines, corners, _U(width), weight, sums[c])
+                weights = sums[channels + c]
                 for k in range(_U(16)):
                     weights[corners[k]] += weight
 
@@ -499,15 +506,16 @@ def _inverse_haar(lines: Array) -> None:
 
 @compiled
 def _threshold(coefficients: Array, threshold: float) -> int:
-    """Set the small coefficients, (1024,), to zero, the first excepted; how many are left."""
-    first = coefficients[0]
-    coefficients[0] = np.inf
+    """Set the small coefficients, (8, 128), to zero, the first excepted; how many are left."""
+    first = coefficients[0, 0]
+    coefficients[0, 0] = np.inf
     kept = 0
-    for i in range(len(coefficients)):
-        keep = abs(coefficients[i]) >= threshold
-        kept += keep
-        coefficients[i] = coefficients[i] if keep else np.float32(0)
-    coefficients[0] = first
+    for y in range(_U(8)):
+        for i in range(_U(128)):
+            keep = abs(coefficients[y, i]) >= threshold
+            kept += keep
+            coefficients[y, i] = coefficients[y, i] if keep else np.float32(0)
+    coefficients[0, 0] = first
     return kept
 
 

@@ -136,15 +136,13 @@ def flat_areas(x: Tensor) -> Tensor:
 
     Noise leaves no such squares, but where it is clipped, and a network need not keep their colour.
     """
+    side = FLAT_SIDE - 1
+    # To ask another device would make the host wait for it.
+    if min(x.shape[2:]) <= side or (x.device.type == "cpu" and not _may_be_flat(x)):
+        return torch.zeros_like(x[:, :1], dtype=torch.bool)
     right, down = x[..., 1:] == x[..., :-1], x[:, :, 1:] == x[:, :, :-1]
     right, down = right.all(1), down.all(1)
     same = right[:, 1:] & right[:, :-1] & down[..., 1:] & down[..., :-1]  # squares of two, by their first
-    flat = torch.zeros_like(x[:, :1], dtype=torch.bool)
-    if min(same.shape[1:]) < FLAT_SIDE - 1:
-        return flat
-    if x.device.type == "cpu" and not same.any():  # to ask another device would make the host wait for it
-        return flat
-    side = FLAT_SIDE - 1
     broken = (~same).float()[:, None]
     for size in ((1, side), (side, 1)):
         broken = F.max_pool2d(broken, size, stride=1)
@@ -152,6 +150,17 @@ def flat_areas(x: Tensor) -> Tensor:
     for size in ((1, FLAT_SIDE), (FLAT_SIDE, 1)):
         whole = F.max_pool2d(whole, size, stride=1)
     return whole > 0
+
+
+def _may_be_flat(x: Tensor) -> bool:
+    """Whether one of the rows, of which a flat square has one at least, has as many equal pixels in line."""
+    rows = x[:, :, ::FLAT_SIDE]
+    equal = (rows[..., 1:] == rows[..., :-1]).all(1)
+    length = 1
+    while length < FLAT_SIDE - 1:
+        step = min(length, FLAT_SIDE - 1 - length)
+        equal, length = equal[..., step:] & equal[..., :-step], length + step
+    return bool(equal.any())
 
 
 def is_clipped(pixels: np.ndarray, dtype: str) -> bool:

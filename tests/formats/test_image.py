@@ -11,6 +11,7 @@ import tracemalloc
 import zlib
 from pathlib import Path
 
+import imagecodecs
 import numpy as np
 import PIL.Image
 import PIL.ImageOps
@@ -362,6 +363,14 @@ def test_write_then_read_is_exact(tmp_path: Path, format: str, dtype: str, count
     twice = read(written(again))
     assert_same(twice, again)
     assert twice.metadata == again.metadata
+
+
+def test_what_repeats_in_a_png_is_packed_as_repetition(tmp_path: Path) -> None:
+    letter = np.where(np.random.default_rng(0).random((16, 9)) < 0.3, 0, 255).astype(np.uint8)
+    page = np.tile(letter, (20, 40))
+    write_image(tmp_path / "page.png", Image(page[None].astype(np.float32) / 255, "uint8", "PNG"))
+    assert (tmp_path / "page.png").stat().st_size <= len(imagecodecs.png_encode(page))
+    assert np.array_equal(to_uint8(read_image(tmp_path / "page.png").pixels), page)
 
 
 @pytest.mark.parametrize("value", [0, 1, 2, 254, 255, 32767, 32768, 65534, 65535])

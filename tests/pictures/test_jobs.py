@@ -252,7 +252,7 @@ def test_levels_of_pages_are_estimated_one_by_one_and_clean_pages_stay(tmp_path,
 
 def test_a_stack_takes_the_memory_of_a_page(tmp_path, denoiser):
     peaks = []
-    for count in (2, 2, 10):  # what is imported and kept at first does not count
+    for count in (2, 2, 6):  # what is imported and kept at first does not count
         stack(tmp_path / "a.tif", count, size=(200, 300))
         tracemalloc.start()
         Restoration(denoiser(1), FileOptions(level=25))(job(tmp_path / "a.tif"))

@@ -48,8 +48,9 @@ def test_a_network_of_each_kind_learns_to_demosaick(run, model, monkeypatch):
     presets = {"groupsc": GROUPSC_PRESETS, "nsr": NSR_PRESETS}.get(model)
     if presets is not None:
         monkeypatch.setitem(presets, "tiny", dataclasses.replace(presets["small"], **small))
+    steps = 80 if model == "deepgsr" else 8  # of the others no gain is promised
     run = dataclasses.replace(
-        run, model=model, steps=80, validate_every=80, loss="psnr", learning_rate=1e-2, ema=0.9,
+        run, model=model, steps=steps, validate_every=steps, loss="psnr", learning_rate=1e-2, ema=0.9,
         without_groups=True,
     )  # fmt: skip
     end = train(run)
