@@ -175,7 +175,7 @@ def test_a_slice_without_metal_comes_back_as_it_is(run, tmp_path, slope):
     result = run("mar", "in.dcm", "-o", "out.dcm")
     assert result.exit_code == 0, result.output
     assert "no metal above 2500 HU, unchanged" in result.stdout
-    assert "no metal above 2500 HU in 1 of 1 slices" in result.stderr
+    assert "no metal above 2500 HU in 1 of 1 slice" in result.stderr
     np.testing.assert_array_equal(stored("out.dcm"), stored("in.dcm"))
 
 
