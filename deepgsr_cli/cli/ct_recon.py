@@ -123,12 +123,13 @@ class CtRecon(SliceOptions):
         if self.geometry is not None and self.views is not None and not self.scanner:
             raise UsageError(f"--views {self.views}: {self.geometry} has the views; leave one of them out")
         for name, given, methods in (
-            ("--uncertainty", self.uncertainty, "deepgsr"),
-            ("--iterations", self.iterations is not None, "sirt, cgls or tv"),
-            ("--strength", self.strength != 1, "tv"),
+            ("--uncertainty", self.uncertainty, ("deepgsr",)),
+            ("--iterations", self.iterations is not None, ("sirt", "cgls", "tv")),
+            ("--strength", self.strength != 1, ("tv",)),
         ):
-            if given and self.method not in methods.replace(" or ", ", ").split(", "):
-                raise UsageError(f"{name} is of --method {methods}, not of {self.method}; leave it out")
+            if given and self.method not in methods:
+                named = " or ".join(methods)
+                raise UsageError(f"{name} is of --method {named}, not of {self.method}; leave it out")
 
     def settings(self) -> Method:
         """Return the method and its settings."""

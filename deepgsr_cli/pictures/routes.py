@@ -76,6 +76,8 @@ class Choice:
             return ""
         if self.restorer is None:
             return finding
+        if self.found is not None and self.found.kind in ("none", "unknown"):
+            return f"{finding}; a level of {self.sigma:.1f} removed by the weights for photographs, as asked"
         return f"{finding}, removed by the weights for {KINDS[self.restorer.task]}"
 
     @property

@@ -536,6 +536,12 @@ def test_a_picture_too_small_to_tell_its_noise_stays_though_it_is_a_cameras(choo
     assert choice.advice == "give --sigma to have it removed"
 
 
+def test_noise_that_is_not_found_is_removed_where_it_is_asked_for_and_that_is_said(chooser):
+    choice = chooser("none", "camera").choose(noisy(3, 25, (37, 53)))
+    said = "no noise found; a level of 15.0 removed by the weights for photographs, as asked"
+    assert choice.words == said
+
+
 def test_gray_photographs_pass_as_three_equal_channels(chooser):
     restorer = chooser("camera")
     gray = noisy(1, 25, (37, 53))
