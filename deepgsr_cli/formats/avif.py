@@ -10,7 +10,7 @@ from typing import IO, TYPE_CHECKING
 import numpy as np
 
 from deepgsr_cli.errors import InputError
-from deepgsr_cli.formats.codecs import Decoded, Metadata, check_size
+from deepgsr_cli.formats.codecs import Decoded, Metadata, as_16_bits, check_size
 from deepgsr_cli.formats.exif import made_true
 from deepgsr_cli.formats.png import png_chunk
 
@@ -51,8 +51,7 @@ def decode_avif(name: str, stream: IO[bytes], max_pixels: int) -> Decoded:
         samples = np.asarray(picture) if bits == 8 else imagecodecs.avif_decode(data)
     samples = samples.reshape(*samples.shape[:2], -1)
     if bits > 8:
-        top = 2**bits - 1
-        samples = ((samples.astype(np.uint32) * 65535 + top // 2) // top).astype(np.uint16)
+        samples = as_16_bits(samples, bits)
     return Decoded(samples, orientation, metadata, left_out=left_out)
 
 

@@ -135,6 +135,12 @@ class Decoded(NamedTuple):
     mended: bool = False
 
 
+def as_16_bits(samples: np.ndarray, bits: int) -> np.ndarray:
+    """Samples of so many bits, 9 to 16, as uint16 whose largest number stands for the same white; rounded."""
+    top = 2**bits - 1
+    return ((samples.astype(np.uint32) * 65535 + top // 2) // top).astype(np.uint16)
+
+
 def check_size(name: str, width: int, height: int, max_pixels: int) -> None:
     if not width * height:
         raise ValueError(f"{width} x {height} pixels")

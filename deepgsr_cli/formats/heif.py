@@ -8,7 +8,7 @@ from typing import IO
 import numpy as np
 
 from deepgsr_cli.errors import InputError
-from deepgsr_cli.formats.codecs import Decoded, Metadata, check_size
+from deepgsr_cli.formats.codecs import Decoded, Metadata, as_16_bits, check_size
 from deepgsr_cli.formats.exif import made_true
 
 BRANDS = (b"heic", b"heix", b"heim", b"heis", b"hevc", b"hevx", b"mif1")
@@ -35,8 +35,7 @@ def decode_heif(name: str, stream: IO[bytes], max_pixels: int) -> Decoded:
     samples = samples.reshape(*samples.shape[:2], -1)
     if samples.dtype == np.uint16:  # the bits of the file, at the top of sixteen
         bits = int(info["bit_depth"])
-        top = 2**bits - 1
-        samples = (((samples >> (16 - bits)).astype(np.uint32) * 65535 + top // 2) // top).astype(np.uint16)
+        samples = as_16_bits(samples >> (16 - bits), bits)
     exif = (info.get("exif") or b"").removeprefix(b"Exif\0\0") or None
     # libheif has turned the picture upright by what the container says, which EXIF repeats.
     _, exif, xmp = made_true(exif, info.get("xmp"), (samples.shape[1], samples.shape[0]))
