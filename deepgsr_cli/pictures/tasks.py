@@ -217,7 +217,7 @@ def _photographed(clean: Tensor, how: Degradation, draw: Draw) -> tuple[Tensor, 
     from deepgsr_cli.pictures.camera import photographed
 
     photos = photographed(clean, draw.device).pictures
-    told = _told_of_noise(photos - clean, how)
+    told = _told_of_photographs(photos, clean, how)
     error = _TOLD_ERROR * torch.randn(len(clean), 1, device=clean.device, generator=draw.device)
     told[:, :1] = (told[:, :1] * error.exp()).clamp(max=how.sigma_max / 255)
     return photos, told
@@ -234,19 +234,19 @@ def _photographed_for_validation(
     generator = torch.Generator().manual_seed(how.seed + number)
     pictures = torch.from_numpy(clean).expand(2, -1, -1, -1)
     photos = photographed(pictures, generator, replace(FOR_DENOISING, clean=0)).pictures
-    return list(zip(photos.split(1), _told_of_noise(photos - pictures, how).split(1)))
+    return list(zip(photos.split(1), _told_of_photographs(photos, pictures, how).split(1)))
 
 
-def _told_of_noise(noise: Tensor, how: Degradation) -> Tensor:
-    """What the network for photographs is told of noise, (B, C, H, W), that is known: (B, 2)."""
+def _told_of_photographs(photos: Tensor, clean: Tensor, how: Degradation) -> Tensor:
+    """What the network is told of photographs, (B, C, H, W), whose clean pictures are known: (B, 2)."""
     import torch
 
-    from deepgsr_cli.pictures.camera import white_equivalent
+    from deepgsr_cli.pictures.camera import level_of, white_equivalent
     from deepgsr_cli.pictures.noise import white_part
 
-    level = noise.square().mean((1, 2, 3)).sqrt()
-    told = white_equivalent(level, torch.minimum(white_part(noise), level))
-    return torch.stack((told.clamp(max=how.sigma_max / 255), torch.ones_like(told)), dim=1)
+    level = level_of(photos, clean)
+    told = white_equivalent(level, torch.minimum(white_part(photos - clean)[:, None], level))
+    return torch.cat((told.clamp(max=how.sigma_max / 255), torch.ones_like(told)), dim=1)
 
 
 def _in_rain(clean: Tensor, how: Degradation, draw: Draw) -> tuple[Tensor, Tensor]:
@@ -324,7 +324,6 @@ def _picture_quality(pixels: np.ndarray) -> float:
 
     found = found_in(pixels)
     return 100 if found is None else found.quality
-    raise NotImplementedError
 
 
 def _as_mosaics(clean: Tensor, how: Degradation, draw: Draw) -> tuple[Tensor, Tensor]:
