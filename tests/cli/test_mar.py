@@ -554,26 +554,30 @@ def test_beside_gold_in_a_sinogram_nothing_is_beyond_what_tissue_can_be(run, mea
     assert hu.max() > 3071
 
 
-def test_a_result_is_a_mixture_of_the_image_and_of_the_reconstruction_with_the_rebuilt_trace(network):
+@pytest.fixture
+def parts(network):
+    """What a reduction takes, and the two images that it mixes: that of the network, and the reconstruction
+    with the rebuilt trace."""
     y, metal, A = sinogram_of(rods()), torch.from_numpy(rods())[None, None], Radon(GEOMETRY)
     model = load_checkpoint(network).model
     with torch.no_grad():
         x, completed = model.completed(A, y, metal)
-    consistent = A.fbp(completed)
+    return model, (A, y, metal), x, A.fbp(completed)
+
+
+def test_a_result_is_a_mixture_of_the_image_and_of_the_reconstruction_with_the_rebuilt_trace(parts):
+    model, scan, x, consistent = parts
     assert (x - consistent).abs().max() > 1e-4
     method = MetalMethod("deepgsr")
     torch.testing.assert_close(
-        method.reduction(model)(A, y, metal), IMAGE_SHARE * x + (1 - IMAGE_SHARE) * consistent
+        method.reduction(model)(*scan), IMAGE_SHARE * x + (1 - IMAGE_SHARE) * consistent
     )
 
 
-def test_to_an_image_alone_that_of_the_network_is_mixed_near_the_changes_only(network):
-    y, metal, A = sinogram_of(rods()), torch.from_numpy(rods())[None, None], Radon(GEOMETRY)
-    model = load_checkpoint(network).model
-    with torch.no_grad():
-        x, completed = model.completed(A, y, metal)
-    consistent = A.fbp(completed)
-    found = MetalMethod("deepgsr").reduction(model, virtual=True)(A, y, metal)
+def test_to_an_image_alone_that_of_the_network_is_mixed_near_the_changes_only(parts):
+    model, scan, x, consistent = parts
+    _, _, metal = scan
+    found = MetalMethod("deepgsr").reduction(model, virtual=True)(*scan)
     share = (found - consistent) / (x - consistent)
     clear = (x - consistent).abs() > 1e-4
     around = torch.nn.functional.max_pool2d(metal.float(), 3, 1, 1) > 0
