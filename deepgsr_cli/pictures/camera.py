@@ -87,7 +87,7 @@ BLUR_SHARE: Range = (0.5, 1)
 MASK_PX: Range = (0.6, 1.5)
 SHARPENING: Range = (0.2, 1.5)
 # Quality of JPEG, more often high than low; share of the compressed pictures with chroma at half size.
-QUALITY: Range = (50, 98)
+QUALITY: Range = (40, 98)
 SUBSAMPLED = 0.6
 # Share whose blocks of 8 x 8 pixels begin anywhere, as where a compressed picture was cut.
 MOVED = 0.3
@@ -132,10 +132,11 @@ class Shares:
         sharpened: Share of all whose noise is sharpened.
         compressed: Share of all that JPEG compresses, the clean ones too.
         untouched: Share of those with white noise of which none of the last five is true.
+        compressed_alone: Share of those with white noise of which only the last of the five is true.
     """
 
     clean: float = 0.1
-    white: float = 0.15
+    white: float = 0.2
     mosaic: float = 0.8
     smoothed: float = 0.3
     chroma_blurred: float = 0.6
@@ -143,12 +144,20 @@ class Shares:
     sharpened: float = 0.3
     compressed: float = 0.6
     untouched: float = 0.2
+    compressed_alone: float = 0.3
 
 
 FOR_DENOISING = Shares()
 # More clean pictures, and more noise that is white and untouched, so that these are found too.
 FOR_ESTIMATION = Shares(
-    clean=0.3, white=0.35, chroma_blurred=0.5, blurred=0.3, sharpened=0.2, compressed=0.4, untouched=0.6
+    clean=0.3,
+    white=0.4,
+    chroma_blurred=0.5,
+    blurred=0.3,
+    sharpened=0.2,
+    compressed=0.4,
+    untouched=0.5,
+    compressed_alone=0.3,
 )
 
 
@@ -218,8 +227,10 @@ def photographed(clean: Tensor, generator: torch.Generator, shares: Shares = FOR
     given = torch.where(white, clean, developed(raw, camera))
     noisy = torch.where(white, clean + sigma * noise, developed(noisy_raw, camera))
 
-    untouched = white & there & _happens(shares.untouched, batch, generator)
-    finish = _draw_finish(noisy, given, shares, generator).unless(untouched)
+    plainness = torch.rand(batch, 1, 1, 1, device=clean.device, generator=generator)
+    untouched = white & there & (plainness < shares.untouched)
+    unfinished = white & there & (plainness < shares.untouched + shares.compressed_alone)
+    finish = _draw_finish(noisy, given, shares, generator).unless(unfinished)
     after, before = _finished(noisy, finish), _finished(given, finish)
     noise = torch.where(white, after - before, after.clamp(0, 1) - before.clamp(0, 1))
     gray = (clean.amax(1) == clean.amin(1)).all(-1).all(-1)[:, None, None, None]
@@ -227,7 +238,7 @@ def photographed(clean: Tensor, generator: torch.Generator, shares: Shares = FOR
     photos = as_8_bits(clean + noise)
     quality = QUALITY[0] + (QUALITY[1] - QUALITY[0]) * _uniform((0, 1), batch, generator).sqrt().flatten()
     subsampled = _happens(SUBSAMPLED, batch, generator).flatten()
-    compressed = _happens(shares.compressed, batch, generator) & ~untouched
+    compressed = (_happens(shares.compressed, batch, generator) | unfinished) & ~untouched
     moved = _happens(MOVED, batch, generator)[..., 0] * torch.randint(
         8, (batch, 2, 1), device=clean.device, generator=generator
     )
@@ -363,10 +374,10 @@ class _Finish(NamedTuple):
     def any(self) -> Tensor:
         return self.smoothed | self.chroma_blurred | self.blurred | self.sharpened
 
-    def unless(self, untouched: Tensor) -> _Finish:
-        """The same, with nothing done where the pictures are left untouched, (B, 1, 1, 1)."""
+    def unless(self, unfinished: Tensor) -> _Finish:
+        """The same, with nothing done to the pictures that are left as they are, (B, 1, 1, 1)."""
         done = (self.smoothed, self.chroma_blurred, self.blurred, self.sharpened)
-        return _Finish(*(each & ~untouched for each in done), *self[len(done) :])
+        return _Finish(*(each & ~unfinished for each in done), *self[len(done) :])
 
 
 def _draw_finish(noisy: Tensor, given: Tensor, shares: Shares, generator: torch.Generator) -> _Finish:

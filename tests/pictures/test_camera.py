@@ -46,7 +46,16 @@ def plain(cameras: Camera, *, mosaic: bool, sharpness: float = 0.0) -> Camera:
 
 # Noise as the sensor makes it.
 SENSOR = Shares(
-    clean=0, white=0, mosaic=0, smoothed=0, chroma_blurred=0, blurred=0, sharpened=0, compressed=0
+    clean=0,
+    white=0,
+    mosaic=0,
+    smoothed=0,
+    chroma_blurred=0,
+    blurred=0,
+    sharpened=0,
+    compressed=0,
+    untouched=0,
+    compressed_alone=0,
 )
 NOISY = Shares(clean=0)
 
@@ -164,6 +173,20 @@ def test_white_noise_may_be_left_untouched() -> None:
     white, camera = (photographed(scenes(), seeded(), Shares(0, share, **done)) for share in (1, 0))
     assert not white.correlated.any()
     assert camera.correlated.all()
+
+
+def test_white_noise_may_be_changed_by_jpeg_alone(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(camera, "WHITE_SIGMA", (10, 10))
+    monkeypatch.setattr(camera, "QUALITY", (50, 50))
+    clean = scenes(4, 64, 64)
+    done = {"white": 1, "smoothed": 1, "chroma_blurred": 1, "blurred": 1, "sharpened": 1, "compressed": 0}
+    found = photographed(clean, seeded(), replace(SENSOR, **done, compressed_alone=1))
+    assert found.correlated.all()
+    torch.testing.assert_close(found.sigma, torch.full((len(clean), 3), 10 / 255), rtol=0.1, atol=0)
+    # JPEG takes most of the finest detail, which makes up all of white noise.
+    noise = found.pictures - clean
+    finest = noise[..., ::2, ::2] - noise[..., 1::2, ::2] - noise[..., ::2, 1::2] + noise[..., 1::2, 1::2]
+    assert float(finest.square().mean().sqrt()) / 2 < 5 / 255
 
 
 def test_a_smooth_picture_passes_the_smoothing() -> None:
