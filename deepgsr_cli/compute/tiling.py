@@ -8,6 +8,7 @@ from collections import deque
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 
+import numpy as np
 import torch
 from torch import Tensor
 
@@ -48,10 +49,12 @@ class Preparation:
         function: Maps part of a row, (1, C, h, w) on the CPU, to what tiles get beside it, (1, C", h, w).
         margin: Distance, in pixels, beyond which no pixel counts for a result; parts start on multiples of
             the model's grid less this.
+        channels: What tiles get beside their own, C".
     """
 
     function: Callable[[Tensor], Tensor]
     margin: int
+    channels: int
 
 
 @dataclass(frozen=True)
@@ -171,8 +174,9 @@ def apply_tiled(
     """Image restored tile by tile, `out` or (C', s H, s W) float32 on the CPU; s is the function's scale.
 
     Only a batch of tiles is on the device; on CUDA the next one is on its way there meanwhile. Tile rows are
-    worked from top to bottom, and beside `image` and `out` only the result of one of them is in memory. When
-    memory runs out, the batch and then the tile is halved, and work goes on below the rows already done.
+    worked from top to bottom, and beside `image` and `out` only what two of them share is in memory, and if
+    `out` is the image, what is finished of one of them, of its type. When memory runs out, the batch and then
+    the tile is halved, and work goes on below the rows already done.
 
     Args:
         function: Maps tiles (B, C, h, w), float32 on `device`, to (B, C', s h, s w), each tile by itself; s
@@ -201,30 +205,28 @@ def apply_tiled(
     whole = _ceil(max(height, width), needs.grid)
     tile = min(tiles.side, whole) or whole
     evaluate = _Evaluation(function, device, settled(precision, device), notify, transfers_of(device))
+    cut, blended = _Cut(image, tiles.prepare), _Blended(image, out)
     retreated = False
-    start = 0  # first row that is not finished
-    room = torch.ones(height)  # what the tile rows above have left of each row's weight
-    above = torch.empty(0)  # their share in the rows from `start` on
-    while start < height:
+    while (start := blended.finished) < height:
         # The rows left are divided anew each time: after a retreat, what is finished stays finished.
         rows = blend_spans(height - start, tile, overlap, needs.halo, needs.grid)
         columns = blend_spans(width, tile, overlap, needs.halo, needs.grid)
-        stop = start + rows[0].stop
         following = start + rows[1].start if len(rows) > 1 else height
 
         def advance(finished: int, start: int = start, following: int = following) -> None:
             if progress is not None:
                 progress(start * width + (following - start) * finished, height * width)
 
-        band = None
+        done = False
         try:
-            band = _restore_row(
-                evaluate, _Row(image[:, start:stop], tiles.prepare, 2 * tile), columns, batch, advance
-            )
+            cut.begin(start, start + rows[0].stop, columns, 2 * tile)
+            blended.begin(rows[0].weights, following)
+            _restore_row(evaluate, cut, columns, batch, blended, advance)
+            done = True
         except (RuntimeError, MemoryError) as error:
             if not is_out_of_memory(error):
                 raise
-        if band is None:  # outside of `except`, whose traceback holds on to the memory
+        if not done:  # outside of `except`, whose traceback holds on to the memory
             retreated = True
             batch, tile = _retreat(min(batch, len(columns)), tile, overlap, needs, device)
             continue
@@ -234,21 +236,9 @@ def apply_tiled(
                 "which is also what to give next time"
             )
             notify = None
-
-        scale = band.shape[-1] // width
-        share = rows[0].weights * room[start:stop]
-        room[start:stop] -= share
-        band *= share.repeat_interleave(scale)[:, None]
-        if start > 0:
-            band[:, : above.shape[1]] += above
-        if out is None:
-            out = torch.empty(len(band), scale * height, scale * width)
-        # No tile row to come starts above `following`, so `out` may be the image.
-        _store(band[:, : scale * (following - start)], out[:, scale * start : scale * following])
-        above = band[:, scale * (following - start) :].clone()
-        start = following
-    assert out is not None
-    return out
+        blended.end()
+    assert blended.out is not None
+    return blended.out
 
 
 def choose_tile(
@@ -283,9 +273,9 @@ def choose_tile(
         most = min(free_bytes // 3, _ROW_BYTES, beside)
 
         def fits(side: int) -> bool:
-            # What comes out of a row of tiles is held, and what the row above has left.
+            # Held is what is finished of a row, as floats at most, and what it shares with two others.
             tile_bytes = pixel_bytes * min(side, height) * min(side, width)
-            return tile_bytes + 2 * 4 * channels * min(side, height) * width <= most
+            return tile_bytes + 4 * channels * (min(side, height) + 2 * overlap) * width <= most
 
         def work(side: int) -> int:
             return math.prod(_computed(length, side, overlap, needs.grid) for length in (height, width))
@@ -324,6 +314,7 @@ class _Evaluation:
         begun: deque[Callable[[], Tensor]] = deque()
         for tiles in batches:
             begun.append(self._begin(tiles))
+            del tiles  # which have had their time when the next ones are cut
             if len(begun) > self.transfers.ahead:
                 yield begun.popleft()()
         while begun:
@@ -359,70 +350,194 @@ class _Evaluation:
             return self.function(tiles).float()
 
 
-class _Row:
-    """A row of tiles, which are cut from left to right, with what is prepared of as much of it as they need.
+class _Cut:
+    """Tiles that are cut from one row of them after another, from left to right, with what is prepared of as
+    much of a row as they need.
 
     Args:
-        image: Rows of the image, (C, h, W).
+        image: Image, (C, H, W).
         prepare: What makes further channels.
-        together: Columns that are prepared at once.
     """
 
-    def __init__(self, image: Tensor, prepare: Preparation | None, together: int) -> None:
-        self.shape = image.shape
-        self._image, self._prepare, self._together = image, prepare, together
-        self._maps, self._end = image.new_empty(0), 0  # what is prepared, up to this column
+    def __init__(self, image: Tensor, prepare: Preparation | None) -> None:
+        self._image, self._prepare = image, prepare
+        self._maps = torch.empty(0, 0, 0)  # what is prepared; it stays in its place, as in `_Blended`
 
-    def tile(self, span: Span) -> Tensor:
-        """Cut a tile, (C, h, w) float32, with the prepared channels behind its own."""
+    def begin(self, start: int, stop: int, columns: list[Span], together: int) -> None:
+        """Begin a row of tiles.
+
+        Args:
+            start: Its first row of pixels.
+            stop: One past its last row.
+            columns: Where its tiles lie.
+            together: Columns that are prepared at once.
+        """
+        self._row = self._image[:, start:stop]
+        if self._prepare is None:
+            return
+        self._first = self._end = end = 0  # columns of the row that `_maps` begins and ends with
+        # Columns up to which more is prepared, by the first column of the tile that needs it.
+        self._ends: dict[int, int] = {}
+        for span in columns:
+            if span.stop > end:
+                self._ends[span.start] = end = min(columns[-1].stop, max(span.stop, end + together))
+        width = max(end - start for start, end in self._ends.items())
+        if self._maps.shape[1] < stop - start or self._maps.shape[2] < width:
+            self._maps = torch.empty(self._prepare.channels, stop - start, width)
+
+    def tiles(self, spans: list[Span]) -> Tensor:
+        """Cut tiles of equal width, (B, C, h, w) float32, with prepared channels behind their own."""
+        tiles = [self._tile(span) for span in spans]
+        if self._prepare is not None and len(tiles) == 1:
+            return tiles[0][None]  # is no part of the image
+        return torch.stack(tiles)
+
+    def _tile(self, span: Span) -> Tensor:
         pixels = self._pixels(span.start, span.stop)
         if self._prepare is None:
             return pixels
         if span.stop > self._end:
-            start, self._end = self._end, min(self.shape[-1], max(span.stop, self._end + self._together))
-            first = max(0, start - self._prepare.margin)
-            part = self._pixels(first, self._end + self._prepare.margin)
-            maps = self._prepare.function(part[None])[0, ..., start - first : self._end - first]
-            # Of what was prepared before, the span needs no more than its columns.
-            shared = start - span.start
-            self._maps = torch.cat((self._maps[..., -shared:], maps), dim=-1) if shared else maps
-        left = self._maps.shape[-1] - (self._end - span.start)
-        return torch.cat((pixels, self._maps[..., left : left + span.stop - span.start]))
+            self._extend(self._prepare, span.start)
+        return torch.cat((pixels, self._prepared(span.start, span.stop)))
+
+    def _extend(self, prepare: Preparation, start: int) -> None:
+        """Prepare more of a row for the tile that starts there, which drops what lies to its left."""
+        shared = self._prepared(start, self._end).clone()
+        before, self._first, self._end = self._end, start, self._ends[start]
+        self._prepared(start, before).copy_(shared)
+        left = max(0, before - prepare.margin)
+        maps = prepare.function(self._pixels(left, self._end + prepare.margin)[None])[0]
+        self._prepared(before, self._end).copy_(maps[..., before - left : self._end - left])
+
+    def _prepared(self, start: int, stop: int) -> Tensor:
+        return self._maps[:, : self._row.shape[1], start - self._first : stop - self._first]
 
     def _pixels(self, start: int, stop: int) -> Tensor:
-        part = self._image[..., start:stop]
+        part = self._row[..., start:stop]
         return part if part.dtype == torch.float32 else torch.from_numpy(to_floats(part.numpy()))
 
 
-def _store(band: Tensor, out: Tensor) -> None:
-    """Write pixels, (C, h, W) float32, into an array of their size, which may be of whole numbers."""
+class _Blended:
+    """The image that comes of tiles, in one row of them after another, from left to right.
+
+    A pixel goes to `out` once no tile has a share in it any more. What tiles share is in memory as sums of
+    float32: the columns that a tile has in the next one, and the rows of pixels that a row of tiles has in
+    the next one. If `out` is the image, what is finished of a row is in memory, too, until all of it is: the
+    pixels as they were are needed if memory runs out, and by what is prepared to the right of them. All that
+    lasts longer than a tile has its place before the first one, if `out` is there, and keeps it: else what a
+    tile takes would fit in fewer and fewer of the gaps between.
+
+    Args:
+        image: Image that tiles are cut from, (C, H, W).
+        out: Array that takes the result, (C', s H, s W); None to make one.
+
+    Attributes:
+        out: Array that takes the result; None before the first tile.
+        finished: Rows of the image whose result is in `out`.
+    """
+
+    def __init__(self, image: Tensor, out: Tensor | None) -> None:
+        self.out, self.finished = out, 0
+        self._height, self._width = image.shape[-2:]
+        self._apart = out is None or not np.may_share_memory(image.numpy(), out.numpy())
+        self._room = torch.ones(self._height)  # what the rows of tiles above have left of each row's weight
+        none = torch.empty(0, 0, 0)
+        self._held, self._sums = none, [none, none]  # where the following lie
+        # What is finished of the row, its share in the next row, and that of the row above in this one.
+        self._rows = self._below = self._above = none  # each (C', s h, s W)
+
+    def begin(self, weights: Tensor, following: int) -> None:
+        """Begin a row of tiles, or begin it anew.
+
+        Args:
+            weights: Weights of its rows of pixels, (h,), from `finished` on.
+            following: First row of pixels of the next row of tiles.
+        """
+        self._share = weights * self._room[self.finished : self.finished + len(weights)]
+        self._following = following
+        self._left: Tensor | None = None  # share of the last tile in the next one, (C', s h, s w)
+        if self.out is not None:
+            self._make_room(self.out)
+
+    def _make_room(self, out: Tensor) -> None:
+        """Make room for what comes of the row of tiles that has begun."""
+        scale = out.shape[-1] // self._width
+        # No tile below this row has a share in these rows, or needs them of an image.
+        self._target = self._rows = out[:, scale * self.finished : scale * self._following]
+        if not self._apart:
+            if self._held.shape[1] < self._target.shape[1]:
+                self._held = self._target  # what was there is freed first
+                self._held = torch.empty_like(self._target)
+            self._rows = self._held[:, : self._target.shape[1]]
+        # The last rows, those of the halo, have no weight.
+        below = scale * len(np.trim_zeros(self._share[self._following - self.finished :].numpy(), "b"))
+        if self._sums[1].shape[1] < below:
+            self._sums = [*torch.empty(2, len(out), below, out.shape[-1])]
+        self._below = self._sums[1][:, :below]
+
+    def add(self, pixels: Tensor, columns: Span, until: int) -> None:
+        """Add the next tile of the row.
+
+        Args:
+            pixels: Its result, (C', s h, s w), float32.
+            columns: Where it lies.
+            until: First column of the tile after it, or the width.
+        """
+        height, width = len(self._share), columns.stop - columns.start
+        scale = pixels.shape[-2] // height
+        assert pixels.shape[-2:] == (scale * height, scale * width)
+        if self.out is None:
+            self.out = torch.empty(len(pixels), scale * self._height, scale * self._width)
+            self._make_room(self.out)
+        weights = columns.weights.repeat_interleave(scale)
+        sums = pixels * weights
+        if self._left is not None:
+            shared = self._left.shape[-1]
+            torch.addcmul(self._left, pixels[..., :shared], weights[:shared], out=sums[..., :shared])
+        done = scale * (until - columns.start)
+        self._left = sums[..., done:].clone()
+        sums = sums[..., :done].mul_(self._share.repeat_interleave(scale)[:, None])
+        place = slice(scale * columns.start, scale * until)
+        if above := self._above.shape[1]:
+            sums[:, :above] += self._above[..., place]
+        end, below = self._rows.shape[1], self._below.shape[1]
+        _store(sums[:, :end], self._rows[..., place])
+        if below:
+            self._below[..., place] = sums[:, end : end + below]
+
+    def end(self) -> None:
+        """End a row of tiles, all of which are added."""
+        if not self._apart:
+            self._target.copy_(self._rows)
+        self._room[self.finished : self.finished + len(self._share)] -= self._share
+        self._above, self.finished = self._below, self._following
+        self._sums.reverse()
+
+
+def _store(pixels: Tensor, out: Tensor) -> None:
+    """Write pixels, (C, h, w) float32, into an array of their size, which may be of whole numbers."""
     if out.dtype == torch.float32:
-        out.copy_(band)
+        out.copy_(pixels)
     else:
-        to_levels(band.numpy(), out.numpy())
+        to_levels(pixels.numpy(), out.numpy())
 
 
 def _restore_row(
-    evaluate: _Evaluation, row: _Row, columns: list[Span], batch: int, advance: Callable[[int], None]
-) -> Tensor:
-    """One row of tiles, (C', s h, s W), blended along the columns."""
-    height, width = row.shape[-2:]
-    band: Tensor | None = None
-    done = 0
+    evaluate: _Evaluation,
+    cut: _Cut,
+    columns: list[Span],
+    batch: int,
+    blended: _Blended,
+    advance: Callable[[int], None],
+) -> None:
+    """Restore one row of tiles, and add them."""
+    done, ends = 0, [*(span.start for span in columns[1:]), columns[-1].stop]
     batches = list(_batches(columns, batch))
-    tiles = (torch.stack([row.tile(span) for span in spans]) for spans in batches)
-    for spans, restored in zip(batches, evaluate(tiles), strict=True):
-        scale = restored.shape[-2] // height
-        assert restored.shape[-2:] == (scale * height, scale * (spans[0].stop - spans[0].start))
-        if band is None:
-            band = torch.zeros(restored.shape[1], scale * height, scale * width)
+    for spans, restored in zip(batches, evaluate(map(cut.tiles, batches)), strict=True):
         for span, pixels in zip(spans, restored, strict=True):
-            place = slice(scale * span.start, scale * span.stop)
-            band[..., place].addcmul_(pixels, span.weights.repeat_interleave(scale))
-        done += len(spans)
-        advance(columns[done].start if done < len(columns) else width)
-    assert band is not None
-    return band
+            blended.add(pixels, span, ends[done])
+            done += 1
+        advance(ends[done - 1])
 
 
 def _batches(spans: list[Span], batch: int) -> Iterator[list[Span]]:

@@ -34,8 +34,9 @@ THRESHOLD = 2.7
 # Side, in references, of the blocks that the compiled loops work on: what these hold then fits into a core's
 # cache. Fixed, so that sums do not depend on the number of threads.
 _BLOCK = 24
-# Blocks whose sums are held before they are added up: enough for all threads of a large machine.
-_BLOCKS_HELD = 256
+# Blocks whose sums are held before they are added up, for each thread: so many that none waits long for the
+# last.
+_BLOCKS_A_THREAD = 8
 # References whose groups, and distances, that the tensor engine holds at once.
 _MAX_GROUPS = 2**14
 _MAX_DISTANCES = 2**27
@@ -58,9 +59,14 @@ def collaborative_filter(x: Tensor, sigma: Tensor, radius: int) -> tuple[Tensor,
         Estimates of the clean images, (B, C, H, W), and for the mean and the differences the share of the
         noise's variance that is left, (B, C, H, W), roughly: the share of coefficients that were kept.
     """
+    estimates, shares = filtered_and_share(x, sigma, radius).split(x.shape[1], dim=1)
+    return estimates, shares
+
+
+def filtered_and_share(x: Tensor, sigma: Tensor, radius: int) -> Tensor:
+    """What `collaborative_filter` returns, as channels of one tensor, (B, 2C, H, W)."""
     with torch.no_grad(), torch.autocast(x.device.type, enabled=False):
-        estimates, shares = _filtered(x.float(), THRESHOLD * sigma.float(), radius)
-    return estimates.to(x.dtype), shares.to(x.dtype)
+        return _filtered(x.float(), THRESHOLD * sigma.float(), radius).to(x.dtype)
 
 
 def filter_margin(radius: int) -> int:
@@ -69,7 +75,7 @@ def filter_margin(radius: int) -> int:
     return STRIDE * math.ceil(2 * (radius + PATCH) / STRIDE)
 
 
-def _filtered(x: Tensor, thresholds: Tensor, radius: int) -> tuple[Tensor, Tensor]:
+def _filtered(x: Tensor, thresholds: Tensor, radius: int) -> Tensor:
     batch, channels, height, width = x.shape
     # Orthonormal transform of the channels, the mean first.
     mixing = _mixing(channels, x.device)
@@ -87,12 +93,14 @@ def _filtered(x: Tensor, thresholds: Tensor, radius: int) -> tuple[Tensor, Tenso
         most = max(1, _MAX_DISTANCES // ((2 * radius + 1) * maps.shape[-2] * maps.shape[-1]))
         parts = zip(maps.split(most), thresholds.split(most))
         sums = torch.cat([_tensor_engine(images, radius, levels) for images, levels in parts])
-    inner = (..., slice(radius, radius + height), slice(radius, radius + width))
-    estimates, weights, count = sums[inner].split((channels, channels, 1), dim=1)
-    estimates = estimates / weights
+    del maps  # sums are more than all else
+    sums = sums[..., radius : radius + height, radius : radius + width]
+    estimates, weights, count = sums.split((channels, channels, 1), dim=1)
+    estimates.div_(weights)
     if channels > 1:
-        estimates = torch.einsum("cd,bchw->bdhw", mixing, estimates)
-    return estimates, (count / weights).div_(MEMBERS * PATCH**2)
+        estimates.copy_(torch.einsum("cd,bchw->bdhw", mixing, estimates))
+    torch.div(count, weights, out=weights).div_(MEMBERS * PATCH**2)
+    return sums[:, : 2 * channels]
 
 
 def _dct(size: int) -> Array:
@@ -243,8 +251,9 @@ def _compiled_engine(maps: Tensor, radius: int, threshold: float) -> Tensor:
     window = _window()
     sums = np.zeros((2 * channels + 1, height, width), np.float32)
     # Blocks overlap, so they are added one after another, in the same order for any number of threads.
-    for start in range(0, len(blocks), _BLOCKS_HELD):
-        held = blocks[start : start + _BLOCKS_HELD]
+    together = _BLOCKS_A_THREAD * torch.get_num_threads()
+    for start in range(0, len(blocks), together):
+        held = blocks[start : start + together]
         parts: list[Array] = [np.empty(0)] * len(held)
 
         def work(

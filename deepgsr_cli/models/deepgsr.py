@@ -420,17 +420,16 @@ def filter_of(x: Tensor, sigma: Tensor, search: int) -> Tensor:
         search: Radius in pixels.
     """
     # Loops are compiled, which a network without the filter need not wait for.
-    from deepgsr_cli.models.collaborative import collaborative_filter
+    from deepgsr_cli.models.collaborative import filtered_and_share
 
-    estimate, share = collaborative_filter(x, sigma, search)
-    return torch.cat((estimate, share), dim=1).sub_(0.5)
+    return filtered_and_share(x, sigma, search).sub_(0.5)
 
 
-def filter_ahead(sigma: Tensor, search: int) -> Preparation:
-    """Filtering of rows of tiles before they are cut; arguments as of `filter_of`."""
+def filter_ahead(sigma: Tensor, search: int, channels: int) -> Preparation:
+    """Filtering of rows of tiles before they are cut, of images of so many channels; else as `filter_of`."""
     from deepgsr_cli.models.collaborative import filter_margin
 
-    return Preparation(lambda rows: filter_of(rows, sigma, search), filter_margin(search))
+    return Preparation(lambda rows: filter_of(rows, sigma, search), filter_margin(search), 2 * channels)
 
 
 class DeepGSR(nn.Module):
@@ -600,13 +599,13 @@ class DeepGSR(nn.Module):
 
     def _enter(self, x: Tensor, filtered: Tensor | None, code: Tensor | None) -> Tensor:
         """Maps of the first level, of images and what the filter makes of them."""
-        weight = self.head.weight
+        weight, planes = self.head.weight, self._planes(x)
         if filtered is not None:
             assert self.filtered_head is not None
             # One convolution of both: thin ones take as long as the memory they read.
             weight = torch.cat((weight, self.filtered_head.weight), dim=1)
-            x = torch.cat((x, filtered.to(x.dtype)), dim=1)
-        return _conditioned(self.head, self._planes(x), self.head_bias, code, self._of_planes(weight))
+            planes = torch.cat((planes, self._planes(filtered.to(x.dtype))), dim=1)
+        return _conditioned(self.head, planes, self.head_bias, code, self._of_planes(weight))
 
     def _planes(self, x: Tensor) -> Tensor:
         """Maps of the first level's size, (B, C * 4**stem, h, w), of images that are padded for all levels:

@@ -2,6 +2,7 @@
 
 import dataclasses
 import functools
+import tracemalloc
 
 import numpy as np
 import pytest
@@ -248,10 +249,22 @@ def test_a_known_estimate_gives_what_the_network_finds_itself():
 def test_blocks_that_are_added_one_by_one_give_what_all_together_give(monkeypatch):
     images = _noisy(2, 3, 33, 131)
     whole = collaborative_filter(images, torch.tensor([SIGMA, 2 * SIGMA]), 6)
-    monkeypatch.setattr(collaborative, "_BLOCKS_HELD", 1)
+    monkeypatch.setattr(collaborative, "_BLOCKS_A_THREAD", 1)
     pieces = collaborative_filter(images, torch.tensor([SIGMA, 2 * SIGMA]), 6)
     for a, b in zip(whole, pieces):
         torch.testing.assert_close(a, b, rtol=0, atol=2e-6)
+
+
+def test_the_filter_holds_sums_of_the_image_and_of_few_blocks():
+    image = _noisy(1, 3, 400, 1600)
+    tracemalloc.start()
+    try:
+        collaborative_filter(image, torch.tensor([SIGMA]), 6)
+        _, most = tracemalloc.get_traced_memory()
+    finally:
+        tracemalloc.stop()
+    sums = 4 * 7 * (400 + 12) * (1600 + 12)
+    assert sums < most < 1.5 * sums
 
 
 def test_a_part_of_an_image_with_its_margins_gives_what_the_whole_gives():
