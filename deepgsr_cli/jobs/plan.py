@@ -206,7 +206,7 @@ def _is_result(file: Path, task: str, suffixes: Collection[str]) -> bool:
     stem = file.stem.removesuffix(f"_{task}")
     # Without a suffix: the whole name of an input, as `told_apart` keeps it.
     return stem != file.stem and any(
-        file.with_name(stem + suffix).exists() for suffix in ("", file.suffix, *suffixes)
+        file.with_name(stem + suffix).is_file() for suffix in ("", file.suffix, *suffixes)
     )
 
 
