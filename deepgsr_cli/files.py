@@ -27,6 +27,7 @@ _REASONS = {
     errno.EDQUOT: _FULL,
     errno.EFBIG: "the file is larger than this disk allows; give another folder",
     errno.ENAMETOOLONG: "the name is too long; give a shorter one",
+    errno.EEXIST: "there is a file of that name; give another name",
     errno.ENOTDIR: "a part of the path is a file, not a folder; give another folder",
     errno.ELOOP: "the path is a circle of links; give another one",
 }
@@ -153,7 +154,8 @@ def make_folder(path: Path) -> None:
     try:
         path.mkdir(parents=True, exist_ok=True)
     except OSError as error:
-        raise OutputError(f"{path}: the folder cannot be made, {error.strerror}; give another -o") from error
+        reason, _, _ = _REASONS.get(error.errno or 0, error.strerror or str(error)).partition(";")
+        raise OutputError(f"{path}: the folder cannot be made, {reason}; give another -o") from error
 
 
 def sha256(path: Path) -> str:

@@ -6,6 +6,7 @@ from __future__ import annotations
 import importlib
 import io
 import logging
+import signal
 import sys
 from collections.abc import Iterator, Mapping
 from typing import Annotated, Any
@@ -13,6 +14,7 @@ from typing import Annotated, Any
 import typer
 import typer.core
 
+from deepgsr_cli.cli.interrupts import Terminated
 from deepgsr_cli.cli.output import say
 from deepgsr_cli.errors import UserError
 from deepgsr_cli.version import __version__
@@ -78,9 +80,10 @@ class Commands(typer.core.TyperGroup):
             name = error.filename or "standard output"
             say(f"{name}: cannot be used, {error.strerror or error}; check it and its rights", style="red")
             ctx.exit(1)
-        except KeyboardInterrupt:
+        except KeyboardInterrupt as error:
             say("interrupted; what was finished is kept", style="yellow")
-            ctx.exit(130)
+            number = signal.SIGTERM if isinstance(error, Terminated) else signal.SIGINT
+            ctx.exit(128 + number)
 
 
 def _flow(command: Any) -> None:

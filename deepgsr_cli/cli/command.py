@@ -19,10 +19,12 @@ from typing import TYPE_CHECKING, Any, ClassVar, Generic, TypeVar, get_args, get
 import typer
 import typer.core
 
+from deepgsr_cli.cli.interrupts import terminable
 from deepgsr_cli.cli.options import PANELS, BatchOptions, parse_cluster, parse_jobs
-from deepgsr_cli.cli.output import emit, finite, progress_bar, say, silent, told_of_compiling
+from deepgsr_cli.cli.output import emit, finite, progress_bar, say, say_lines, silent, told_of_compiling
 from deepgsr_cli.errors import UsageError
 from deepgsr_cli.version import __version__
+from deepgsr_cli.words import counted
 
 if TYPE_CHECKING:
     from deepgsr_cli.jobs.plan import Job, Plan
@@ -138,6 +140,7 @@ class Command(ABC, Generic[B, P]):
         return []
 
 
+@terminable()
 def run(command: Command[B, P], options: B) -> None:
     """Run a command: plan, do each job, print what comes of it, and write the report asked for.
 
@@ -168,6 +171,10 @@ def run(command: Command[B, P], options: B) -> None:
         outcomes, heading = _do(command, options, plan)
     if options.json_lines:
         key = "action" if options.dry_run else "status"
+        for failure in plan.failures:
+            # What cannot be used is a folder or a part of one, which has no result.
+            line = {key: "fail" if options.dry_run else "failed", "error": failure.for_command_line()}
+            emit(json.dumps(line))
         for path in plan.passed_over:
             emit(json.dumps({"input": str(path), key: "passed over"}))
     if options.dry_run:
@@ -254,7 +261,7 @@ def _do(command: Command[B, P], options: B, plan: P) -> tuple[list[Outcome], Hea
         with closing(_outcomes(options, run, tally)) as found:
             for outcome in in_order(map(tally.count, found)):
                 if outcome.said:
-                    say(outcome.said.rstrip())
+                    say_lines(outcome.said.rstrip())
                 heading = heading.joined(outcome.heading)
                 outcome = replace(outcome, said="", heading=None)
                 outcomes.append(outcome)
@@ -285,8 +292,8 @@ def _outcomes(options: BatchOptions, run: Run, tally: _Tally) -> Generator[Outco
 
         places, threads = share_out(jobs, getattr(options, "device", "cpu"))
         if len(places) > 1:
-            return run_in_processes(run, places, threads, say=say, progress=tally.progress)
-    return run_here(run, say=say, progress=tally.progress)
+            return run_in_processes(run, places, threads, say=say_lines, progress=tally.progress)
+    return run_here(run, say=say_lines, progress=tally.progress)
 
 
 def _on_cluster(options: BatchOptions, cluster: str, run: Run) -> Generator[Outcome]:
@@ -378,7 +385,7 @@ def _summary(
         for status in ("skipped", "failed"):
             count = sum(outcome.status == status for outcome in outcomes)
             text += f", {count} {status}" if count else ""
-        text += f", {len(plan.failures)} inputs that cannot be used" if plan.failures else ""
+        text += f", {counted(len(plan.failures), 'input')} that cannot be used" if plan.failures else ""
         sentences.append(text)
     measured = [result.facts for result in results if "psnr" in result.facts]
     if len(measured) > 1:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import glob
+import os
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass, fields, replace
 from functools import partial
@@ -82,7 +83,9 @@ def _expanded(inputs: Iterable[str]) -> list[str]:
     found: list[str] = []
     for text in inputs:
         matches = (
-            [] if Path(text).exists() or not glob.has_magic(text) else sorted(glob.glob(text, recursive=True))
+            []
+            if os.path.exists(text) or not glob.has_magic(text)
+            else sorted(glob.glob(text, recursive=True))
         )
         found += matches or [text]
     return found
@@ -94,7 +97,7 @@ def _is_dicom(path: Path) -> bool:
     from deepgsr_cli.formats.image import suffixes_in_folders
 
     pictures, _ = suffixes_in_folders()
-    if not path.is_dir():
+    if not os.path.isdir(path):  # where Path.is_dir raises, who reads it says why
         return path.suffix.lower() not in pictures and is_marked(path)
     files = files_below(path, [])  # what cannot be listed is told where the files are read
     if any(file.suffix.lower() in pictures for file in files):

@@ -120,7 +120,7 @@ class DemosaickCommand(Command[Demosaick, "Plan"]):
 
     def plan(self, options: Demosaick) -> Plan:
         from deepgsr_cli.formats.mosaics import SUFFIXES, check_pattern
-        from deepgsr_cli.jobs.plan import STREAM, plan, refuse_collisions
+        from deepgsr_cli.jobs.plan import STREAM, plan, refuse_collisions, told_apart
 
         parse_sigma(options.sigma)
         if options.pattern is not None:
@@ -133,9 +133,10 @@ class DemosaickCommand(Command[Demosaick, "Plan"]):
             else replace(job, target=_picture_path(job.target))
             for job in found.jobs
         ]
+        jobs, apart = told_apart(jobs)
         check_pictures((job.target for job in jobs), parse_format(options.format))
         refuse_collisions(jobs, {job.source.resolve() for job in jobs if job.source is not None})
-        return replace(found, jobs=jobs)
+        return replace(found, jobs=jobs, notes=[*found.notes, *apart])
 
     def open(self, options: Demosaick, plan: Plan) -> Callable[[], Demosaicking]:
         return partial(_open, options)

@@ -8,7 +8,8 @@ from __future__ import annotations
 
 import math
 import re
-from collections.abc import Iterable
+import sys
+from collections.abc import Collection, Iterable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, cast
@@ -214,6 +215,7 @@ class BatchOptions:
 
     def check(self) -> None:
         """Raise a UsageError for values that cannot be; groups that add options add to it."""
+        _check_names(getattr(self, "inputs", None) or (), getattr(self, "output", None))
         if self.skip_existing and self.overwrite:
             raise UsageError("--skip-existing and --overwrite exclude each other; give one")
         parse_jobs(self.jobs)
@@ -348,6 +350,19 @@ class SliceOptions(ModelOptions, BatchOptions):
         parse_window(self.window)
         parse_precision(self.precision)
         super().check()
+
+
+def _check_names(inputs: Collection[str], output: str | None) -> None:
+    """Refuse empty names, and standard input and output that are closed."""
+    # An empty name, as that of a variable that is not set, would be the folder one is in.
+    if "" in inputs:
+        raise UsageError("an input has an empty name; give files or folders, . for the folder you are in")
+    if output == "":
+        raise UsageError("-o has an empty name; give a file or a folder, . for the folder you are in")
+    if "-" in inputs and sys.stdin is None:
+        raise UsageError("- stands for standard input, which is closed; name a file")
+    if output == "-" and sys.stdout is None:
+        raise UsageError("-o -: standard output is closed; give a file")
 
 
 def parse_sigma(text: str) -> float | None:

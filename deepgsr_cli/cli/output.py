@@ -6,6 +6,7 @@ import logging
 import math
 import os
 import sys
+import unicodedata
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import Any
@@ -15,19 +16,39 @@ import typer
 from deepgsr_cli.errors import OutputError
 
 
+def one_line(text: str) -> str:
+    """Return text with control characters as Python writes them, as \\n: they may come from a file's name,
+    which must neither look like two lines nor steer a terminal."""
+    if not any(unicodedata.category(letter) == "Cc" for letter in text):
+        return text
+    return "".join(
+        letter.encode("unicode_escape").decode() if unicodedata.category(letter) == "Cc" else letter
+        for letter in text
+    )
+
+
 def say(text: str, style: str | None = None) -> None:
-    """Print to stderr."""
+    """Print a line to stderr."""
+    text = one_line(text)
     # Not rich: file names have brackets, and rich is slow to start.
     colour = style if style and sys.stderr.isatty() and "NO_COLOR" not in os.environ else None
     typer.echo(typer.style(text, fg=colour) if colour else text, err=True)
 
 
+def say_lines(text: str) -> None:
+    """Print lines to stderr, as a traceback."""
+    for line in text.splitlines():
+        say(line)
+
+
 def emit(text: str) -> None:
-    """Print to stdout; above the progress bar, where there is one.
+    """Print a line to stdout, above the progress bar where there is one; as it is, unless to a terminal.
 
     Raises:
         OutputError: It cannot be written, as on a full disk.
     """
+    if sys.stdout is not None and sys.stdout.isatty():
+        text = one_line(text)
     try:
         typer.echo(text, file=sys.stdout)  # without a file it would bypass the bar
     except BrokenPipeError:
@@ -66,7 +87,7 @@ def progress_bar(total: int, label: str, quiet: bool) -> Iterator[Callable[[floa
         task = progress.add_task(label, total=total, text="")
 
         def advance(done: float, text: str) -> None:
-            progress.update(task, completed=done, text=escape(text))
+            progress.update(task, completed=done, text=escape(one_line(text)))
 
         yield advance
 

@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from dataclasses import dataclass
+import os
+from collections.abc import Callable, Mapping
+from contextlib import suppress
+from dataclasses import dataclass, replace
 from functools import partial
+from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, cast
 
 import typer
@@ -24,7 +27,8 @@ from deepgsr_cli.cli.options import (
     run_options,
 )
 from deepgsr_cli.cli.output import say, silent
-from deepgsr_cli.errors import UsageError
+from deepgsr_cli.errors import InputError, UsageError
+from deepgsr_cli.files import reading
 from deepgsr_cli.pictures.tasks import check_enlargement
 
 if TYPE_CHECKING:
@@ -204,8 +208,10 @@ class PictureCommand(Command[PictureOptions, "Plan"]):
             target_suffix=suffixes,
             foreign=foreign,
         )
-        check_pictures((job.target for job in found.jobs), format)
-        return found
+        if typed_target(found, options.output):
+            check_pictures((job.target for job in found.jobs), format)
+            return found
+        return named_by_content(found, suffixes if isinstance(suffixes, dict) else {})
 
     def open(self, options: PictureOptions, plan: Plan) -> Callable[[], Restoration | Preview]:
         return partial(_open, self.name, options)
@@ -218,6 +224,53 @@ class PictureCommand(Command[PictureOptions, "Plan"]):
 
     def remark(self, result: Result) -> str:
         return _of_quality(result)
+
+
+def typed_target(plan: Plan, output: str | None) -> bool:
+    """Whether the result of a plan has the name that was typed, and not one made of its input's.
+
+    Raises:
+        InputError: It has, and its input is not there.
+    """
+    from deepgsr_cli.jobs.plan import STREAM
+
+    if output in (None, STREAM) or [job.target for job in plan.jobs] != [Path(str(output))]:
+        return False
+    source = plan.jobs[0].source
+    if source is not None:
+        with reading(source):
+            os.lstat(source)
+    return True
+
+
+def named_by_content(plan: Plan, suffixes: Mapping[str, str]) -> Plan:
+    """Give results whose names say no format the suffix of what their inputs hold.
+
+    An input that is no picture, or not there, keeps its job, which says so when it is done.
+
+    Args:
+        plan: Jobs whose results are named after their inputs.
+        suffixes: Of results, by those of inputs in lower case, where they differ.
+
+    Raises:
+        UsageError: A result would take the place of an input or of another result.
+    """
+    from deepgsr_cli.formats.image import FORMATS, WRITTEN_SUFFIXES, opened, sniff
+    from deepgsr_cli.jobs.plan import refuse_collisions
+
+    jobs = plan.jobs.copy()
+    for number, job in enumerate(jobs):
+        source, target = job.source, job.target
+        if source is None or target is None or target.suffix.lower() in WRITTEN_SUFFIXES:
+            continue
+        if os.path.exists(source) and not os.path.isfile(source):  # as a pipe, which can be read once only
+            raise UsageError(f"{source}: has no name that a result could have; give -o FILE")
+        with suppress(InputError), opened(source) as stream:
+            suffix = FORMATS[sniff(str(source), stream)].suffixes[0]
+            named = target.with_name(target.name + suffixes.get(suffix, suffix))
+            jobs[number] = replace(job, target=named)
+    refuse_collisions(jobs, {Path(os.path.realpath(job.source)) for job in jobs if job.source is not None})
+    return replace(plan, jobs=jobs)
 
 
 def _denoise(command: PictureCommand, options: PictureOptions) -> None:

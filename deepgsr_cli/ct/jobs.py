@@ -15,7 +15,7 @@ from deepgsr_cli.formats.dicom.mark import DICOM_SUFFIXES
 from deepgsr_cli.formats.dicom.projections import holds_projections
 from deepgsr_cli.formats.dicom.series import Series, find_series
 from deepgsr_cli.formats.sinograms import SUFFIXES, VALUES, Sinograms
-from deepgsr_cli.jobs.plan import Job, Plan, refuse_collisions
+from deepgsr_cli.jobs.plan import Job, Plan, refuse_collisions, told_apart
 from deepgsr_cli.tomography.geometry import Geometry
 from deepgsr_cli.tomography.geometry_files import geometry_of
 from deepgsr_cli.words import counted
@@ -175,12 +175,13 @@ def plan_scans(
         else:
             sinograms, of_file = collection
             plan.jobs.append(SinogramJob(source, target, name, sinograms, i, of_file))
-    refuse_collisions(plan.jobs, {Path(job.source).resolve() for job in plan.jobs if job.source})
-    notes = list(dict.fromkeys(plan.notes))
+    jobs, apart = told_apart(plan.jobs)
+    refuse_collisions(jobs, {Path(job.source).resolve() for job in jobs if job.source})
+    notes = list(dict.fromkeys([*plan.notes, *apart]))
     if measured and geometry is None:
-        geometry = next(job.geometry for job in plan.jobs if isinstance(job, SinogramJob))
+        geometry = next(job.geometry for job in jobs if isinstance(job, SinogramJob))
         notes.append("the geometry is that of the files' parameters")
-    return replace(plan, notes=notes, geometry=geometry)
+    return replace(plan, jobs=jobs, notes=notes, geometry=geometry)
 
 
 def plan_projections(

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import warnings
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -122,6 +123,8 @@ LOWEST, HIGHEST, MOST_BEYOND = -1.0, 2.0, 0.01
 # Noise that puts more than that share of a picture below this value puts some below -1 or above 1, too,
 # unless the picture is small and black.
 _SHIFTED = -0.5
+# The mean of 8 x 8 pixels of black with noise of sigma 75 is below this value once in 50,000 times.
+_DARKEST, _AREA_PX = -0.15, 8
 _LOSSES = {
     "icc": "colour profile",
     "exif": "EXIF",
@@ -226,7 +229,7 @@ def opened(source: Path | BinaryIO) -> Iterator[IO[bytes]]:
     if not isinstance(source, Path):
         yield BytesIO(source.getbuffer() if isinstance(source, BytesIO) else source.read())
         return
-    if source.is_dir():
+    if os.path.isdir(source):
         raise InputError(f"{source}: is a folder, not a picture; give a file in it")
     with reading(source), source.open("rb") as stream:
         yield stream if stream.seekable() else BytesIO(stream.read())
@@ -353,8 +356,8 @@ def check_range(image: Image, name: str, *, has_option: bool = False) -> None:
         has_option: Whether the value of white can be stated, by --white.
 
     Raises:
-        InputError: More than one pixel in a hundred is far below black or above white, or black is at the
-            negative of white.
+        InputError: More than one pixel in a hundred is far below black or above white, black is at the
+            negative of white, or areas are below black.
     """
     if not image.depth.startswith("float"):
         return
@@ -366,15 +369,20 @@ def check_range(image: Image, name: str, *, has_option: bool = False) -> None:
             " halve them first"
         )
     beyond = np.count_nonzero((pixels < LOWEST) | (pixels > HIGHEST))
+    low, high = sorted(
+        (1 - value if metadata.min_is_white else value) * metadata.white
+        for value in (float(pixels.min()), float(pixels.max()))
+    )
     if beyond > MOST_BEYOND * pixels.size:
-        low, high = sorted(
-            (1 - value if metadata.min_is_white else value) * metadata.white
-            for value in (float(pixels.min()), float(pixels.max()))
-        )
         option = "state the value of white by --white, as --white 255, or " if has_option else ""
         raise InputError(
             f"{name}: its values go from {low:g} to {high:g}, but white is {metadata.white:g};"
             f" {option}divide the values by {'it' if has_option else 'that of white'}"
+        )
+    if not metadata.min_is_white and has_areas_below_black(pixels):
+        raise InputError(
+            f"{name}: its values go from {low:g} to {high:g}, and whole areas are below 0, which is black;"
+            " add to each what makes black 0 first"
         )
 
 
@@ -384,6 +392,20 @@ def are_shifted(pixels: np.ndarray) -> bool:
     if not -1 <= low < _SHIFTED or high > 1:
         return False
     return int(np.count_nonzero(pixels < _SHIFTED)) > MOST_BEYOND * pixels.size
+
+
+def has_areas_below_black(pixels: np.ndarray) -> bool:
+    """Whether areas of a picture, (C, H, W), are darker than 0, as where it goes from -0.5 to 0.5.
+
+    The mean over channels is looked at, as a colour that a profile does not have is negative in one, and over
+    pixels, as noise is negative in many.
+    """
+    height, width = (side // _AREA_PX for side in pixels.shape[1:])
+    if not height or not width or float(pixels.min()) >= _DARKEST:
+        return False
+    whole = pixels[:, : height * _AREA_PX, : width * _AREA_PX].mean(0)
+    means = whole.reshape(height, _AREA_PX, width, _AREA_PX).mean((1, 3))
+    return int(np.count_nonzero(means < _DARKEST)) > MOST_BEYOND * means.size
 
 
 def enlarged(metadata: Metadata, size: tuple[int, int], scale: int) -> Metadata:

@@ -5,15 +5,19 @@ from __future__ import annotations
 import glob
 import os
 import re
+from collections import Counter
 from collections.abc import Collection, Iterable, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
+from typing import TypeVar
 
 from deepgsr_cli.errors import InputError, UsageError, UserError
 from deepgsr_cli.files import files_below
 from deepgsr_cli.words import counted
 
 STREAM = "-"
+
+J = TypeVar("J", bound="Job")
 
 
 @dataclass(frozen=True)
@@ -69,8 +73,9 @@ def plan(
 
     Without an output, a result is written beside its input as `<stem>_<task><suffix>`. An output is a folder
     if it exists as one, ends in a separator, or must be one because the inputs are several or a folder; the
-    trees of input folders are kept below it. Hidden files, results of earlier runs, and what already lies in
-    the output folder are not taken as input from a folder or a glob.
+    trees of input folders are kept below it. Results that would go to one path, as their inputs differ in the
+    suffix alone, are `told_apart`. Hidden files, results of earlier runs, and what already lies in the output
+    folder are not taken as input from a folder or a glob.
 
     Args:
         inputs: Files, folders (searched to any depth), glob patterns (`**` too), or "-" for standard input.
@@ -84,6 +89,7 @@ def plan(
 
     Raises:
         UsageError: Nothing found, two results for one path, or a result in place of an input.
+        InputError: Nothing found, as a folder cannot be listed.
     """
     inputs = list(inputs)
     folder = None if output in (None, STREAM) else _as_folder(str(output), inputs)
@@ -107,10 +113,14 @@ def plan(
             raise UsageError(
                 f"-o {output}: is the folder of the inputs, and no input is overwritten; give another -o"
             )
+        if failures:
+            raise failures[0]
         kinds = ", ".join(sorted(suffixes))
         raise UsageError(f"{', '.join(inputs)}: no {kind} in there; looked for {kinds}")
     if stream and (found or output is None):
         raise UsageError("- stands for standard input and goes alone, with an output: -o FILE or -o -")
+    if stream and folder is not None:
+        raise UsageError(f"-o {output}: is a folder, and standard input has no name; give a file in it")
     if output == STREAM and len(found) > 1:
         raise UsageError(f"-o -: {len(found)} {kind} do not fit one stream; give a folder")
 
@@ -128,8 +138,9 @@ def plan(
         jobs.append(Job(file, target, name))
     if stream:
         jobs.append(Job(None, None if output == STREAM else Path(str(output)), Path("stdin")))
+    jobs, apart = told_apart(jobs)
     refuse_collisions(jobs, set(found))
-    notes = _notes(passed_over, kind, foreign)
+    notes = [*_notes(passed_over, kind, foreign), *apart]
     if output not in (None, STREAM) and folder is None and not Path(str(output)).suffix:
         notes.append(f"-o {output}: is the name of a file; for a folder, give {output}/")
     return Plan(jobs, notes, list(failures), passed_over=passed_over)
@@ -193,13 +204,42 @@ def _hidden(name: Path) -> bool:
 def _is_result(file: Path, task: str, suffixes: Collection[str]) -> bool:
     """Whether the file is what an earlier run made beside its input."""
     stem = file.stem.removesuffix(f"_{task}")
+    # Without a suffix: the whole name of an input, as `told_apart` keeps it.
     return stem != file.stem and any(
-        file.with_name(stem + suffix).exists() for suffix in (file.suffix, *suffixes)
+        file.with_name(stem + suffix).is_file() for suffix in ("", file.suffix, *suffixes)
     )
 
 
 def _inside(file: Path, folder: Path | None) -> bool:
     return folder is not None and Path(os.path.realpath(file)).is_relative_to(os.path.realpath(folder))
+
+
+def told_apart(jobs: Iterable[J]) -> tuple[list[J], list[str]]:
+    """Have results that would go to one path keep the suffix of their input: `a.heic.png` beside `a.png`.
+
+    The result that has the suffix of its input keeps its name. The names depend on the inputs alone, and not
+    on their order.
+
+    Returns:
+        The jobs, in their order, and a sentence on those that were changed, if there are such.
+    """
+    jobs = list(jobs)
+    counts = Counter(job.target for job in jobs if job.target is not None)
+    changed: list[str] = []
+    for number, job in enumerate(jobs):
+        source, target = job.source, job.target
+        if source is None or target is None or counts[target] == 1:
+            continue
+        if source.suffix.lower() == target.suffix.lower() or target.name.startswith(source.name):
+            continue
+        # A name begins with the stem of the input, which a number or the name of the task may follow.
+        target = target.with_name(source.name + target.name[len(source.stem) :])
+        jobs[number] = replace(job, target=target)
+        changed.append(target.name)
+    if not changed:
+        return jobs, []
+    names = ", ".join(changed[:3]) + (", ..." if len(changed) > 3 else "")
+    return jobs, [f"results of inputs that differ in their suffix alone keep it in their names: {names}"]
 
 
 def refuse_collisions(jobs: Iterable[Job], sources: set[Path]) -> None:

@@ -307,7 +307,9 @@ class _Forwarder(logging.Handler):
 
 
 def _stop(number: int, frame: object) -> None:
-    """End this process as an error would, so that what it writes is not left half done."""
+    """End this process as an error would, so that what it writes is not left half done; once, however often
+    it is asked to."""
+    signal.signal(signal.SIGTERM, signal.SIG_IGN)
     raise SystemExit(128 + number)
 
 

@@ -12,7 +12,15 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from deepgsr_cli.errors import OptionError, ShapeError
-from deepgsr_cli.formats.image import HIGHEST, LOWEST, MOST_BEYOND, Image, are_shifted, read_image
+from deepgsr_cli.formats.image import (
+    HIGHEST,
+    LOWEST,
+    MOST_BEYOND,
+    Image,
+    are_shifted,
+    has_areas_below_black,
+    read_image,
+)
 
 # What a restored array comes of.
 NumpyPicture: TypeAlias = np.ndarray | str | Path
@@ -98,11 +106,16 @@ def to_pixels(samples: np.ndarray, white: float) -> np.ndarray:
             f"the picture goes from {-white:g} to {white:g}, and black is 0; give (picture + {white:g}) / 2"
         )
     beyond = np.count_nonzero((pixels < LOWEST) | (pixels > HIGHEST))
+    low, high = float(samples[..., :channels].min()), float(samples[..., :channels].max())
     if beyond > MOST_BEYOND * pixels.size:
-        low, high = float(samples[..., :channels].min()), float(samples[..., :channels].max())
         raise ShapeError(
             f"the picture goes from {low:g} to {high:g}, but white is {white:g}; give white=255, or the value"
             " that stands for white in it, and shift it first so that black is 0"
+        )
+    if has_areas_below_black(pixels):
+        raise ShapeError(
+            f"the picture goes from {low:g} to {high:g}, and whole areas are below 0, which is black;"
+            " add what makes black 0 first"
         )
     return pixels
 

@@ -519,6 +519,8 @@ class Enlargement(Restoration):
             if image.alpha is not None:
                 pixels = without_hidden_colours(pixels, image.alpha)
                 image.alpha = enlarged_alpha(image.alpha, self.scale)
+                if image.format == "GIF":  # which holds no half transparent pixels
+                    image.alpha = np.where(image.alpha < 128, 0, 255).astype(np.uint8)
             if image.holes is not None:
                 where = image.holes.where.repeat(self.scale, 1).repeat(self.scale, 2)
                 image.holes = image.holes._replace(where=where)
@@ -682,8 +684,8 @@ def reference_of(job: Job, reference: Path) -> Path:
     Raises:
         InputError: There is none in the folder.
     """
-    path = reference / job.name if reference.is_dir() else reference
-    if not path.exists() and reference.is_dir():
+    path = reference / job.name if os.path.isdir(reference) else reference
+    if not os.path.exists(path) and os.path.isdir(reference):
         # The clean picture may be stored in another format.
         others = sorted(path.parent.glob(f"{glob.escape(path.stem)}.*"))
         if len(others) != 1:

@@ -10,6 +10,7 @@ from pathlib import Path
 import numpy as np
 import pydicom
 import pytest
+import tifffile
 from typer.testing import CliRunner
 
 from deepgsr_cli.cli import app
@@ -163,3 +164,18 @@ def test_sinograms_go_to_another_process_as_their_file(tmp_path):
         assert sent[0].sinograms is sent[1].sinograms
         np.testing.assert_array_equal(sent[1].sinograms.read(1), jobs[1].sinograms.read(1))
         assert len(pickle.dumps(jobs)) < 1500
+
+
+def test_sinograms_that_differ_in_their_suffix_alone_are_all_done(tmp_path):
+    geometry = Geometry("parallel", (8, 8), (1.0, 1.0), 8, 1.0, (0.0, 0.7, 1.4, 2.1))
+    sinogram = np.ones((2, 4, 8), np.float32)
+    np.save(tmp_path / "a.npy", sinogram)
+    tifffile.imwrite(tmp_path / "a.tif", sinogram, photometric="minisblack")
+    inputs = [str(tmp_path / name) for name in ("a.npy", "a.tif")]
+    plan = plan_scans(inputs, str(tmp_path / "out"), geometry=geometry, values="integrals")
+    names = {job.target.name for job in plan.jobs}
+    assert names == {"a.npy_0001.dcm", "a.npy_0002.dcm", "a.tif_0001.dcm", "a.tif_0002.dcm"}
+    plan = plan_scans(inputs, str(tmp_path / "out"), format="npy", geometry=geometry, values="integrals")
+    assert {job.target.name for job in plan.jobs} == {
+        "a_0001.npy", "a_0002.npy", "a.tif_0001.npy", "a.tif_0002.npy"
+    }  # fmt: skip

@@ -142,6 +142,30 @@ def test_a_float_picture_whose_black_is_below_zero_is_refused(white: int) -> Non
     check_range(read(tiff(strong.astype(np.float32))), "noisy.tif")
 
 
+@pytest.mark.parametrize("channels", [1, 3])
+@pytest.mark.parametrize(("low", "contrast"), [(-0.5, 1.0), (-0.4, 1.2), (-0.5, 0.2)])
+def test_a_float_picture_with_areas_below_black_is_refused(
+    channels: int, low: float, contrast: float
+) -> None:
+    ramp = np.linspace(0, contrast, H * W * channels, dtype=np.float32).reshape(H, W, channels).squeeze()
+    photometric = "rgb" if channels == 3 else "minisblack"
+    high = low + contrast
+    with pytest.raises(
+        InputError, match=rf"^scan\.tif: its values go from {low:g} to {high:g}, and whole areas are below 0"
+    ):
+        check_range(read(tiff(low + ramp, photometric=photometric)), "scan.tif")
+
+
+def test_noise_and_colours_below_black_are_no_areas_below_it() -> None:
+    generator = np.random.default_rng(0)
+    for level in (10, 50):
+        dark = np.float32(level / 255) * generator.normal(size=(H, W)).astype(np.float32)
+        check_range(read(tiff(dark)), "night.tif")
+    vivid = np.full((H, W, 3), 0.8, np.float32)
+    vivid[..., 0] = -0.3
+    check_range(read(tiff(vivid, photometric="rgb")), "vivid.tif")
+
+
 def test_a_few_values_beyond_white_are_no_other_scale() -> None:
     samples = np.full((H, W), 0.5, np.float32)
     samples[0, :9] = 80

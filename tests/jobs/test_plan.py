@@ -3,7 +3,7 @@ from pathlib import Path
 
 import pytest
 
-from deepgsr_cli.errors import UsageError
+from deepgsr_cli.errors import InputError, UsageError
 from deepgsr_cli.jobs.plan import plan, shard
 
 SUFFIXES = {".png", ".tif"}
@@ -108,6 +108,39 @@ def test_two_results_for_one_path_are_refused(tree):
     (tree / "two/a.png").touch()
     with pytest.raises(UsageError, match=r"in/a.png and two/a.png would both be written to out/a.png"):
         plan(["in/a.png", "two/a.png"], "out", "denoise", SUFFIXES)
+
+
+@pytest.mark.parametrize("names", [("b.heic", "b.tif", "b.png"), ("b.png", "b.tif", "b.heic")])
+def test_results_that_differ_in_nothing_keep_the_suffix_of_their_input(tree, names):
+    for name in names:
+        (tree / "in" / name).touch()
+    suffixes = {".heic": ".png", ".tif": ".png"}
+    inputs = [f"in/{name}" for name in names]
+    found = plan(inputs, "out", "denoise", SUFFIXES, target_suffix=suffixes)
+    expected = {"b.heic": "b.heic.png", "b.tif": "b.tif.png", "b.png": "b.png"}
+    assert {job.source.name: job.target.name for job in found.jobs} == expected
+    assert found.notes[-1].startswith("results of inputs that differ in their suffix alone keep it")
+    (alone,) = plan(inputs[:1], "out/", "denoise", SUFFIXES, target_suffix=suffixes).jobs
+    assert alone.target.name == "b.png"
+
+    beside = plan(inputs, None, "denoise", {".heic", *SUFFIXES}, target_suffix=suffixes).jobs
+    assert {job.target.name for job in beside} == {
+        "b.heic_denoise.png", "b.tif_denoise.png", "b_denoise.png"
+    }  # fmt: skip
+    for job in beside:
+        job.target.touch()
+    again = plan(["in"], None, "denoise", {".heic", *SUFFIXES}, target_suffix=suffixes).jobs
+    assert not {job.source.name for job in again} & {job.target.name for job in beside}
+
+
+def test_a_folder_that_cannot_be_listed_is_told_and_not_called_empty(tree, monkeypatch):
+    def refused(path, failures):
+        failures.append(InputError(f"{path}: cannot be listed, Permission denied; change its mode"))
+        return []
+
+    monkeypatch.setattr("deepgsr_cli.jobs.plan.files_below", refused)
+    with pytest.raises(InputError, match="in: cannot be listed, Permission denied"):
+        plan(["in"], "out", "denoise", SUFFIXES)
 
 
 def test_a_folder_without_pictures_is_refused(tree):

@@ -2,6 +2,7 @@
 
 import logging
 import multiprocessing
+import signal
 import time
 
 import pytest
@@ -50,6 +51,16 @@ def test_an_interrupt_ends_all_processes_and_leaves_no_half_file(tmp_path):
     assert len(list(tmp_path.glob("*.ended"))) == 2
     assert copied(tmp_path) == {"0.txt": "a"}
     assert multiprocessing.active_children() == []
+
+
+def test_a_process_is_ended_once_however_often_it_is_asked_to():
+    before = signal.getsignal(signal.SIGTERM)
+    try:
+        with pytest.raises(SystemExit, match="143"):
+            pool._stop(signal.SIGTERM, None)
+        assert signal.getsignal(signal.SIGTERM) is signal.SIG_IGN
+    finally:
+        signal.signal(signal.SIGTERM, before)
 
 
 def test_a_mistake_that_every_file_shares_ends_the_run_with_its_own_error(tmp_path):

@@ -140,6 +140,8 @@ def test_a_range_that_is_not_of_white_is_refused_with_the_way_out(run, scale):
             call(scale * samples(3, "float64"))
         with pytest.raises(ShapeError, match=r"from -1 to 1, and black is 0; give \(picture \+ 1\) / 2"):
             call(2 * samples(3, "float64") - 1)
+        with pytest.raises(ShapeError, match=r"whole areas are below 0, which is black; add what makes"):
+            call(samples(3, "float64") - 0.5)
 
 
 def test_noise_and_highlights_beyond_white_are_taken(run):
