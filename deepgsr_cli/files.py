@@ -61,7 +61,7 @@ def atomic_write(path: Path) -> Iterator[Path]:
             raise OutputError(f"{path}: cannot be written, it is not a regular file; give a file name")
         if not target.parent.exists():
             raise OutputError(
-                f"{path}: cannot be written, the folder {path.parent} does not exist; make it first"
+                f"{path}: cannot be written, the folder {target.parent} does not exist; make it first"
             )
         temporary.open("xb").close()
         yield temporary

@@ -314,7 +314,7 @@ def _evaluate(task: str, options: Options) -> None:
         items.write(options.report, task, {**facts, **notice}, averages)
     if evaluation.failures:
         say(
-            f"{counted(len(evaluation.failures), 'file')} could not be read, and the means are of the others",
+            f"{counted(len(evaluation.failures), 'file')} could not be used, and the means are of the others",
             style="red",
         )
         raise typer.Exit(1)

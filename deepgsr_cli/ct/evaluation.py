@@ -18,7 +18,6 @@ from deepgsr_cli.ct.figures import PEAK_ATTENUATION, compare
 from deepgsr_cli.ct.methods import METHODS, Method, load_network, reconstruct
 from deepgsr_cli.ct.simulation import SimulatedScan, check_seed, check_views
 from deepgsr_cli.ct.slices import PNG_FIELD_MM, EvalSlice, eval_slices
-from deepgsr_cli.errors import InputError
 from deepgsr_cli.evaluation.records import Case, Column, Evaluation, Labels, M, Mean
 from deepgsr_cli.files import fingerprint
 from deepgsr_cli.reports.report import ReportImage, ReportItem
@@ -55,16 +54,7 @@ class SliceEvaluation(Evaluation[M, Tensor, Tensor]):
         Raises:
             InputError: None can be read.
         """
-        for slice in self.slices:
-            try:
-                hu, pixel_mm = slice.read()
-            except InputError as error:
-                self.failures.append(error.for_command_line())
-                if len(self.failures) == len(self.slices):
-                    raise
-                if self.notify is not None:
-                    self.notify(error.for_command_line())
-                continue
+        for slice, (hu, pixel_mm) in self.usable(self.slices, lambda slice: slice.read()):
             yield slice, hu, pixel_mm
 
     def describe_slices(self) -> str:

@@ -12,12 +12,14 @@ from typing import TYPE_CHECKING, ClassVar, Generic, TypeVar
 
 import numpy as np
 
-from deepgsr_cli.errors import UsageError
+from deepgsr_cli.errors import UsageError, UserError
 
 if TYPE_CHECKING:
     from deepgsr_cli.compute.precision import Precision
     from deepgsr_cli.reports.report import ReportImage, ReportItem
 
+C = TypeVar("C")  # what is read
+I = TypeVar("I")  # what it is read from
 M = TypeVar("M")  # a measurement
 R = TypeVar("R")  # what a method makes of it
 T = TypeVar("T")  # the truth
@@ -138,8 +140,32 @@ class Evaluation(ABC, Generic[M, R, T]):
 
     @cached_property
     def failures(self) -> list[str]:
-        """Sentences about the cases that could not be read, and were passed over; complete with the last."""
+        """Sentences about the files that could not be used, and were passed over; complete with the last."""
         return []
+
+    def usable(self, items: Sequence[I], read: Callable[[I], C]) -> Iterator[tuple[I, C]]:
+        """Read the data of cases, one item after another; yield each that can be used with what was read.
+
+        What cannot be used is told, and among the `failures`.
+
+        Args:
+            items: What is read, as paths.
+            read: Reads one.
+
+        Raises:
+            UserError: None can be used.
+        """
+        for item in items:
+            try:
+                content = read(item)
+            except UserError as error:
+                self.failures.append(error.for_command_line())
+                if len(self.failures) == len(items):
+                    raise
+                if self.notify is not None:
+                    self.notify(error.for_command_line())
+                continue
+            yield item, content
 
     @property
     @abstractmethod
@@ -161,10 +187,10 @@ class Evaluation(ABC, Generic[M, R, T]):
 
     @abstractmethod
     def cases(self) -> Iterator[Case[M, T]]:
-        """The cases, one after another.
+        """The cases, one after another; without those whose files are not `usable`.
 
         Raises:
-            InputError: A file cannot be read.
+            UserError: No file can be used.
         """
 
     @abstractmethod

@@ -559,7 +559,8 @@ def picture_paths(folder: Path) -> list[Path]:
         InputError: No such folder, or no picture in it.
     """
     if not folder.is_dir():
-        raise InputError(f"{folder}: no such folder")
+        what = "is a file, and pictures are looked for in a folder" if folder.exists() else "no such folder"
+        raise InputError(f"{folder}: {what}")
     paths = sorted(path for path in files_below(folder) if path.suffix.lower() in SUFFIXES)
     if not paths:
         raise InputError(f"{folder}: no pictures; looked for {', '.join(sorted(SUFFIXES))}")

@@ -6,7 +6,7 @@ import glob
 import os
 import re
 from collections import Counter
-from collections.abc import Collection, Iterable, Mapping
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import TypeVar
@@ -73,9 +73,9 @@ def plan(
 
     Without an output, a result is written beside its input as `<stem>_<task><suffix>`. An output is a folder
     if it exists as one, ends in a separator, or must be one because the inputs are several or a folder; the
-    trees of input folders are kept below it. Results that would go to one path, as their inputs differ in the
-    suffix alone, are `told_apart`. Hidden files, results of earlier runs, and what already lies in the output
-    folder are not taken as input from a folder or a glob.
+    trees of input folders are kept below it. Results that would go to one path are `told_apart`, where their
+    inputs differ in the suffix or the folder. Hidden files, results of earlier runs, and what already lies in
+    the output folder are not taken as input from a folder or a glob.
 
     Args:
         inputs: Files, folders (searched to any depth), glob patterns (`**` too), or "-" for standard input.
@@ -215,31 +215,62 @@ def _inside(file: Path, folder: Path | None) -> bool:
 
 
 def told_apart(jobs: Iterable[J]) -> tuple[list[J], list[str]]:
-    """Have results that would go to one path keep the suffix of their input: `a.heic.png` beside `a.png`.
+    """Have results that would go to one path keep what their inputs differ in, the suffix or the folder.
 
-    The result that has the suffix of its input keeps its name. The names depend on the inputs alone, and not
-    on their order.
+    Of `a.heic` and `a.png` that are written as PNG, one becomes `a.heic.png`; the one that has the suffix of
+    its input keeps its name. Of `one/a.png` and `two/a.png`, both keep the folder. The names depend on the
+    inputs alone, and not on their order.
 
     Returns:
-        The jobs, in their order, and a sentence on those that were changed, if there are such.
+        The jobs, in their order, and a sentence on each kind of change, if there are such.
     """
     jobs = list(jobs)
-    counts = Counter(job.target for job in jobs if job.target is not None)
-    changed: list[str] = []
-    for number, job in enumerate(jobs):
+    sentences = []
+    for difference, names_of in (("suffix", _with_suffixes), ("folder", _in_folders)):
+        counts = Counter(job.target for job in jobs)
+        numbers = [i for i, job in enumerate(jobs) if job.target is not None and counts[job.target] > 1]
+        changed = []
+        for number, target in zip(numbers, names_of([jobs[i] for i in numbers])):
+            if target != jobs[number].target:
+                jobs[number] = replace(jobs[number], target=target)
+                changed.append(str(target))
+        if changed:
+            names = ", ".join(changed[:3]) + (", ..." if len(changed) > 3 else "")
+            sentences.append(f"results that differ by their input's {difference} alone keep it: {names}")
+    return jobs, sentences
+
+
+def _with_suffixes(jobs: Sequence[Job]) -> list[Path | None]:
+    """Targets of jobs with the suffixes of their inputs in their names, unless they have or show them."""
+    targets = []
+    for job in jobs:
         source, target = job.source, job.target
-        if source is None or target is None or counts[target] == 1:
-            continue
-        if source.suffix.lower() == target.suffix.lower() or target.name.startswith(source.name):
-            continue
-        # A name begins with the stem of the input, which a number or the name of the task may follow.
-        target = target.with_name(source.name + target.name[len(source.stem) :])
-        jobs[number] = replace(job, target=target)
-        changed.append(target.name)
-    if not changed:
-        return jobs, []
-    names = ", ".join(changed[:3]) + (", ..." if len(changed) > 3 else "")
-    return jobs, [f"results of inputs that differ in their suffix alone keep it in their names: {names}"]
+        if source is not None and target is not None:
+            same = source.suffix.lower() == target.suffix.lower()
+            if not same and not target.name.startswith(source.name):
+                # A name begins with the stem of the input, which a number or the name of the task may follow.
+                target = target.with_name(source.name + target.name[len(source.stem) :])
+        targets.append(target)
+    return targets
+
+
+def _in_folders(jobs: Sequence[Job]) -> list[Path | None]:
+    """Targets of jobs in the folders that were searched, or that the inputs are in, below a common one."""
+    searched = [
+        Path(os.path.abspath(job.source)).parents[len(job.name.parts) - 1]
+        for job in jobs
+        if job.source is not None
+    ]
+    drives = {folder.anchor for folder in searched}
+    if len(searched) < len(jobs) or len(drives) > 1 or len(set(searched)) < 2:
+        return [job.target for job in jobs]
+    common = os.path.commonpath(searched)
+    targets: list[Path | None] = []
+    for job, folder in zip(jobs, searched):
+        assert job.target is not None
+        output = job.target.parents[len(job.name.parts) - 1]
+        targets.append(output / folder.relative_to(common) / job.target.relative_to(output))
+    return targets
 
 
 def refuse_collisions(jobs: Iterable[Job], sources: set[Path]) -> None:

@@ -149,8 +149,8 @@ class PhaseRetrieval(Evaluation[Patterns, Retrieval, Tensor]):
         return len(self.paths) * (len(self.alphas) + len(self.snrs_db))
 
     def cases(self) -> Iterator[Case[Patterns, Tensor]]:
-        for path in self.paths:
-            truth = torch.from_numpy(read_gray(path, self.size))[None] * PEAK
+        for path, pixels in self.usable(self.paths, lambda path: read_gray(path, self.size)):
+            truth = torch.from_numpy(pixels)[None] * PEAK
             for level, patterns in self._patterns(truth):
                 yield Case({"picture": str(path.relative_to(self.data)), "level": level}, patterns, truth)
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -11,7 +12,7 @@ from typing import ClassVar
 import numpy as np
 import torch
 
-from deepgsr_cli.errors import ShapeError, UsageError
+from deepgsr_cli.errors import ShapeError, UsageError, UserError
 from deepgsr_cli.evaluation.metrics import luma_inside, luma_y, psnr, psnr_b, rounded8, ssim
 from deepgsr_cli.evaluation.records import Case, Column, Evaluation, Labels, Mean, Score
 from deepgsr_cli.files import fingerprint, named
@@ -39,6 +40,30 @@ def _pixels(path: Path) -> np.ndarray:
     image = read_image(path)
     check_range(image, str(path))
     return image.pixels
+
+
+def _pair(paths: tuple[Path, Path]) -> tuple[np.ndarray, np.ndarray]:
+    """Pixels of a picture with rain and of its clean partner, (3, H, W) each.
+
+    Raises:
+        InputError: One cannot be read.
+        ShapeError: They differ in size.
+    """
+    rainy, clean = (read_channels(path, 3) for path in paths)
+    if rainy.shape != clean.shape:
+        sizes = [f"{width} x {height}" for _, height, width in (rainy.shape, clean.shape)]
+        raise ShapeError(
+            f"{paths[0]}: is {sizes[0]}, its clean partner {sizes[1]}; give each picture its own partner"
+        )
+    return rainy, clean
+
+
+def _first_channels(paths: list[Path], read: Callable[[Path], np.ndarray]) -> int:
+    """Channels of the first picture that can be read; those of the last one, if none can, raise."""
+    for path in paths[:-1]:
+        with suppress(UserError):
+            return len(read(path))
+    return len(read(paths[-1]))
 
 
 @dataclass(frozen=True)
@@ -191,12 +216,15 @@ class Denoising(PictureEvaluation):
         return lambda m: restorer.restore_pixels(m.pixels, m.sigma, clipped=self.clipped)
 
     def cases(self) -> Iterator[Case[Degraded, np.ndarray]]:
-        for path in self.paths:
-            clean = read_channels(path, 1) if self.gray else _pixels(path)
+        for path, clean in self.usable(self.paths, self._clean):
             for sigma in self.sigmas:
                 noisy = clean + protocol_noise(clean.shape, sigma, self.seed)
                 labels: Labels = {"picture": str(path.relative_to(self.data)), "sigma": sigma}
                 yield Case(labels, Degraded(rounded8(noisy) if self.clipped else noisy, sigma), clean)
+
+    def _clean(self, path: Path) -> np.ndarray:
+        """Pixels of a picture, (C, H, W)."""
+        return read_channels(path, 1) if self.gray else _pixels(path)
 
     def protocol(self) -> dict[str, str]:
         colour = "gray (colour to BT.601 luma, rounded to 8 bits)" if self.gray else "as stored (gray or RGB)"
@@ -207,7 +235,7 @@ class Denoising(PictureEvaluation):
             "noise": f"Gaussian, numpy RandomState({self.seed}) for each picture, {noise}",
             "figures": "mean of each picture's PSNR (all channels) and SSIM (Wang 2004, mean of channels)",
             "output": OUTPUT,
-            **self._labels_of_weights(1 if self.gray else len(read_image(self.paths[0]).pixels)),
+            **self._labels_of_weights(_first_channels(self.paths, self._clean)),
         }
 
     def item(self, labels: Labels) -> ReportItem:
@@ -274,15 +302,14 @@ class Dejpeg(PictureEvaluation):
         return restore
 
     def cases(self) -> Iterator[Case[Degraded, np.ndarray]]:
-        for path in self.paths:
-            clean = self._clean(path)
+        for path, clean in self.usable(self.paths, self._clean):
             for quality in self.qualities:
                 labels: Labels = {"picture": str(path.relative_to(self.data)), "quality": quality}
                 yield Case(labels, self._decoded(clean, quality), clean)
 
     def _clean(self, path: Path) -> np.ndarray:
         """Pixels of a picture: gray where its channels are equal, as in WebP, or where gray is asked for."""
-        pixels = read_image(path).pixels
+        pixels = _pixels(path)
         if len(pixels) == 3 and np.array_equal(pixels[0], pixels[1]) and np.array_equal(pixels[0], pixels[2]):
             return pixels[:1]
         if len(pixels) == 3 and self.gray:
@@ -307,7 +334,7 @@ class Dejpeg(PictureEvaluation):
             "figures": "mean of each picture's PSNR (all channels), SSIM (Wang 2004) and PSNR-B (Yim 2011),"
             " both as means of channels",
             "output": OUTPUT,
-            **self._labels_of_weights(len(self._clean(self.paths[0]))),
+            **self._labels_of_weights(_first_channels(self.paths, self._clean)),
         }
 
     def item(self, labels: Labels) -> ReportItem:
@@ -343,14 +370,8 @@ class Deraining(PictureEvaluation):
         return len(self.pairs)
 
     def cases(self) -> Iterator[Case[Degraded, np.ndarray]]:
-        for rainy, clean in self.pairs:
+        for (rainy, _), (degraded, truth) in self.usable(self.pairs, _pair):
             labels: Labels = {"picture": str(rainy.relative_to(self.data / "rain")), "sigma": 0.0}
-            degraded, truth = read_channels(rainy, 3), read_channels(clean, 3)
-            if degraded.shape != truth.shape:
-                sizes = [f"{width} x {height}" for _, height, width in (degraded.shape, truth.shape)]
-                raise ShapeError(
-                    f"{rainy}: is {sizes[0]}, its clean partner {sizes[1]}; give each picture its own partner"
-                )
             yield Case(labels, Degraded(degraded, 0.0), truth)
 
     def figures(self, case: Case[Degraded, np.ndarray], result: np.ndarray) -> dict[str, float]:
@@ -433,13 +454,24 @@ class Upscaling(PictureEvaluation):
         return enlarge
 
     def cases(self) -> Iterator[Case[Degraded, np.ndarray]]:
-        for path in self.paths:
-            true = read_channels(path, 3)
+        for path, true in self.usable(self.paths, self._true):
             for scale in self.scales:
                 pixels = reduced(torch.from_numpy(true)[None], scale)[0].numpy()
                 height, width = (scale * length for length in pixels.shape[1:])
                 labels: Labels = {"picture": str(path.relative_to(self.data)), "scale": scale}
                 yield Case(labels, Reduced(pixels, 0.0, scale), true[:, :height, :width])
+
+    def _true(self, path: Path) -> np.ndarray:
+        """Pixels of a picture, (3, H, W), of which some are left within the edges at every scale."""
+        pixels = read_channels(path, 3)
+        least = 3 * max(self.scales)
+        if min(pixels.shape[1:]) < least:
+            _, height, width = pixels.shape
+            raise ShapeError(
+                f"{path}: is {width} x {height} pixels, and scale {max(self.scales)} asks for {least} a side;"
+                " leave it out"
+            )
+        return pixels
 
     def figures(self, case: Case[Degraded, np.ndarray], result: np.ndarray) -> dict[str, float]:
         assert isinstance(case.measurement, Reduced)

@@ -101,8 +101,7 @@ class MosaicEvaluation(PictureEvaluation):
         return self.restorers["denoise"].restore_pixels(pixels, degraded.sigma)
 
     def cases(self) -> Iterator[Case[Degraded, np.ndarray]]:
-        for path in self.paths:
-            clean = read_channels(path, 3)
+        for path, clean in self.usable(self.paths, lambda path: read_channels(path, 3)):
             height, width = (side // 2 * 2 for side in clean.shape[1:])
             clean = np.ascontiguousarray(clean[:, :height, :width])
             mosaic = mosaic_of(torch.from_numpy(clean)[None])[0].numpy()

@@ -780,6 +780,6 @@ def test_an_evaluation_goes_on_after_a_broken_slice(run, series, metals):
     result = run("eval", "mar", *options)
     assert result.exit_code == 1
     assert "1.dcm: the pixel data are missing, damaged or cut short" in result.stderr.replace("\n", " ")
-    assert "1 file could not be read" in result.stderr
+    assert "1 file could not be used" in result.stderr
     *scores, _ = map(json.loads, result.stdout.splitlines())
     assert {score["slice"] for score in scores} == {"0.dcm", "2.dcm"}

@@ -179,3 +179,12 @@ def test_sinograms_that_differ_in_their_suffix_alone_are_all_done(tmp_path):
     assert {job.target.name for job in plan.jobs} == {
         "a_0001.npy", "a_0002.npy", "a.tif_0001.npy", "a.tif_0002.npy"
     }  # fmt: skip
+
+
+def test_slices_of_one_name_in_two_folders_keep_the_folder(tmp_path):
+    for name in ("one", "two"):
+        (tmp_path / name).mkdir()
+        saved_slice(tmp_path / name / "0.dcm", body_hu(), SeriesInstanceUID=f"1.2.{int(name == 'two')}")
+    plan = plan_scans([str(tmp_path / name) for name in ("one", "two")], str(tmp_path / "out"))
+    targets = [str(job.target.relative_to(tmp_path / "out")) for job in plan.jobs]
+    assert targets == ["one/0.dcm", "two/0.dcm"]

@@ -359,10 +359,13 @@ def test_a_folder_is_searched_past_what_is_not_a_slice(tmp_path):
     saved(ct(samples(), ImageType=["ORIGINAL", "PRIMARY", "LOCALIZER"]), tmp_path / "scout.dcm")
     saved(ct(samples(), SOPClassUID=uids.MRImageStorage, Modality="MR"), tmp_path / "mr.dcm")
     (tmp_path / "broken.dcm").write_bytes(good.read_bytes()[:300])
+    (tmp_path / "nothing.dcm").touch()
     found = find_series(tmp_path)
     assert [[slice.path for slice in series.slices] for series in found.series] == [[good]]
     assert len(found.passed_over) - len(found.skipped) == 3
-    assert [str(error).split(": ")[0] for error in found.failures] == [str(tmp_path / "broken.dcm")]
+    names = ("broken.dcm", "nothing.dcm")
+    assert [str(error).split(": ")[0] for error in found.failures] == [str(tmp_path / name) for name in names]
+    assert "nothing.dcm: is not a DICOM file, whose suffix it has; copy it again" in str(found.failures[1])
     assert ["MR Image Storage" in str(error) for error in found.skipped] == [True, False]
     assert "localizer" in str(found.skipped[1])
 

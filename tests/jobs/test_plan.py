@@ -104,10 +104,25 @@ def test_what_cannot_be_is_refused_in_a_sentence(tree, inputs, output, sentence)
 
 
 def test_two_results_for_one_path_are_refused(tree):
-    (tree / "two").mkdir()
-    (tree / "two/a.png").touch()
-    with pytest.raises(UsageError, match=r"in/a.png and two/a.png would both be written to out/a.png"):
-        plan(["in/a.png", "two/a.png"], "out", "denoise", SUFFIXES)
+    for name in ("b.heic", "b.png", "b.heic.png"):
+        (tree / "in" / name).touch()
+    inputs = ["in/b.heic", "in/b.png", "in/b.heic.png"]
+    with pytest.raises(UsageError, match=r"b.heic and in/b.heic.png would both be written to out/b.heic.png"):
+        plan(inputs, "out", "denoise", SUFFIXES, target_suffix={".heic": ".png"})
+
+
+@pytest.mark.parametrize(
+    "inputs", [("in", "two"), ("in/a.png", "two/a.png", "two/sub/b.TIF", "in/sub/b.TIF")]
+)
+def test_results_of_one_name_keep_the_folder_of_their_input(tree, inputs):
+    for name in ("two/a.png", "two/sub/b.TIF", "two/other.png"):
+        (tree / name).parent.mkdir(parents=True, exist_ok=True)
+        (tree / name).touch()
+    found = pairs(inputs, "out")
+    assert {("in/a.png", "out/in/a.png"), ("two/a.png", "out/two/a.png")} < found
+    assert {("in/sub/b.TIF", "out/in/sub/b.TIF"), ("two/sub/b.TIF", "out/two/sub/b.TIF")} < found
+    if "in" in inputs:
+        assert ("two/other.png", "out/other.png") in found
 
 
 @pytest.mark.parametrize("names", [("b.heic", "b.tif", "b.png"), ("b.png", "b.tif", "b.heic")])
@@ -119,7 +134,7 @@ def test_results_that_differ_in_nothing_keep_the_suffix_of_their_input(tree, nam
     found = plan(inputs, "out", "denoise", SUFFIXES, target_suffix=suffixes)
     expected = {"b.heic": "b.heic.png", "b.tif": "b.tif.png", "b.png": "b.png"}
     assert {job.source.name: job.target.name for job in found.jobs} == expected
-    assert found.notes[-1].startswith("results of inputs that differ in their suffix alone keep it")
+    assert found.notes[-1].startswith("results that differ by their input's suffix alone keep it: out/b.")
     (alone,) = plan(inputs[:1], "out/", "denoise", SUFFIXES, target_suffix=suffixes).jobs
     assert alone.target.name == "b.png"
 

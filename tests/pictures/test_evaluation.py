@@ -134,6 +134,43 @@ def test_partners_of_two_sizes_are_refused_by_name(tmp_path):
         list(Deraining(data=tmp_path).cases())
 
 
+def test_a_picture_that_cannot_be_used_does_not_stop_the_others(folder, tiny_weights):
+    (folder / "a.png").write_bytes(b"no picture")
+    told = []
+    evaluated = evaluation(folder, tiny_weights, sigmas=(10, 25), notify=told.append)
+    assert [case.labels["picture"] for case in evaluated.cases()] == ["b.png"] * 2 + ["sub/a.png"] * 2
+    assert evaluated.failures == told
+    assert len(told) == 1
+    assert told[0].startswith(f"{folder / 'a.png'}: is no picture of a format")
+    assert evaluated.protocol()["weights"].startswith("tiny-3.safetensors")
+    for name in ("b.png", "sub/a.png"):
+        (folder / name).write_bytes(b"")
+    with pytest.raises(InputError, match="the file is empty"):
+        list(evaluation(folder, tiny_weights).cases())
+
+
+def test_one_pair_of_two_sizes_does_not_stop_the_others(tmp_path):
+    for folder, width in (("rain", 41), ("clean", 40)):
+        (tmp_path / folder).mkdir()
+        write_image(tmp_path / folder / "a.png", Image(smooth_picture(3, 30, width), "uint8", "PNG"))
+        write_image(tmp_path / folder / "b.png", Image(smooth_picture(3, 30, 40), "uint8", "PNG"))
+    evaluated = Deraining(data=tmp_path)
+    assert [case.labels["picture"] for case in evaluated.cases()] == ["b.png"]
+    assert "is 41 x 30, its clean partner 40 x 30" in evaluated.failures[0]
+
+
+def test_a_picture_without_pixels_within_the_edges_is_told(tmp_path):
+    write_image(tmp_path / "a.png", Image(smooth_picture(3, 12, 12), "uint8", "PNG"))
+    write_image(tmp_path / "b.png", Image(smooth_picture(3, 20, 11), "uint8", "PNG"))
+    evaluated = Upscaling(data=tmp_path, method_names=("lanczos",))
+    found = list(scores(evaluated))
+    assert {score.labels["picture"] for score in found} == {"a.png"}
+    assert all(np.isfinite(list(score.figures.values())).all() for score in found)
+    assert evaluated.failures == [
+        f"{tmp_path / 'b.png'}: is 11 x 20 pixels, and scale 4 asks for 12 a side; leave it out"
+    ]
+
+
 def jpegs(folder, jpeg_weights, channels, **settings):
     return Dejpeg(data=folder, weights=str(jpeg_weights[channels]), device="cpu", **settings)
 

@@ -26,6 +26,7 @@ from deepgsr_cli.formats.dicom.header import (
     rescale_of,
     text_of,
 )
+from deepgsr_cli.formats.dicom.mark import DICOM_SUFFIXES
 from deepgsr_cli.words import counted
 
 _TOLERANCE_MM = 1e-2
@@ -139,6 +140,9 @@ def find_series(path: Path, *, pixel_mm: tuple[float, float] | None = None) -> F
         try:
             header = read_header(file)
             if header is None:
+                if path.is_dir() and file.suffix.lower() in DICOM_SUFFIXES:
+                    # Of a copy that broke off, as others of the series are whole.
+                    raise InputError(f"{file}: is not a DICOM file, whose suffix it has; copy it again")
                 passed_over.append(file)
                 continue
             for candidate in _candidates(file, header, pixel_mm):
