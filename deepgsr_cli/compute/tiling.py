@@ -22,8 +22,9 @@ _RAMP_PX = 32
 # What a row of tiles may take on the CPU, where large tiles have no merit but their few overlaps; what it and
 # the picture in floats may take together; and what the row may take beside a large picture. Of 2048 x 2048
 # pixels, tiles of 768 compute 1.27 times as many, those of 512 1.56, and those of 1152, for which a process
-# takes 240 MB more, 1.13.
-_ROW_BYTES, _CPU_BYTES, _LEAST_CPU_BYTES = 2**28, 3 * 2**27, 5 * 2**25
+# takes 240 MB more, 1.13. In colour, pictures of 4, 12 and 24 megapixels get tiles of 768, 640 and 512, and
+# their process takes 650 MB.
+_ROW_BYTES, _CPU_BYTES, _LEAST_CPU_BYTES = 2**28, 39 * 10**7, 5 * 2**25
 # Tiles on the CPU are tried in steps of this.
 _SIDE_STEP_PX = 32
 

@@ -36,7 +36,7 @@ THRESHOLD = 2.7
 _BLOCK = 24
 # Blocks whose sums are held before they are added up, for each thread: so many that none waits long for the
 # last.
-_BLOCKS_A_THREAD = 8
+_BLOCKS_A_THREAD = 4
 # References whose groups, and distances, that the tensor engine holds at once.
 _MAX_GROUPS = 2**14
 _MAX_DISTANCES = 2**27
@@ -98,7 +98,8 @@ def _filtered(x: Tensor, thresholds: Tensor, radius: int) -> Tensor:
     estimates, weights, count = sums.split((channels, channels, 1), dim=1)
     estimates.div_(weights)
     if channels > 1:
-        estimates.copy_(torch.einsum("cd,bchw->bdhw", mixing, estimates))
+        for rows in estimates.split(64, dim=-2):
+            rows.copy_(torch.einsum("cd,bchw->bdhw", mixing, rows))
     torch.div(count, weights, out=weights).div_(MEMBERS * PATCH**2)
     return sums[:, : 2 * channels]
 

@@ -426,10 +426,15 @@ def filter_of(x: Tensor, sigma: Tensor, search: int) -> Tensor:
 
 
 def filter_ahead(sigma: Tensor, search: int, channels: int) -> Preparation:
-    """Filtering of rows of tiles before they are cut, of images of so many channels; else as `filter_of`."""
+    """Filtering of rows of tiles before they are cut, for a network of so many channels, all of which one of
+    a gray image stands for; else as `filter_of`."""
     from deepgsr_cli.models.collaborative import filter_margin
 
-    return Preparation(lambda rows: filter_of(rows, sigma, search), filter_margin(search), 2 * channels)
+    return Preparation(
+        lambda rows: filter_of(rows.expand(-1, channels, -1, -1), sigma, search),
+        filter_margin(search),
+        2 * channels,
+    )
 
 
 class DeepGSR(nn.Module):

@@ -736,7 +736,7 @@ class Restorer:
         ahead = None
         search = model.config.search if isinstance(model, DeepGSR) else 0
         if search and condition is not None and condition.device.type == "cpu" and not self.options.ensemble:
-            ahead = filter_ahead(condition[:, 0], search, len(pixels))
+            ahead = filter_ahead(condition[:, 0], search, model.config.channels)
 
         keeps_flat = self.task != DEJPEG.name  # blocks of JPEG are of one colour, and to be joined
 

@@ -255,7 +255,8 @@ def test_blocks_that_are_added_one_by_one_give_what_all_together_give(monkeypatc
         torch.testing.assert_close(a, b, rtol=0, atol=2e-6)
 
 
-def test_the_filter_holds_sums_of_the_image_and_of_few_blocks():
+def test_the_filter_holds_sums_of_the_image_and_of_few_blocks(monkeypatch):
+    monkeypatch.setattr(torch, "get_num_threads", lambda: 2)
     image = _noisy(1, 3, 400, 1600)
     tracemalloc.start()
     try:

@@ -550,6 +550,14 @@ def test_gray_photographs_pass_as_three_equal_channels(chooser):
     np.testing.assert_allclose(restored[0], in_three.mean(0), atol=1e-6)
 
 
+def test_gray_photographs_pass_the_shipped_network_and_its_filter():
+    restorer = Restorer(task="photo", options=RunOptions(device="cpu", precision="fp32"))
+    gray = noisy(1, 25, (37, 53))
+    restored = restorer.restore_pixels(gray, 20)
+    in_three = restorer.restore_pixels(np.repeat(gray, 3, axis=0), 20)
+    np.testing.assert_allclose(restored[0], in_three.mean(0), atol=1e-5)
+
+
 def test_what_was_used_is_known_for_the_report(chooser):
     restorer = chooser("camera")
     picture = noisy(3, 25, (37, 53)).transpose(1, 2, 0)
