@@ -40,15 +40,6 @@ def test_files_that_differ_in_their_suffix_alone_are_all_done(folder: Path) -> N
     assert "differ by their input's suffix alone keep it: out/a.pbm.png" in result.stderr
 
 
-def test_mosaics_that_differ_in_their_suffix_alone_are_all_done(folder: Path) -> None:
-    (folder / "a.png").write_bytes(PNG)
-    np.save("a.npy", noise((24, 32), "uint16"))
-    arguments = ["demosaick", "a.png", "a.npy", "-o", "out", "--pattern", "RGGB", "--method", "bilinear"]
-    result = CliRunner().invoke(app, arguments)
-    assert result.exit_code == 0, result.stderr
-    assert sorted(os.listdir("out")) == ["a.npy.png", "a.png"]
-
-
 def test_a_file_that_is_no_picture_does_not_stop_those_named_beside_it(folder: Path) -> None:
     (folder / "a.png").write_bytes(PNG)
     (folder / "notes.txt").write_text("no picture")
