@@ -21,6 +21,8 @@ import sys
 from collections.abc import Iterator
 from pathlib import Path
 
+# Tasks whose evaluation has the network alone.
+_ONE_METHOD = {"dejpeg", "restore"}
 # Of a line of means: what stands beside the figures.
 _NOT_MEASURED = {"method", "psnr", "psnr_y", "psnr_b", "ssim", "ssim_y", "pixels_per_second"}
 
@@ -43,7 +45,8 @@ def main() -> None:
             arguments = ["train", options.task, *shlex.split(options.train), *shlex.split(network)]
             _run([*arguments, "--output", str(run)])
         steps, seconds = _effort(run)
-        weights = ["--weights", str(run / "model.safetensors"), "--method", "deepgsr", "--json"]
+        weights = ["--weights", str(run / "model.safetensors"), "--json"]
+        weights += [] if options.task in _ONE_METHOD else ["--method", "deepgsr"]
         print(f"\n{network or 'default'}: {steps:,} steps in {seconds / 60:.1f} minutes")
         for test in options.test:
             for line in _means(_run(["eval", options.task, *shlex.split(test), *weights])):

@@ -124,7 +124,9 @@ PRESETS = {
     "base": dataclasses.replace(_WIDE, widths=(64, 128, 192), search=16),
     "wide": _WIDE,
     "deep": dataclasses.replace(_WIDE, encoder=(5, 5, 4), decoder=(4, 5)),
-    "collaborative": DeepGSRConfig(encoder_groups=(0, 0, 0), search=16),
+    "collaborative": DeepGSRConfig(
+        encoder=(2, 3, 4), decoder=(2, 2), encoder_groups=(0, 0, 0), decoder_groups=(0, 0), search=16
+    ),
     "paper": DeepGSRConfig(
         stem=0,
         widths=(12,),

@@ -39,8 +39,8 @@ Number = TypeVar("Number", float, Tensor)
 
 # Shares of the clean pictures to train on that are soft, by Gaussians of so many pixels, and whose colours
 # are, as a mosaic and what a camera does to the noise of colours leave them; share that is gray.
-SOFT, SOFT_COLOURS, GRAY = 0.5, 0.4, 0.15
-SOFT_PX: Range = (0.4, 1.5)
+SOFT, SOFT_COLOURS, GRAY = 0.75, 0.5, 0.15
+SOFT_PX: Range = (0.4, 1.8)
 SOFT_COLOURS_PX: Range = (0.7, 2.5)
 # Standard deviation of white noise, on the 0-255 scale, log-uniform.
 WHITE_SIGMA: Range = (1.5, 60)

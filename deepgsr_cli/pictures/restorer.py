@@ -171,16 +171,16 @@ class _Doubt(NamedTuple):
     colour: float
 
 
-# Of noise by kind; of a camera's in gray pictures, which have no colours to tell by; and of a camera's in
-# JPEG of less than this quality, whose own errors look like it. Of what is found in clean pictures a network
-# mostly removes less, or, of patterns, far more than the most; and what it removes of grass has a colour of
-# 0.35, of sand less. Of 253 clean pictures to train on, most of them JPEG, 25 have noise that is probable,
-# and 4 by these bounds; of 67 with a camera's noise they leave 16.
+# Of noise by kind; of what is not white in gray pictures, which have no colours to tell by: there only what
+# is sure counts; and of a camera's in JPEG of less than this quality, whose own errors look like it. Of what
+# is found in clean pictures a network mostly removes less, or, of patterns, far more than the most; and what
+# it removes of grass has a colour of 0.35, of sand less. Of 253 clean pictures to train on, most of them
+# JPEG, 25 have noise that is probable, and 4 by these bounds; of 67 with a camera's noise they leave 16.
 _DOUBTS = {
     "white": _Doubt(0.997, 0.5, 0),
     "camera": _Doubt(0.97, 0.64, 0.35),
-    "gray": _Doubt(0.997, 0.68, 0),
-    "jpeg": _Doubt(0.98, 0.68, 0),
+    "gray": _Doubt(0.99, math.inf, 0),
+    "jpeg": _Doubt(0.97, 0.68, 0),
 }
 _COARSE_QUALITY = 93
 _MOST_REMOVED = 1.25
@@ -369,7 +369,7 @@ class Restorer:
         """
         if found.noisy >= max(doubt.sure for doubt in _DOUBTS.values()):
             return True
-        if kind == "camera" and len(pixels) == 1:
+        if len(pixels) == 1 and (found.correlated or found.dependent):
             kind = "gray"
         elif kind == "camera":
             compression = compression_of(pixels)
