@@ -169,8 +169,7 @@ class _CtRecon(Command[CtRecon, "ScanPlan"]):
         plan = self._jobs(options)
         if options.uncertainty:
             beside = [replace(job, target=uncertainty_of(job)) for job in plan.jobs]
-            sources = {job.source.resolve() for job in plan.jobs if job.source is not None}
-            refuse_collisions([*plan.jobs, *beside], sources)
+            refuse_collisions([*plan.jobs, *beside])
         scan = options.scan(plan)
         aims = [f"{scan.describe(method.photons)}; method {method.describe()}"]
         if method.name == "deepgsr" and scan.num_views > TRAINED_VIEWS[1]:

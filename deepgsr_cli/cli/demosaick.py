@@ -135,7 +135,7 @@ class DemosaickCommand(Command[Demosaick, "Plan"]):
         ]
         jobs, apart = told_apart(jobs)
         check_pictures((job.target for job in jobs), parse_format(options.format))
-        refuse_collisions(jobs, {job.source.resolve() for job in jobs if job.source is not None})
+        refuse_collisions(jobs)
         return replace(found, jobs=jobs, notes=[*found.notes, *apart])
 
     def open(self, options: Demosaick, plan: Plan) -> Callable[[], Demosaicking]:

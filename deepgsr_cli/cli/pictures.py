@@ -269,7 +269,7 @@ def named_by_content(plan: Plan, suffixes: Mapping[str, str]) -> Plan:
             suffix = FORMATS[sniff(str(source), stream)].suffixes[0]
             named = target.with_name(target.name + suffixes.get(suffix, suffix))
             jobs[number] = replace(job, target=named)
-    refuse_collisions(jobs, {Path(os.path.realpath(job.source)) for job in jobs if job.source is not None})
+    refuse_collisions(jobs)
     return replace(plan, jobs=jobs)
 
 

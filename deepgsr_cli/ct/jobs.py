@@ -176,7 +176,7 @@ def plan_scans(
             sinograms, of_file = collection
             plan.jobs.append(SinogramJob(source, target, name, sinograms, i, of_file))
     jobs, apart = told_apart(plan.jobs)
-    refuse_collisions(jobs, {Path(job.source).resolve() for job in jobs if job.source})
+    refuse_collisions(jobs)
     notes = list(dict.fromkeys([*plan.notes, *apart]))
     if measured and geometry is None:
         geometry = next(job.geometry for job in jobs if isinstance(job, SinogramJob))

@@ -139,7 +139,7 @@ def plan(
     if stream:
         jobs.append(Job(None, None if output == STREAM else Path(str(output)), Path("stdin")))
     jobs, apart = told_apart(jobs)
-    refuse_collisions(jobs, set(found))
+    refuse_collisions(jobs)
     notes = [*_notes(passed_over, kind, foreign), *apart]
     if output not in (None, STREAM) and folder is None and not Path(str(output)).suffix:
         notes.append(f"-o {output}: is the name of a file; for a folder, give {output}/")
@@ -273,12 +273,13 @@ def _in_folders(jobs: Sequence[Job]) -> list[Path | None]:
     return targets
 
 
-def refuse_collisions(jobs: Iterable[Job], sources: set[Path]) -> None:
+def refuse_collisions(jobs: Collection[Job]) -> None:
     """Refuse jobs whose result would take the place of an input, by its real path, or of another result.
 
     Raises:
         UsageError: There is such a job.
     """
+    sources = {Path(os.path.realpath(job.source)) for job in jobs if job.source is not None}
     targets: dict[Path, Job] = {}
     for job in jobs:
         if job.target is None:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import io
-from pathlib import Path
 from types import SimpleNamespace
 
 import imagecodecs
@@ -12,9 +11,9 @@ import PIL.features
 import PIL.Image
 import pytest
 
-from deepgsr_cli.errors import InputError, OutputError
+from deepgsr_cli.errors import InputError
 from deepgsr_cli.formats.avif import describe_avif
-from deepgsr_cli.formats.image import Image, suffixes_in_folders, to_uint8, write_image
+from deepgsr_cli.formats.image import suffixes_in_folders, to_uint8
 from deepgsr_cli.formats.pages import open_pages, write_pages
 from deepgsr_cli.formats.png import png_chunks
 from tests.formats.test_image import ICC, XMP, H, W, exif_block, noise, read, saved, written
@@ -134,9 +133,3 @@ def test_without_it_in_pillow_the_way_to_it_is_told(monkeypatch: pytest.MonkeyPa
     for reader in (read, lambda data: open_pages(io.BytesIO(data))):
         with pytest.raises(InputError, match=r"is an AVIF.*pip install -U pillow; or convert it"):
             reader(FILE)
-
-
-def test_avif_is_not_written(tmp_path: Path) -> None:
-    image = Image(np.zeros((1, 4, 5), np.float32), "uint8", "AVIF")
-    with pytest.raises(OutputError, match="no picture format is written by this name"):
-        write_image(tmp_path / "a.avif", image)

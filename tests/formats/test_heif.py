@@ -3,14 +3,13 @@
 from __future__ import annotations
 
 import sys
-from pathlib import Path
 from types import SimpleNamespace
 
 import numpy as np
 import pytest
 
-from deepgsr_cli.errors import InputError, OutputError
-from deepgsr_cli.formats.image import Image, suffixes_in_folders, write_image
+from deepgsr_cli.errors import InputError
+from deepgsr_cli.formats.image import suffixes_in_folders
 from tests.formats.test_image import ICC, XMP, H, W, exif_block, noise, read
 
 FILE = b"\0\0\0\x1cftypheic" + bytes(60)
@@ -51,9 +50,3 @@ def test_without_the_package_the_way_to_it_is_told(monkeypatch: pytest.MonkeyPat
     assert ".heic" in foreign
     with pytest.raises(InputError, match=r"is a HEIC.*pip install 'deepgsr\[heif\]'; or convert it"):
         read(FILE)
-
-
-def test_heic_is_not_written(tmp_path: Path) -> None:
-    image = Image(np.zeros((1, 4, 5), np.float32), "uint8", "HEIF")
-    with pytest.raises(OutputError, match="no picture format is written by this name"):
-        write_image(tmp_path / "a.heic", image)

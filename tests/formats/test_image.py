@@ -924,3 +924,10 @@ def test_xmp_tells_the_size_and_the_density_of_an_enlarged_picture() -> None:
         b'<rdf:Description tiff:ImageWidth="80" tiff:XResolution="1440000/10000" exif:PixelYDimension="60">'
         b"<tiff:ImageLength>60</tiff:ImageLength><dc:title>40 by 30</dc:title></rdf:Description>"
     )
+
+
+@pytest.mark.parametrize(("format", "suffix"), [("AVIF", "avif"), ("HEIF", "heic")])
+def test_formats_that_are_only_read_are_not_written(tmp_path: Path, format: str, suffix: str) -> None:
+    image = Image(np.zeros((1, 4, 5), np.float32), "uint8", format)
+    with pytest.raises(OutputError, match="no picture format is written by this name"):
+        write_image(tmp_path / f"a.{suffix}", image)
