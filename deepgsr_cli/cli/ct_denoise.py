@@ -58,8 +58,6 @@ def of_slices(options: PictureOptions) -> DenoiseSlices:
         raise UsageError("CT slices need -o: give a folder, or for one slice a file")
     shared = {field.name for field in fields(DenoiseSlices)} & {field.name for field in fields(options)}
     values = {name: getattr(options, name) for name in shared}
-    if values["precision"] == "auto":
-        values["precision"] = DenoiseSlices.precision  # of CT, bf16 would round the HU
     return DenoiseSlices(**{**values, "inputs": [*_expanded(options.inputs)]})
 
 

@@ -228,6 +228,7 @@ def _geometry(path: Path | None) -> Geometry | None:
 def _open(options: CtRecon, plan: ScanPlan) -> Reconstruction:
     """Make the work of a run."""
     from deepgsr_cli.compute.device import select_device
+    from deepgsr_cli.compute.precision import settled
     from deepgsr_cli.ct.batches import AtOnce
     from deepgsr_cli.ct.methods import load_network
     from deepgsr_cli.ct.reconstruction import Reconstruction
@@ -237,10 +238,11 @@ def _open(options: CtRecon, plan: ScanPlan) -> Reconstruction:
         geometry_sha256 = sha256(options.geometry)
     if options.method == "deepgsr":
         network = load_network(options.weights, options.device, offline=options.offline)
+    method, device = options.settings(), select_device(options.device)
     return Reconstruction(
-        options.settings(),
+        replace(method, precision=settled(method.precision, device)),
         options.scan(plan),
-        select_device(options.device),
+        device,
         network,
         geometry_sha256,
         parse_window(options.window),

@@ -20,7 +20,6 @@ from deepgsr_cli.cli.options import (
     Format,
     MaxPixels,
     ModelOptions,
-    PictureArithmetic,
     Reference,
     TileOptions,
     check_pictures,
@@ -63,7 +62,6 @@ class Demosaick(ModelOptions, TileOptions, BatchOptions):
     ] = None
     reference: Reference = None
     format: Format = None
-    precision: PictureArithmetic = "auto"
     max_pixels: MaxPixels = 2**29
     pattern: Annotated[
         str | None,

@@ -134,6 +134,7 @@ class _Mar(Command[Mar, "MetalPlan"]):
 def _open(options: Mar, plan: MetalPlan) -> MetalCorrection:
     """Make the work of a run."""
     from deepgsr_cli.compute.device import select_device
+    from deepgsr_cli.compute.precision import settled
     from deepgsr_cli.ct.batches import AtOnce
     from deepgsr_cli.mar.methods import load_network
     from deepgsr_cli.mar.reduction import MetalCorrection
@@ -142,8 +143,9 @@ def _open(options: Mar, plan: MetalPlan) -> MetalCorrection:
     if options.method == "deepgsr":
         network = load_network(options.weights, options.device, offline=options.offline)
     device, window_hu = select_device(options.device), parse_window(options.window)
-    at_once = AtOnce(options.batch, options.sharing)
-    return MetalCorrection(options.settings(), plan, options.metal, device, network, window_hu, at_once)
+    at_once, method = AtOnce(options.batch, options.sharing), options.settings()
+    method = replace(method, precision=settled(method.precision, device))
+    return MetalCorrection(method, plan, options.metal, device, network, window_hu, at_once)
 
 
 def register(app: typer.Typer) -> None:

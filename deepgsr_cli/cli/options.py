@@ -20,7 +20,7 @@ from deepgsr_cli.ct import MOST_LEVEL_HU
 from deepgsr_cli.errors import UsageError
 
 if TYPE_CHECKING:
-    from deepgsr_cli.compute.precision import AskedPrecision, Precision
+    from deepgsr_cli.compute.precision import AskedPrecision
     from deepgsr_cli.pictures.restorer import Noise, RunOptions
 
 MOST_JOBS = 1024
@@ -64,8 +64,7 @@ Weights = Annotated[
 ]
 Offline = Annotated[bool, flag("--offline", panel=QUALITY, help="Do not use the network for weights.")]
 Device = Annotated[str, option(panel=SPEED, help="Device: auto, cpu, cuda, cuda:N or mps.")]
-Arithmetic = Annotated[str, option(panel=SPEED, help="Arithmetic: fp32, bf16 or fp16.")]
-PictureArithmetic = Annotated[
+Arithmetic = Annotated[
     str,
     option(
         panel=SPEED,
@@ -238,7 +237,7 @@ class ModelOptions:
     weights: Weights = None
     offline: Offline = False
     device: Device = "auto"
-    precision: Arithmetic = "fp32"
+    precision: Arithmetic = "auto"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -261,7 +260,7 @@ def run_options(model: ModelOptions, tiles: TileOptions, sharing: int) -> RunOpt
 
     return RunOptions(
         model.device,
-        parse_asked_precision(model.precision),
+        parse_precision(model.precision),
         parse_tile(tiles.tile),
         tiles.overlap,
         tiles.batch,
@@ -277,7 +276,6 @@ class PictureOptions(ModelOptions, TileOptions, BatchOptions):
 
     inputs: PictureInputs
     output: PictureOutput = None
-    precision: PictureArithmetic = "auto"
     reference: Reference = None
     format: Format = None
     white: White = 1.0
@@ -398,19 +396,11 @@ def _number_or_auto(
     return value
 
 
-def parse_precision(text: str) -> Precision:
-    if text not in ("fp32", "bf16", "fp16"):
-        raise UsageError(f"--precision {text}: give fp32, bf16 or fp16")
-    return cast("Precision", text)
-
-
-def parse_asked_precision(text: str) -> AskedPrecision:
+def parse_precision(text: str) -> AskedPrecision:
     """Precision, or "auto", which is settled where the model runs."""
-    if text == "auto":
-        return "auto"
-    if text not in ("fp32", "bf16", "fp16"):
+    if text not in ("fp32", "bf16", "fp16", "auto"):
         raise UsageError(f"--precision {text}: give fp32, bf16, fp16 or auto")
-    return cast("Precision", text)
+    return cast("AskedPrecision", text)
 
 
 def parse_tile(text: str) -> int | None:

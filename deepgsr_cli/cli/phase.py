@@ -15,6 +15,7 @@ from deepgsr_cli.cli.options import (
     FILES,
     MEASUREMENT,
     QUALITY,
+    Arithmetic,
     BatchOptions,
     ModelOptions,
     Seed,
@@ -61,6 +62,7 @@ class Phase(ModelOptions, BatchOptions):
     shifted or turned one: these ambiguities are resolved before a comparison with a true picture.
     """
 
+    precision: Arithmetic = "fp32"
     inputs: Annotated[
         list[str] | None,
         typer.Argument(

@@ -63,7 +63,7 @@ def reconstruct_ct(
     """
     if (geometry is None) == (num_views is None):
         raise UsageError("give either geometry, for a sinogram, or num_views and pixel_mm, for a slice in HU")
-    method = Method(method) if isinstance(method, str) else method
+    method = Method(method, precision="auto") if isinstance(method, str) else method
     where = select_device(device)
     if geometry is not None:
         if pixel_mm is not None:
@@ -125,7 +125,7 @@ def denoise_ct(
     levels = [level_of(slice, sigma).hu for slice in slices]
     results = slices
     if any(levels) and strength > 0:
-        model, options = load_denoiser(weights, device, offline=False).model, RunOptions(device)
+        model, options = load_denoiser(weights, device, offline=False).model, RunOptions(device, "auto")
         results = [
             denoised(model, slice, level, options, strength=strength) for slice, level in zip(slices, levels)
         ]

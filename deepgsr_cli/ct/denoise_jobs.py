@@ -10,6 +10,8 @@ from typing import TYPE_CHECKING, Any, ClassVar
 import numpy as np
 import torch
 
+from deepgsr_cli.compute.device import select_device
+from deepgsr_cli.compute.precision import settled
 from deepgsr_cli.ct import NOTICE
 from deepgsr_cli.ct.denoising import LOWEST_HU, denoised, level_of
 from deepgsr_cli.ct.display import window_text, windowed
@@ -58,7 +60,8 @@ class SliceDenoising:
     _write: ResultWriter = field(init=False)
 
     def __post_init__(self) -> None:
-        protocol, precision = self.protocol, self.options.precision
+        protocol = self.protocol
+        precision = settled(self.options.precision, select_device(self.options.device))
         parts = [f"denoise: noise level {protocol['sigma']}", f"strength {self.strength:g}", precision]
         parts.append(f"weights sha256 {self.network.weights.sha256}")
         self._write = ResultWriter("deepgsr denoise", "; ".join(parts))

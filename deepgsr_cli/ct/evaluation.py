@@ -13,6 +13,7 @@ import numpy as np
 from torch import Tensor
 
 from deepgsr_cli.compute.device import select_device
+from deepgsr_cli.compute.precision import settled
 from deepgsr_cli.ct.display import slice_images
 from deepgsr_cli.ct.figures import PEAK_ATTENUATION, compare
 from deepgsr_cli.ct.methods import METHODS, Method, load_network, reconstruct
@@ -119,7 +120,8 @@ class SparseViewCT(SliceEvaluation[Scan]):
             self._method("fbp", photons)
 
     def _method(self, name: str, photons: float) -> Method:
-        return Method(name, None if photons == math.inf else photons, precision=self.precision)
+        precision = settled(self.precision, select_device(self.device))
+        return Method(name, None if photons == math.inf else photons, precision=precision)
 
     @cached_property
     def network(self) -> Loaded[Unrolled] | None:

@@ -12,7 +12,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from deepgsr_cli.compute.precision import autocast
+from deepgsr_cli.compute.precision import autocast, settled
 from deepgsr_cli.ct.simulation import FEWEST_PHOTONS, MOST_PHOTONS, noise_variance
 from deepgsr_cli.ct.truncation import WholeScan, whole_scan
 from deepgsr_cli.errors import MissingWeightsError, OptionError, ShapeError
@@ -22,7 +22,7 @@ from deepgsr_cli.tomography.radon import Radon
 from deepgsr_cli.tomography.solvers import TotalVariation, cgls, primal_dual, sirt
 
 if TYPE_CHECKING:
-    from deepgsr_cli.compute.precision import Precision
+    from deepgsr_cli.compute.precision import AskedPrecision
     from deepgsr_cli.ct.network import Unrolled
     from deepgsr_cli.weights.load import Loaded
 
@@ -53,7 +53,7 @@ class Method:
         filter: Window on the ramp, for "fbp".
         iterations: At most so many, for the iterative methods; None for `ITERATIONS`.
         strength: Weight of total variation over the tuned one, `TV_WEIGHT`.
-        precision: Arithmetic of the network.
+        precision: Arithmetic of the network; of "auto" `compute.precision.settled` tells.
     """
 
     name: str = "deepgsr"
@@ -61,7 +61,7 @@ class Method:
     filter: str = "hann"
     iterations: int | None = None
     strength: float = 1.0
-    precision: Precision = "fp32"
+    precision: AskedPrecision = "fp32"
 
     def __post_init__(self) -> None:
         if self.name not in METHODS:
@@ -84,7 +84,7 @@ class Method:
         """The method and the settings it has, in a few words."""
         text = self.name
         if self.name == "deepgsr":
-            text += f", {self.precision}"
+            text += "" if self.precision == "auto" else f", {self.precision}"
         if self.name == "fbp":
             text += f", {self.filter} filter"
         if self.name in ITERATIONS:
@@ -342,7 +342,7 @@ def _by_network(
     size = max(A.domain_shape)
     condition = torch.cat([ct_condition(A.geometry.num_views, dose, size) for dose in photons]).to(y.device)
     with torch.no_grad():
-        with autocast(y.device, method.precision):
+        with autocast(y.device, settled(method.precision, y.device)):
             x = model(A, y, condition)
         return _settled(A, y, x.float(), photons)
 

@@ -15,7 +15,7 @@ import numpy as np
 from deepgsr_cli.errors import UsageError, UserError
 
 if TYPE_CHECKING:
-    from deepgsr_cli.compute.precision import Precision
+    from deepgsr_cli.compute.precision import AskedPrecision
     from deepgsr_cli.reports.report import ReportImage, ReportItem
 
 C = TypeVar("C")  # what is read
@@ -113,7 +113,7 @@ class Evaluation(ABC, Generic[M, R, T]):
     limit: int | None = None
     weights: str | None = None
     device: str = "auto"
-    precision: Precision = "fp32"
+    precision: AskedPrecision = "fp32"
     offline: bool = False
     notify: Callable[[str], None] | None = None
 

@@ -58,7 +58,7 @@ def reduce_metal(
         DeviceError: The device is not there.
     """
     threshold_hu = METAL_HU if isinstance(metal, np.ndarray) else metal
-    settings = MetalMethod(method, threshold_hu, keep_metal)
+    settings = MetalMethod(method, threshold_hu, keep_metal, "auto")
     where = select_device(device)
     model = load_network(weights, device, offline=False).model if method == "deepgsr" else None
     if geometry is None:

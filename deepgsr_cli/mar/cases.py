@@ -253,9 +253,9 @@ class _Turned:
     def __init__(self, A: Radon, quarters: int, mirror: bool) -> None:
         self._A, self._quarters, self._mirror = A, quarters, mirror
 
-    def __call__(self, x: Tensor) -> Tensor:
+    def __call__(self, x: Tensor, where: Tensor | None = None) -> Tensor:
         x = x.flip(-1) if self._mirror else x
-        return self._A(x.rot90(-self._quarters, (-2, -1)).contiguous())
+        return self._A(x.rot90(-self._quarters, (-2, -1)).contiguous(), where)
 
     def fbp(self, y: Tensor) -> Tensor:
         return _turn(self._A.fbp(y), self._quarters, self._mirror)

@@ -15,6 +15,7 @@ import torch
 from torch import Tensor
 
 from deepgsr_cli.compute.device import select_device
+from deepgsr_cli.compute.precision import settled
 from deepgsr_cli.ct.evaluation import SliceEvaluation
 from deepgsr_cli.ct.figures import PEAK_ATTENUATION, body, compare
 from deepgsr_cli.ct.simulation import FEWEST_PHOTONS, MOST_PHOTONS
@@ -120,7 +121,8 @@ class MetalArtifacts(SliceEvaluation[Metal]):
         self._method(METHODS[0])
 
     def _method(self, name: str) -> MetalMethod:
-        return MetalMethod(name, self.threshold_hu, False, self.precision)
+        precision = settled(self.precision, select_device(self.device))
+        return MetalMethod(name, self.threshold_hu, False, precision)
 
     @cached_property
     def shapes(self) -> list[MetalShape]:

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 import torch
 from torch import Tensor
 
-from deepgsr_cli.compute.precision import autocast
+from deepgsr_cli.compute.precision import autocast, settled
 from deepgsr_cli.ct.methods import gaussian_blur, no_weights
 from deepgsr_cli.errors import OptionError
 from deepgsr_cli.mar.network import KINDS, MetalReduction
@@ -19,7 +19,7 @@ from deepgsr_cli.tomography.attenuation import WATER_ATTENUATION
 from deepgsr_cli.tomography.radon import Radon
 
 if TYPE_CHECKING:
-    from deepgsr_cli.compute.precision import Precision
+    from deepgsr_cli.compute.precision import AskedPrecision
     from deepgsr_cli.weights.load import Loaded
 
 
@@ -51,13 +51,13 @@ class MetalMethod:
         name: Name of the method, one of `METHODS`.
         threshold_hu: Above is metal, where no mask says what is.
         keep_metal: Whether metal keeps its values; else it gets those the method has there.
-        precision: Arithmetic of the network.
+        precision: Arithmetic of the network; of "auto" `compute.precision.settled` tells.
     """
 
     name: str = "deepgsr"
     threshold_hu: float = METAL_HU
     keep_metal: bool = True
-    precision: Precision = "fp32"
+    precision: AskedPrecision = "fp32"
 
     def __post_init__(self) -> None:
         if self.name not in METHODS:
@@ -72,7 +72,8 @@ class MetalMethod:
 
     def describe(self) -> str:
         """The method and the settings it has, in a few words."""
-        return f"{self.name}, {self.precision}" if self.name == "deepgsr" else self.name
+        said = self.name == "deepgsr" and self.precision != "auto"
+        return f"{self.name}, {self.precision}" if said else self.name
 
     def reduction(
         self, model: torch.nn.Module | None = None, *, virtual: bool = False
@@ -92,7 +93,7 @@ class MetalMethod:
 
         def reduce(A: Radon, y: Tensor, metal: Tensor) -> Tensor:
             with torch.no_grad():
-                with autocast(y.device, precision):
+                with autocast(y.device, settled(precision, y.device)):
                     x, completed = network.completed(A, y, metal)
                 consistent = A.fbp(completed)
                 if not virtual:

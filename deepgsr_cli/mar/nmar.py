@@ -10,7 +10,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from deepgsr_cli.mar.trace import interpolated, metal_trace
+from deepgsr_cli.mar.trace import beside, interpolated, metal_trace
 from deepgsr_cli.tomography.attenuation import WATER_ATTENUATION
 from deepgsr_cli.tomography.geometry import Geometry, diagonal_mm
 from deepgsr_cli.tomography.radon import Radon
@@ -68,7 +68,7 @@ def nmar(A: Radon, y: Tensor, metal: Tensor, iterations: int = 2) -> Tensor:
 def nmar_of(A: Radon, y: Tensor, metal: Tensor, trace: Tensor, x: Tensor, iterations: int = 2) -> Tensor:
     """`nmar` where the trace and the image of linear interpolation, x, are known."""
     for i in range(iterations):
-        projected = A(tissue_prior(x, metal) if i == 0 else x.clamp(min=0))
+        projected = A(tissue_prior(x, metal) if i == 0 else x.clamp(min=0), beside(trace))
         x = A.fbp(normalised(y, trace, projected))
     return x
 
@@ -77,7 +77,8 @@ def normalised(y: Tensor, trace: Tensor, projected: Tensor) -> Tensor:
     """Sinogram, (B, 1, V, N), with its trace interpolated relative to the projection of a prior image.
 
     That is the projection times the interpolated quotient. Where the projection is less than a centimetre of
-    water, it is the difference that is interpolated, as in `rebuilt`.
+    water, it is the difference that is interpolated, as in `rebuilt`. Away from the trace and what is
+    `beside` it the projection does not matter.
     """
     scale = projected.clamp(min=_FLOOR)
     relative = (y - projected) / scale

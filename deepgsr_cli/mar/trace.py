@@ -35,8 +35,12 @@ def metal_trace(A: Radon, metal: Tensor) -> Tensor:
     Raises:
         ShapeError: As `Radon.__call__`.
     """
-    shadow = A(metal.to(A.dtype)) > 0
-    return F.max_pool2d(shadow.to(A.dtype), (1, 3), 1, (0, 1)) > 0
+    return beside(A(metal.to(A.dtype)) > 0)
+
+
+def beside(rays: Tensor) -> Tensor:
+    """The rays, bool (B, 1, V, N), and the next on either side along the detector."""
+    return F.max_pool2d(rays.float(), (1, 3), 1, (0, 1)) > 0
 
 
 def interpolated(y: Tensor, trace: Tensor) -> Tensor:
@@ -72,5 +76,5 @@ def rebuilt(A: Radon, y: Tensor, trace: Tensor, prior: Tensor) -> Tensor:
         trace: Mask of what is replaced, bool, of the same shape.
         prior: Attenuation in 1/mm, (B, 1, H, W).
     """
-    projected = A(prior)
+    projected = A(prior, beside(trace))  # no other rays matter
     return torch.where(trace, projected + interpolated(y - projected, trace), y)

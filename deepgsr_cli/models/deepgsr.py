@@ -612,7 +612,15 @@ class DeepGSR(nn.Module):
             # One convolution of both: thin ones take as long as the memory they read.
             weight = torch.cat((weight, self.filtered_head.weight), dim=1)
             planes = torch.cat((planes, self._planes(filtered.to(x.dtype))), dim=1)
-        return _conditioned(self.head, planes, self.head_bias, code, self._of_planes(weight))
+        device = x.device.type
+        if not (torch.amp.is_autocast_available(device) and torch.is_autocast_enabled(device)):
+            return _conditioned(self.head, planes, self.head_bias, code, self._of_planes(weight))
+        # Rounded after, as images may have more digits than half precision: those of CT do.
+        narrow = torch.get_autocast_dtype(device)
+        with torch.autocast(device, enabled=False):
+            code = None if code is None else code.float()
+            maps = _conditioned(self.head, planes.float(), self.head_bias, code, self._of_planes(weight))
+        return maps.to(narrow)
 
     def _planes(self, x: Tensor) -> Tensor:
         """Maps of the first level's size, (B, C * 4**stem, h, w), of images that are padded for all levels:

@@ -218,17 +218,24 @@ class WalkKernel:
         self.first = np.minimum.reduceat(samples.first, starts)
         self.last = np.maximum.reduceat(samples.last, starts)
 
-    def forward(self, lines: Tensor) -> Tensor:
-        """Sums, (B, T), over lines (B, L, K), in the arithmetic of their dtype."""
-        walk, samples, rays = compiled(_walk, reordered=True), self.samples, self.samples.rays
+    def forward(self, lines: Tensor, chosen: Array | slice = slice(None)) -> Tensor:
+        """Sums, (B, t), over lines (B, L, K), in the arithmetic of their dtype, of chosen rays."""
+        walk, samples = compiled(_walk, reordered=True), self.samples
         padded = F.pad(lines, (1, 2)).contiguous().numpy()
-        sums = np.empty((len(lines), samples.num_targets), padded.dtype)
+        start, slope, step_mm = (
+            a[chosen] for a in (samples.rays.start, samples.rays.slope, samples.rays.step_mm)
+        )
+        # Lines of zeros, as those around metal, add nothing.
+        filled = np.flatnonzero(padded.any((0, 2)))
+        low, high = (filled[0], filled[-1] + 1) if len(filled) else (0, 0)
+        first, last = (ends[chosen].clip(low, high) for ends in (samples.first, samples.last))
+        sums = np.empty((len(lines), len(start)), padded.dtype)
 
-        def work(first: int, last: int) -> None:
-            walk(padded, rays.start, rays.slope, samples.first, samples.last, sums, first, last)
+        def work(first_ray: int, last_ray: int) -> None:
+            walk(padded, start, slope, first, last, sums, first_ray, last_ray)
 
-        in_threads(work, samples.num_targets)
-        return torch.from_numpy(sums * rays.step_mm.astype(sums.dtype))
+        in_threads(work, len(start))
+        return torch.from_numpy(sums * step_mm.astype(sums.dtype))
 
     def adjoint(self, values: Tensor) -> Tensor:
         """Lines, (B, L, K), onto which the values of the targets, (B, T), are spread."""

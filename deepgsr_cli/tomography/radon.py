@@ -63,15 +63,24 @@ class Radon:
         if engine == "csr":
             check_matrix_bytes([self._samples(name) for name in self._rays], dtype)
 
-    def __call__(self, x: Tensor) -> Tensor:
+    def __call__(self, x: Tensor, where: Tensor | None = None) -> Tensor:
         """Sinogram, (B, 1, V, N), dimensionless, of attenuation in 1/mm, (B, 1, H, W).
+
+        Args:
+            x: Attenuation.
+            where: Rays that are wanted, bool, (B, 1, V, N); the others are 0, and take no time by compiled
+                loops. None for all.
 
         Raises:
             ShapeError: Another shape or dtype.
             DeviceError: The engine does not run where x is.
         """
         self._check("image", x, self.domain_shape)
-        return _LinearMap.apply(x, self._project, self._project_adjoint)
+        if where is None:
+            return _LinearMap.apply(x, self._project, self._project_adjoint)
+        return _LinearMap.apply(
+            x, lambda x: self._project(x, where), lambda y: self._project_adjoint(y * where)
+        )
 
     def adjoint(self, y: Tensor) -> Tensor:
         """Unfiltered backprojection, (B, 1, H, W), in mm, of a sinogram, (B, 1, V, N): the transpose of `A`.
@@ -154,12 +163,19 @@ class Radon:
                 f"the {name} is on {values.device}, where engine numba does not run; give engine auto"
             )
 
-    def _project(self, x: Tensor) -> Tensor:
-        y = x.new_empty(len(x), math.prod(self.range_shape))
+    def _project(self, x: Tensor, where: Tensor | None = None) -> Tensor:
+        y = x.new_zeros(len(x), math.prod(self.range_shape))
+        wanted = None if where is None else where.flatten(1).any(0)
         for name in self._rays:
             lines = x[:, 0] if name == "rows" else x[:, 0].mT
-            y[:, self._index(name, x.device)] = self._map(name, x.device).forward(lines)
-        return y.view(len(x), 1, *self.range_shape)
+            map, index = self._map(name, x.device), self._index(name, x.device)
+            if wanted is not None and isinstance(map, WalkKernel):
+                chosen = wanted[index]
+                y[:, index[chosen]] = map.forward(lines, chosen.numpy())
+            else:
+                y[:, index] = map.forward(lines)
+        y = y.view(len(x), 1, *self.range_shape)
+        return y if where is None else torch.where(where, y, 0)
 
     def _project_adjoint(self, y: Tensor) -> Tensor:
         x, y = y.new_zeros(len(y), *self.domain_shape), y.flatten(1)

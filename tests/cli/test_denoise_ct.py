@@ -42,7 +42,7 @@ def hu_of(path):
 
 
 def test_a_series_becomes_a_derived_series(tmp_path, series, noisy, ct_weights, monkeypatch):
-    monkeypatch.setattr(precision, "has_bf16_units", lambda: True)  # which is for pictures alone
+    monkeypatch.setattr(precision, "has_bf16_units", lambda: True)
     common = f"denoise {series} -o {tmp_path}/out --weights {ct_weights} --device cpu"
     lines = [json.loads(line) for line in invoke(f"{common} --json").splitlines()]
     assert [line["status"] for line in lines] == ["done"] * 3
@@ -59,7 +59,7 @@ def test_a_series_becomes_a_derived_series(tmp_path, series, noisy, ct_weights, 
         assert result.SourceImageSequence[0].ReferencedSOPInstanceUID in {x.SOPInstanceUID for x in sources}
         assert result.SeriesDescription.endswith("[deepgsr denoise]")
         assert (
-            "denoise: noise level estimated in each slice; strength 1; fp32" in result.DerivationDescription
+            "denoise: noise level estimated in each slice; strength 1; bf16" in result.DerivationDescription
         )
         assert "HU found" in result.DerivationDescription
         assert result.PixelSpacing == source.PixelSpacing
@@ -71,7 +71,7 @@ def test_a_series_becomes_a_derived_series(tmp_path, series, noisy, ct_weights, 
 
 
 def test_several_processes_write_the_same(tmp_path, series, ct_weights, forked):
-    common = f"denoise {series} --weights {ct_weights} --device cpu"
+    common = f"denoise {series} --weights {ct_weights} --device cpu --precision fp32"
     invoke(f"{common} -o {tmp_path}/one")
     invoke(f"{common} -o {tmp_path}/two --jobs 2")
     for i in range(3):

@@ -287,6 +287,16 @@ def test_precision_reaches_the_network_and_not_the_scan(run, series, network, tm
     assert 0 < difference.mean() < 10
 
 
+@pytest.mark.parametrize(("units", "arithmetic"), [(True, "bf16"), (False, "fp32")])
+def test_the_arithmetic_is_that_of_the_processor(run, series, network, units, arithmetic, monkeypatch):
+    monkeypatch.setattr("deepgsr_cli.compute.precision.has_bf16_units", lambda: units)
+    options = ("mar", series / "1.dcm", "--method", "deepgsr", "--weights", network)
+    for name, given in (("auto", ()), ("given", ("--precision", arithmetic))):
+        assert run(*options, *given, "-o", f"{name}.dcm").exit_code == 0
+    assert f"deepgsr, {arithmetic}" in pydicom.dcmread("auto.dcm").DerivationDescription
+    np.testing.assert_array_equal(stored("auto.dcm"), stored("given.dcm"))
+
+
 def test_weights_of_another_task_and_none_are_one_sentence(run, series, tmp_path, network, monkeypatch):
     model = load_checkpoint(network).model
     save_checkpoint(tmp_path / "other.safetensors", model, info={"task": "ct-recon"})

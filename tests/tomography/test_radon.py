@@ -157,6 +157,29 @@ def test_a_batch_equals_its_images_and_every_operation_is_linear(engine):
         torch.testing.assert_close(combined, 2 * batch[:1] - 3 * batch[1:2])
 
 
+@pytest.mark.parametrize("engine", ENGINES)
+def test_rays_that_are_wanted_are_those_of_all_and_the_others_are_zero(engine):
+    A = Radon(small("fan-flat"), engine=engine, dtype=torch.float64)
+    x = random(2, 1, *A.domain_shape)
+    where = random(2, 1, *A.range_shape, seed=1) > 0.4
+    torch.testing.assert_close(A(x, where), A(x) * where)
+    assert not A(x, where & False).any()
+    y = random(2, 1, *A.range_shape, seed=2)
+    x.requires_grad_()
+    (A(x, where) * y).sum().backward()
+    torch.testing.assert_close(x.grad, A.adjoint(y * where))
+
+
+def test_lines_of_zeros_change_nothing():
+    A = Radon(small("fan-arc"), engine="numba")
+    x = torch.zeros(1, 1, *A.domain_shape)
+    assert not A(x).any()
+    x[..., 20:24, 30:33] = 0.02
+    dot = torch.zeros_like(x)
+    dot[..., 0, 0], dot[..., -1, -1] = 0.5, 0.5  # with it no line is left out
+    torch.testing.assert_close(A(x + dot) - A(dot), A(x), atol=1e-6, rtol=0)
+
+
 def test_results_do_not_depend_on_the_number_of_threads():
     A = Radon(small("fan-flat"), engine="numba")
     x, y = (
