@@ -183,6 +183,11 @@ _DOUBTS = {
     "jpeg": _Doubt(0.97, 0.68, 0),
 }
 _COARSE_QUALITY = 93
+# What texture adds to the level of white noise that is found, on the 0-255 scale, by the channels of a
+# picture; and a level that is too high costs more than one that is too low. On 53 pictures to train on, gray
+# of level 5 loses 0.06 dB in the mean to the level told by what is left, and 0.7 at most, where it was 0.11
+# and 1.0.
+_TEXTURE = {1: 0.4, 3: 0.3}
 _MOST_REMOVED = 1.25
 # Change of a pixel, on the [0, 1] scale, that no network makes that works: such a tile stays as it is.
 _FAILED = 2.0
@@ -352,7 +357,9 @@ class Restorer:
         if found.kind in ("none", "unknown"):
             return Choice(None, 0.0, found)
         kind = "white" if self.noise == "white" or self.weights is not None else found.kind
-        restorer, level = (self, found.sigma) if kind == "white" else (self.camera, found.level)
+        restorer, level = self, _cautious(found.sigma, len(pixels))
+        if kind == "camera":
+            restorer, level = self.camera, found.level
         level = min(level, restorer.sigma_limit(len(pixels)))
         if self.noise == "auto" and not restorer.confirms(found, kind, level, pixels):
             return Choice(None, 0.0, replace(found, kind="unknown"))
@@ -842,6 +849,11 @@ class Restorer:
             notify=self.notify,
         )
         return restored.numpy()
+
+
+def _cautious(sigma: float, channels: int) -> float:
+    """What a network is told of a level of white noise that was found, on the 0-255 scale."""
+    return max(sigma - _TEXTURE[channels], sigma / 2)
 
 
 def _check(pixels: np.ndarray, strength: float) -> None:

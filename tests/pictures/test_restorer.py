@@ -417,12 +417,12 @@ def chooser(by_task, monkeypatch):
 @pytest.mark.parametrize(
     ("kind", "noise", "sigma", "task", "told"),
     [
-        ("white", "auto", None, "denoise", 21.02),
+        ("white", "auto", None, "denoise", 20.72),
         ("camera", "auto", None, "photo", 15),
         ("none", "auto", None, None, 0),
         ("unknown", "auto", None, None, 0),
         ("unknown", "white", None, None, 0),
-        ("camera", "white", None, "denoise", 21.02),
+        ("camera", "white", None, "denoise", 20.72),
         ("none", "white", None, None, 0),
         ("white", "camera", None, "photo", 15),
         ("camera", "camera", None, "photo", 15),
@@ -436,6 +436,15 @@ def test_weights_and_level_are_chosen_by_what_is_found_and_said(chooser, kind, n
     assert (choice.restorer and choice.restorer.task) == task
     assert choice.sigma == (told if told is None else pytest.approx(told, abs=0.01))
     assert (choice.found is None) == (sigma is not None)
+
+
+@pytest.mark.parametrize(("channels", "texture"), [(1, 0.4), (3, 0.3)])
+@pytest.mark.parametrize("sigma", [0.5, 4, 60])
+def test_of_white_noise_that_is_found_what_texture_adds_is_not_told(monkeypatch, channels, texture, sigma):
+    found = NoiseFinding("white", (sigma,) * channels, sigma, False, False, 0.999)
+    monkeypatch.setattr(restorer_module, "noise_of", lambda *_: found)
+    told = Restorer(options=RunOptions(device="cpu")).choose(noisy(channels, 25, (37, 53))).sigma
+    assert told == pytest.approx(max(sigma - texture, sigma / 2))
 
 
 @pytest.mark.parametrize(
@@ -500,7 +509,7 @@ def test_weights_that_are_given_are_used_for_all_noise(chooser, by_task):
     restorer.weights = str(by_task["denoise"])
     choice = restorer.choose(noisy(3, 25, (37, 53)))
     assert choice.restorer is restorer
-    assert choice.sigma == pytest.approx(21.02, abs=0.01)
+    assert choice.sigma == pytest.approx(20.72, abs=0.01)
 
 
 def test_a_picture_without_noise_comes_back_as_it_is_and_loads_no_weights(chooser):
