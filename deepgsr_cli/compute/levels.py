@@ -40,3 +40,18 @@ def to_levels(pixels: np.ndarray, levels: np.ndarray) -> None:
         if np.isnan(band).any():
             raise ValueError("pixels are NaN")
         levels[:, top : top + step] = np.clip(np.rint(band, out=band), 0, full, out=band)
+
+
+def average(pixels: np.ndarray, others: np.ndarray) -> None:
+    """Take the mean of pixels and others, in place; whole numbers are rounded, halves to even.
+
+    Args:
+        pixels: (C, H, W), of any type, which take the result.
+        others: (C, H, W), of the same type.
+    """
+    step = max(1, _SAMPLES // max(1, pixels[:, :1].size))
+    for top in range(0, pixels.shape[1], step):
+        band = pixels[:, top : top + step].astype(np.float32)
+        band += others[:, top : top + step]
+        band *= 0.5
+        pixels[:, top : top + step] = band if pixels.dtype.kind == "f" else np.rint(band)

@@ -136,15 +136,15 @@ class Shares:
     """
 
     clean: float = 0.1
-    white: float = 0.2
+    white: float = 0.3
     mosaic: float = 0.8
     smoothed: float = 0.3
     chroma_blurred: float = 0.6
     blurred: float = 0.5
     sharpened: float = 0.3
     compressed: float = 0.6
-    untouched: float = 0.2
-    compressed_alone: float = 0.3
+    untouched: float = 0.1
+    compressed_alone: float = 0.5
 
 
 FOR_DENOISING = Shares()

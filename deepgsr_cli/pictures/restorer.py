@@ -58,7 +58,7 @@ from deepgsr_cli.pictures.resampling import (
     resized,
     without_hidden_colours,
 )
-from deepgsr_cli.pictures.routes import Choice, Route
+from deepgsr_cli.pictures.routes import Choice, Route, Second
 from deepgsr_cli.pictures.tasks import (
     DEJPEG,
     DENOISE,
@@ -189,6 +189,12 @@ _COARSE_QUALITY = 93
 # and 1.0.
 _TEXTURE = {1: 0.4, 3: 0.3}
 _MOST_REMOVED = 1.25
+# Of noise that does not grow with the light, as white noise that JPEG has made coarse, the weights for white
+# noise remove as much as those for photographs, if they are told so many times its level; their errors are
+# others, and the mean is better than both: of 27 pictures to train on, with white noise before JPEG 90, 75
+# and 50, by 0.25 dB than by those for photographs alone. Of a camera's noise it would be 0.1 to 0.3 dB worse,
+# and the mean of a picture's result and of that of the picture turned is 0.07 dB better.
+_COARSE_TOLD = 1.7
 # Change of a pixel, on the [0, 1] scale, that no network makes that works: such a tile stays as it is.
 _FAILED = 2.0
 # Quality of JPEG from which a picture of which nothing is known stays as it is: its artefacts are hardly
@@ -353,7 +359,7 @@ class Restorer:
             return Choice(self.camera if by_camera else self, sigma)
         found = noise_of(pixels, self.estimator)
         if by_camera and found.level > 0:
-            return Choice(self.camera, min(found.level, self.camera.sigma_limit(len(pixels))), found)
+            return self._choice_by_camera(found, len(pixels), coarse=False)
         if found.kind in ("none", "unknown"):
             return Choice(None, 0.0, found)
         kind = "white" if self.noise == "white" or self.weights is not None else found.kind
@@ -363,7 +369,18 @@ class Restorer:
         level = min(level, restorer.sigma_limit(len(pixels)))
         if self.noise == "auto" and not restorer.confirms(found, kind, level, pixels):
             return Choice(None, 0.0, replace(found, kind="unknown"))
-        return Choice(restorer, level, found)
+        if kind == "camera":
+            return self._choice_by_camera(found, len(pixels), coarse=not found.dependent)
+        return Choice(self, level, found)
+
+    def _choice_by_camera(self, found: NoiseFinding, channels: int, *, coarse: bool) -> Choice:
+        """Remove noise that was found by the weights for photographs, and take the mean with another result,
+        whose errors are others: that of the picture turned, or for coarse noise of the weights for white."""
+        level = min(found.level, self.camera.sigma_limit(channels))
+        second = Second(self.camera, level, turned=True)
+        if coarse:
+            second = Second(self, min(_COARSE_TOLD * level, self.sigma_limit(channels)))
+        return Choice(self.camera, level, found, second=second)
 
     def confirms(self, found: NoiseFinding, kind: str, level: float, pixels: np.ndarray) -> bool:
         """Whether what is found in a picture is noise: that is sure, or the network removes most of it.

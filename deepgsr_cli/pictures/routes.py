@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Protocol
 
 import numpy as np
 
+from deepgsr_cli.compute.levels import average
+
 if TYPE_CHECKING:
+    from deepgsr_cli.jobs.work import Progress
     from deepgsr_cli.pictures.compression import Compression
     from deepgsr_cli.pictures.findings import NoiseFinding, RainFinding
 
@@ -31,7 +33,7 @@ class Remover(Protocol):
         clipped: bool = False,
         strength: float = 1.0,
         in_place: bool = False,
-        progress: Callable[[int, int], None] | None = None,
+        progress: Progress | None = None,
     ) -> np.ndarray: ...
 
     def restore_compressed(
@@ -41,13 +43,28 @@ class Remover(Protocol):
         *,
         strength: float = 1.0,
         in_place: bool = False,
-        progress: Callable[[int, int], None] | None = None,
+        progress: Progress | None = None,
     ) -> np.ndarray: ...
 
 
 @dataclass(frozen=True)
+class Second:
+    """Another restoration of a picture, to take the mean with.
+
+    Attributes:
+        restorer: Restoration, for another kind of noise or the same.
+        sigma: Noise level that it is told, on the 0-255 scale.
+        turned: Whether it sees the picture turned by half a turn.
+    """
+
+    restorer: Remover
+    sigma: float
+    turned: bool = False
+
+
+@dataclass(frozen=True)
 class Choice:
-    """What one network does to a picture.
+    """What one network does to a picture, or the mean of what two do.
 
     Attributes:
         restorer: Restoration for what is wrong with it; None where there is nothing to do.
@@ -56,6 +73,7 @@ class Choice:
         rain: What rain was found; None if nobody looked.
         compression: What was found of JPEG, that the network is told; None for none.
         restored: The pixels restored, where looking at them has done that; None elsewhere.
+        second: Another restoration, to take the mean with; None for none.
     """
 
     restorer: Remover | None
@@ -64,6 +82,7 @@ class Choice:
     rain: RainFinding | None = None
     compression: Compression | None = None
     restored: np.ndarray | None = None
+    second: Second | None = None
 
     @property
     def words(self) -> str:
@@ -78,7 +97,10 @@ class Choice:
             return finding
         if self.found is not None and self.found.kind in ("none", "unknown"):
             return f"{finding}; a level of {self.sigma:.1f} removed by the weights for photographs, as asked"
-        return f"{finding}, removed by the weights for {KINDS[self.restorer.task]}"
+        kinds = KINDS[self.restorer.task]
+        if self.second is not None and self.second.restorer is not self.restorer:
+            kinds = f"{kinds} and for {KINDS[self.second.restorer.task]}"
+        return f"{finding}, removed by the weights for {kinds}"
 
     @property
     def advice(self) -> str:
@@ -109,7 +131,7 @@ class Choice:
         *,
         clipped: bool = False,
         strength: float = 1.0,
-        progress: Callable[[int, int], None] | None = None,
+        progress: Progress | None = None,
     ) -> np.ndarray:
         """Restore the pixels, (C, H, W), of the picture, in place where that saves memory.
 
@@ -123,9 +145,22 @@ class Choice:
             return self.restorer.restore_compressed(
                 pixels, self.compression, strength=strength, in_place=True, progress=progress
             )
-        return self.restorer.restore_pixels(
-            pixels, self.sigma, clipped=clipped, strength=strength, in_place=True, progress=progress
-        )
+
+        def by(
+            restorer: Remover, sigma: float | None, pixels: np.ndarray, told: Progress | None
+        ) -> np.ndarray:
+            return restorer.restore_pixels(
+                pixels, sigma, clipped=clipped, strength=strength, in_place=True, progress=told
+            )
+
+        if self.second is None:
+            return by(self.restorer, self.sigma, pixels, progress)
+        turn = np.s_[:, ::-1, ::-1] if self.second.turned else np.s_[:]
+        given = pixels[turn].copy()
+        others = by(self.second.restorer, self.second.sigma, given, part(progress, 0, 2))[turn]
+        restored = by(self.restorer, self.sigma, pixels, part(progress, 1, 2))
+        average(restored, others)
+        return restored
 
 
 @dataclass(frozen=True)
@@ -171,18 +206,20 @@ class Route:
         *,
         clipped: bool = False,
         strength: float = 1.0,
-        progress: Callable[[int, int], None] | None = None,
+        progress: Progress | None = None,
     ) -> np.ndarray:
         """Restore the pixels as `Choice.run` does; `strength` is the share of the whole correction."""
         if len(self._active) == 1:
             return self._active[0].run(pixels, clipped=clipped, strength=strength, progress=progress)
         given = pixels.copy() if strength < 1 else pixels
         for number, choice in enumerate(self._active):
-            told = None if progress is None else part(progress, number, len(self._active))
+            told = part(progress, number, len(self._active))
             pixels = choice.run(pixels, clipped=clipped, progress=told).clip(0, 1)
         return pixels if strength == 1 else given + np.float32(strength) * (pixels - given)
 
 
-def part(progress: Callable[[int, int], None], number: int, count: int) -> Callable[[int, int], None]:
+def part(progress: Progress | None, number: int, count: int) -> Progress | None:
     """What is told the progress of one of several networks, and tells it as that of all."""
+    if progress is None:
+        return None
     return lambda done, total: progress(number * total + done, count * total)

@@ -1,3 +1,4 @@
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -23,7 +24,7 @@ from deepgsr_cli.pictures.findings import (
 from deepgsr_cli.pictures.jobs import FileOptions, Restoration
 from deepgsr_cli.pictures.noise import as_8_bits
 from deepgsr_cli.pictures.restorer import Restorer, RunOptions
-from deepgsr_cli.pictures.routes import Choice, Route
+from deepgsr_cli.pictures.routes import Choice, Route, Second
 from tests.drawings import drawings
 from tests.samples import in_rain, smooth_picture
 
@@ -234,6 +235,9 @@ def test_a_route_says_in_one_line_what_was_found_and_done():
         Route((*nothing.choices, of_jpeg)).words
         == "JPEG of quality 20 found, removed by the weights for JPEG"
     )
+    coarse = NoiseFinding("camera", (5.0,), 5, True, False, 1)
+    of_both = Choice(Restorer(task="photo"), 5, coarse, second=Second(by["denoise"], 8))
+    assert of_both.words.endswith("removed by the weights for photographs and for white noise")
     assert Route((of_rain, of_noise)).facts == {
         "rain": True,
         "noise": "white",
@@ -250,3 +254,41 @@ def test_a_tile_where_a_network_fails_stays_as_it_is(restorer, monkeypatch):
     picture[:, 20:24, 20:24] = 1
     restored = decompressor.restore_compressed(picture, of_quality(20, 3))
     np.testing.assert_array_equal(restored, picture)
+
+
+@pytest.mark.parametrize("dtype", [np.float32, np.uint8])
+@pytest.mark.parametrize("strength", [1, 0.5])
+@pytest.mark.parametrize("turned", [False, True])
+def test_two_restorations_are_averaged(restorer, dtype, strength, turned):
+    photo, white = restorer.specialist("photo"), restorer.specialist("denoise")
+    given = in_noise(scene(), 12)
+    given = to_uint8(given).transpose(2, 0, 1).copy() if dtype == np.uint8 else given
+    second = given[:, ::-1, ::-1] if turned else given
+    results = [
+        each.restore_pixels(pixels.copy(), sigma, strength=strength, in_place=True).astype(np.float64)
+        for each, sigma, pixels in ((photo, 12, given), (white, 20, second))
+    ]
+    results[1] = results[1][:, ::-1, ::-1] if turned else results[1]
+    told = []
+    mean = Choice(photo, 12, second=Second(white, 20, turned)).run(
+        given.copy(), strength=strength, progress=lambda *done: told.append(done)
+    )
+    np.testing.assert_allclose(mean, sum(results) / 2, atol=0.5 if dtype == np.uint8 else 1e-5)
+    assert told == sorted(told)
+    assert told[-1][0] == told[-1][1]
+
+
+@pytest.mark.parametrize("dependent", [False, True])
+@pytest.mark.parametrize("noise", ["auto", "camera"])
+def test_noise_of_a_camera_is_removed_twice_in_two_ways(restorer, dependent, noise, monkeypatch):
+    found = NoiseFinding("camera", (9.0,) * 3, 10.0, True, dependent, 0.999)
+    monkeypatch.setattr("deepgsr_cli.pictures.restorer.noise_of", lambda *_: found)
+    denoiser = replace(restorer.specialist("denoise"), noise=noise)
+    choice = denoiser.choose(in_noise(scene(), 12))
+    second = choice.second
+    assert (choice.restorer.task, choice.sigma) == ("photo", 10)
+    if dependent or noise == "camera":
+        assert (second.restorer, second.sigma, second.turned) == (choice.restorer, 10, True)
+    else:
+        assert (second.restorer.task, second.turned) == ("denoise", False)
+        assert 10 < second.sigma < 20
