@@ -83,7 +83,7 @@ class CtRecon(SliceOptions):
         list[str],
         typer.Argument(
             help="CT slices, DICOM files or folders; sinograms: .npy, .npz, .h5, .mat or .tif; or folders of"
-            " DICOM-CT-PD projections."
+            " DICOM-CT-PD projections; globs too."
         ),
     ]
     views: Annotated[

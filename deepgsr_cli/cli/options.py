@@ -161,7 +161,9 @@ Share = Annotated[float, option(panel=QUALITY, help="Share of the correction app
 
 SliceInputs = Annotated[
     list[str],
-    typer.Argument(help="CT slices, DICOM files or folders; or sinograms: .npy, .npz, .h5, .mat or .tif."),
+    typer.Argument(
+        help="CT slices, DICOM files or folders; or sinograms: .npy, .npz, .h5, .mat or .tif; globs too."
+    ),
 ]
 SliceOutput = Annotated[str, option("--output", "-o", panel=FILES, help="Folder, or file for one slice.")]
 GeometryFile = Annotated[
