@@ -462,8 +462,8 @@ def check_report(path: Path | None) -> None:
 
 def check_csv(path: Path | None) -> None:
     """Refuse a table that could not be written before the work is done rather than after."""
-    _check_suffix("--csv", path, ".csv")
     check_place("--csv", path)
+    _check_suffix("--csv", path, ".csv")
 
 
 def _check_suffix(name: str, path: Path | None, *suffixes: str) -> None:
