@@ -5,6 +5,7 @@ from __future__ import annotations
 import errno
 import hashlib
 import os
+import re
 import secrets
 import shutil
 from collections.abc import Iterable, Iterator
@@ -71,11 +72,21 @@ def atomic_write(path: Path) -> Iterator[Path]:
     except OSError as error:
         if error.filename not in (None, str(temporary), str(target)):
             raise
-        reason = _REASONS.get(error.errno or 0, f"{error.strerror or error}; give another folder")
-        raise OutputError(f"{path}: cannot be written, {reason}") from error
+        raise OutputError(f"{path}: cannot be written, {_reason(error)}") from error
     finally:
         with suppress(OSError):
             temporary.unlink()
+
+
+def _reason(error: OSError) -> str:
+    """Return why a file cannot be written, in words, and the way out."""
+    first = error
+    while first.errno is None and isinstance(first.__cause__, OSError):  # pydicom wraps what it meets
+        first = first.__cause__
+    # What numpy says of a write that ended early, without a number.
+    if first.errno is None and re.fullmatch(r"\d+ requested and \d+ written", str(first)):
+        return _FULL
+    return _REASONS.get(first.errno or 0, f"{first.strerror or first}; give another folder")
 
 
 @contextmanager

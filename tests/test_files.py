@@ -1,10 +1,20 @@
 import hashlib
 import os
 
+import numpy as np
 import pytest
+import tifffile
 
-from deepgsr_cli.errors import InputError
-from deepgsr_cli.files import check_readable, files_below, fingerprint, reading, sha256
+from deepgsr_cli.errors import InputError, OutputError
+from deepgsr_cli.files import (
+    atomic_write,
+    check_readable,
+    files_below,
+    fingerprint,
+    reading,
+    sha256,
+)
+from tests.samples import body_hu, saved_slice
 
 
 def test_a_checksum_is_that_of_the_whole_file(tmp_path):
@@ -61,3 +71,29 @@ def test_a_file_that_cannot_be_read_is_one_sentence(tmp_path):
         raise PermissionError
     (tmp_path / "a").touch()
     check_readable(tmp_path / "a")
+
+
+@pytest.mark.parametrize(
+    "write",
+    [
+        lambda path: path.write_bytes(bytes(9000)),
+        lambda path: tifffile.imwrite(path, np.zeros((60, 60), np.float32)),
+        lambda path: saved_slice(path, body_hu()),
+    ],
+    ids=["bytes", "numpy", "pydicom"],
+)
+def test_a_file_that_finds_no_space_is_one_sentence(tmp_path, write):
+    """Whatever the library that writes makes of it: numpy loses the number of the error, pydicom wraps it."""
+    resource = pytest.importorskip("resource")
+    limits = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (4000, limits[1]))
+    try:
+        with pytest.raises(OutputError) as caught, atomic_write(tmp_path / "a") as temporary:
+            write(temporary)
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, limits)
+    no_space = "there is no space left; free some or", "the file is larger than this disk allows;"
+    assert str(caught.value) in [
+        f"{tmp_path / 'a'}: cannot be written, {words} give another folder" for words in no_space
+    ]
+    assert not list(tmp_path.iterdir())

@@ -14,6 +14,7 @@ from contextlib import closing
 from dataclasses import MISSING, Field, fields, replace
 from datetime import datetime, timezone
 from functools import partial
+from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar, Generic, TypeVar, get_args, get_type_hints
 
 import typer
@@ -36,6 +37,8 @@ O = TypeVar("O")
 B = TypeVar("B", bound=BatchOptions)
 P = TypeVar("P", bound="Plan")
 
+# Options that name files to write; other paths are read.
+_WRITTEN = ("report", "keep_measurement")
 # More pictures than this would make a report that no browser opens.
 PICTURES_IN_REPORT = 100
 
@@ -95,13 +98,29 @@ def add(
 
 
 class _Command(typer.core.TyperCommand):
-    """A command whose --help shows no type either."""
+    """A command whose --help shows no type either, and that refuses empty values."""
+
+    def parse_args(self, ctx: Any, args: list[str]) -> list[str]:
+        # As text: an empty name of a file or folder would be the folder one is in when it is a path.
+        given, _, _ = self.make_parser(ctx).parse_args(args=[*args])
+        for parameter in [] if ctx.resilient_parsing else self.get_params(ctx):
+            value = given.get(parameter.name)
+            if value == "" or (isinstance(value, list | tuple) and "" in value):
+                raise UsageError(
+                    f"{_typed(parameter)} is empty, as a variable is that is not set; give a value"
+                )
+        return super().parse_args(ctx, args)
 
     def get_help_option(self, ctx: Any) -> Any:
         option = super().get_help_option(ctx)
         if option is not None:
             option.metavar = ""
         return option
+
+
+def _typed(parameter: Any) -> str:
+    """Return what a parameter is called where it is typed."""
+    return max(parameter.opts, key=len) if parameter.param_type_name == "option" else parameter.name.upper()
 
 
 class Command(ABC, Generic[B, P]):
@@ -154,6 +173,7 @@ def run(command: Command[B, P], options: B) -> None:
         from deepgsr_cli.jobs.plan import shard
 
         plan = replace(plan, jobs=shard(plan.jobs, options.shard))
+    _refuse_losses(options, plan.jobs)
     tell = silent if options.quiet else say
     for note in plan.notes:
         tell(note)
@@ -208,6 +228,28 @@ def column_means(rows: Sequence[dict[str, Any]], names: Sequence[str]) -> dict[s
     found = {name: [row[name] for row in rows if name in row] for name in names}
     found = {name: list(filter(math.isfinite, values)) or values for name, values in found.items()}
     return {name: sum(values) / len(values) for name, values in found.items() if values}
+
+
+def _refuse_losses(options: BatchOptions, jobs: Sequence[Job]) -> None:
+    """Refuse a result or the report in place of a file that an option has read, as the reference.
+
+    Of a folder, that is the file under the name of the input.
+
+    Raises:
+        UsageError: There is such a one.
+    """
+    targets = (job.target for job in jobs if job.target is not None)
+    written = {os.path.realpath(path): path for path in (*targets, options.report) if path is not None}
+    for field in fields(options):
+        path = getattr(options, field.name)
+        if field.name in _WRITTEN or not isinstance(path, Path):
+            continue
+        for file in (path / job.name for job in jobs) if os.path.isdir(path) else [path]:
+            if lost := written.get(os.path.realpath(file)):
+                raise UsageError(
+                    f"{lost}: is read by --{field.name.replace('_', '-')}, and nothing that is read is"
+                    " overwritten; give another name"
+                )
 
 
 def _action(job: Job, options: BatchOptions) -> str:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import glob
 import os
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass, fields, replace
@@ -58,7 +57,7 @@ def of_slices(options: PictureOptions) -> DenoiseSlices:
         raise UsageError("CT slices need -o: give a folder, or for one slice a file")
     shared = {field.name for field in fields(DenoiseSlices)} & {field.name for field in fields(options)}
     values = {name: getattr(options, name) for name in shared}
-    return DenoiseSlices(**{**values, "inputs": [*_expanded(options.inputs)]})
+    return DenoiseSlices(**values)
 
 
 def are_slices(inputs: Iterable[str]) -> bool:
@@ -67,26 +66,15 @@ def are_slices(inputs: Iterable[str]) -> bool:
     Raises:
         UsageError: Some are, and some are not.
     """
-    kinds = {text: _is_dicom(Path(text)) for text in _expanded(inputs)}
+    from deepgsr_cli.jobs.plan import expanded
+
+    kinds = {path: _is_dicom(path) for path in expanded(inputs)}
     if len(set(kinds.values())) > 1:
         of_ct, other = (
-            next(text for text, kind in kinds.items() if kind is wanted) for wanted in (True, False)
+            next(path for path, kind in kinds.items() if kind is wanted) for wanted in (True, False)
         )
         raise UsageError(f"{of_ct} is DICOM and {other} is not; denoise them in two runs")
     return True in kinds.values()
-
-
-def _expanded(inputs: Iterable[str]) -> list[str]:
-    """Inputs with the files that patterns stand for in their place."""
-    found: list[str] = []
-    for text in inputs:
-        matches = (
-            []
-            if os.path.exists(text) or not glob.has_magic(text)
-            else sorted(glob.glob(text, recursive=True))
-        )
-        found += matches or [text]
-    return found
 
 
 def _is_dicom(path: Path) -> bool:

@@ -83,7 +83,7 @@ class CtRecon(SliceOptions):
         list[str],
         typer.Argument(
             help="CT slices, DICOM files or folders; sinograms: .npy, .npz, .h5, .mat or .tif; or folders of"
-            " DICOM-CT-PD projections."
+            " DICOM-CT-PD projections; globs too."
         ),
     ]
     views: Annotated[
@@ -215,8 +215,9 @@ class _CtRecon(Command[CtRecon, "ScanPlan"]):
             photons = "" if facts["photons"] is None else f", {facts['photons']:.2g} photons a ray"
             return f"residual {facts['residual']:.4f}{photons}{expected}"
         quality = f"PSNR {facts['psnr']:.2f} dB, SSIM {facts['ssim']:.4f}"
-        body = f"body: RMSE {facts['rmse_hu']:.1f} HU, bias {facts['bias_hu']:+.1f} HU{expected}"
-        return f"{quality}, {body}"
+        if math.isnan(facts["rmse_hu"]):
+            return f"{quality}, no body in the slice{expected}"
+        return f"{quality}, body: RMSE {facts['rmse_hu']:.1f} HU, bias {facts['bias_hu']:+.1f} HU{expected}"
 
 
 def _geometry(path: Path | None) -> Geometry | None:

@@ -21,7 +21,7 @@ from deepgsr_cli.cli.options import (
     Seed,
     TileOptions,
     Weights,
-    check_place,
+    check_csv,
     check_report,
     parse_precision,
     parse_tile,
@@ -117,7 +117,7 @@ class _Slices:
 class _Files:
     csv_file: Annotated[
         Path | None,
-        typer.Option("--csv", help="Write the figures of each to this file.", show_default=False),
+        typer.Option("--csv", help="Write the figures of each to this .csv file.", show_default=False),
     ] = None
     report: ReportFile = None
 
@@ -284,7 +284,7 @@ def _evaluate(task: str, options: Options) -> None:
 
     keep_freed_memory()
     check_report(options.report)
-    check_place("--csv", options.csv_file)
+    check_csv(options.csv_file)
     evaluation = evaluation_of(task)(**_settings(options, evaluation_of(task)), notify=say)
     methods = evaluation.methods  # a package that is missing is said first
     facts = evaluation.protocol()

@@ -161,7 +161,9 @@ Share = Annotated[float, option(panel=QUALITY, help="Share of the correction app
 
 SliceInputs = Annotated[
     list[str],
-    typer.Argument(help="CT slices, DICOM files or folders; or sinograms: .npy, .npz, .h5, .mat or .tif."),
+    typer.Argument(
+        help="CT slices, DICOM files or folders; or sinograms: .npy, .npz, .h5, .mat or .tif; globs too."
+    ),
 ]
 SliceOutput = Annotated[str, option("--output", "-o", panel=FILES, help="Folder, or file for one slice.")]
 GeometryFile = Annotated[
@@ -214,7 +216,7 @@ class BatchOptions:
 
     def check(self) -> None:
         """Raise a UsageError for values that cannot be; groups that add options add to it."""
-        _check_names(getattr(self, "inputs", None) or (), getattr(self, "output", None))
+        _check_streams(getattr(self, "inputs", None) or (), getattr(self, "output", None))
         if self.skip_existing and self.overwrite:
             raise UsageError("--skip-existing and --overwrite exclude each other; give one")
         parse_jobs(self.jobs)
@@ -350,13 +352,8 @@ class SliceOptions(ModelOptions, BatchOptions):
         super().check()
 
 
-def _check_names(inputs: Collection[str], output: str | None) -> None:
-    """Refuse empty names, and standard input and output that are closed."""
-    # An empty name, as that of a variable that is not set, would be the folder one is in.
-    if "" in inputs:
-        raise UsageError("an input has an empty name; give files or folders, . for the folder you are in")
-    if output == "":
-        raise UsageError("-o has an empty name; give a file or a folder, . for the folder you are in")
+def _check_streams(inputs: Collection[str], output: str | None) -> None:
+    """Refuse standard input and output that are closed."""
     if "-" in inputs and sys.stdin is None:
         raise UsageError("- stands for standard input, which is closed; name a file")
     if output == "-" and sys.stdout is None:
@@ -459,9 +456,20 @@ def parse_format(text: str | None) -> str | None:
 
 def check_report(path: Path | None) -> None:
     """Refuse a report that could not be written before the work is done rather than after."""
-    if path is not None and path.suffix.lower() not in (".html", ".json"):
-        raise UsageError(f"--report {path}: give a file that ends in .html or .json")
+    _check_suffix("--report", path, ".html", ".json")
     check_place("--report", path)
+
+
+def check_csv(path: Path | None) -> None:
+    """Refuse a table that could not be written before the work is done rather than after."""
+    check_place("--csv", path)
+    _check_suffix("--csv", path, ".csv")
+
+
+def _check_suffix(name: str, path: Path | None, *suffixes: str) -> None:
+    """Refuse another kind of file, which may be one that is not to be replaced, as a picture."""
+    if path is not None and path.suffix.lower() not in suffixes:
+        raise UsageError(f"{name} {path}: give a file that ends in {' or '.join(suffixes)}")
 
 
 def check_place(name: str, path: Path | None) -> None:

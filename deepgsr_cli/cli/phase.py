@@ -28,6 +28,7 @@ from deepgsr_cli.cli.options import (
 )
 from deepgsr_cli.cli.output import say, silent
 from deepgsr_cli.errors import OutputError, UsageError
+from deepgsr_cli.phase import MOST_SIDE_PX
 
 if TYPE_CHECKING:
     from deepgsr_cli.jobs.plan import Plan
@@ -192,6 +193,8 @@ class Phase(ModelOptions, BatchOptions):
             if value is not None:
                 does = "does not go with" if self.simulate is not None else "needs"
                 raise UsageError(f"{name} {does} --simulate; leave it out")
+        if self.size is not None and not 1 <= self.size <= MOST_SIDE_PX:
+            raise UsageError(f"--size {self.size}: give 1 to {MOST_SIDE_PX} pixels")
         if self.alpha is not None and self.snr is not None:
             raise UsageError("--alpha and --snr exclude each other; give one")
         if "-" in (*(self.inputs or ()), self.simulate, self.output):

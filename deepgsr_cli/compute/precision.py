@@ -8,7 +8,7 @@ from typing import Literal
 import torch
 
 Precision = Literal["fp32", "bf16", "fp16"]
-# What may be asked for: "auto" is for pictures alone, where `settled` says what it is.
+# What may be asked for: of "auto", `settled` says what it is.
 AskedPrecision = Literal["auto", "fp32", "bf16", "fp16"]
 
 _HALF = {"bf16": torch.bfloat16, "fp16": torch.float16}

@@ -7,9 +7,11 @@ import warnings
 import zlib
 from collections.abc import Sequence
 from dataclasses import replace
+from typing import TYPE_CHECKING
 
 import numpy as np
 
+from deepgsr_cli.compute.arrays import as_numpy
 from deepgsr_cli.compute.device import select_device
 from deepgsr_cli.ct.arrays import as_geometry, as_pixel_mm, as_sinogram, as_slice
 from deepgsr_cli.ct.denoising import check_level, denoised, level_of
@@ -23,9 +25,13 @@ from deepgsr_cli.tomography.attenuation import to_attenuation, to_hu
 from deepgsr_cli.tomography.geometry import Geometry, sparse_view
 from deepgsr_cli.tomography.radon import Radon
 
+if TYPE_CHECKING:
+    from numpy.typing import ArrayLike
+    from torch import Tensor
+
 
 def reconstruct_ct(
-    data: np.ndarray,
+    data: ArrayLike | Tensor,
     geometry: Geometry | str | os.PathLike[str] | None = None,
     *,
     num_views: int | None = None,
@@ -90,7 +96,7 @@ def reconstruct_ct(
 
 
 def denoise_ct(
-    hu: np.ndarray,
+    hu: ArrayLike | Tensor,
     sigma: float | None = None,
     *,
     strength: float = 1.0,
@@ -120,8 +126,8 @@ def denoise_ct(
     check_level(sigma)
     if not 0 <= strength <= 1:
         raise OptionError("strength", strength, "give 0 (nothing) to 1 (all)")
-    hu = np.asarray(hu)
-    slices = [as_slice(slice) for slice in (hu if hu.ndim == 3 and len(hu) else [hu])]
+    given = as_numpy(hu)
+    slices = [as_slice(slice) for slice in (given if given.ndim == 3 and len(given) else [given])]
     levels = [level_of(slice, sigma).hu for slice in slices]
     results = slices
     if any(levels) and strength > 0:
@@ -129,4 +135,4 @@ def denoise_ct(
         results = [
             denoised(model, slice, level, options, strength=strength) for slice, level in zip(slices, levels)
         ]
-    return np.stack(results) if hu.ndim == 3 else results[0]
+    return np.stack(results) if given.ndim == 3 else results[0]

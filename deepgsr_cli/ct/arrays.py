@@ -5,15 +5,20 @@ from __future__ import annotations
 import os
 from collections.abc import Iterable, Sequence
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import numpy as np
 import torch
 from torch import Tensor
 
+from deepgsr_cli.compute.arrays import as_numpy
 from deepgsr_cli.errors import ShapeError, UsageError
 from deepgsr_cli.formats.sinograms import MOST_INTEGRAL, doubt_integrals, doubt_sign
-from deepgsr_cli.tomography.geometry import Geometry, several
+from deepgsr_cli.tomography.geometry import Geometry, several, spacing_mm
 from deepgsr_cli.tomography.geometry_files import read_geometry
+
+if TYPE_CHECKING:
+    from numpy.typing import ArrayLike
 
 
 def as_geometry(geometry: Geometry | str | os.PathLike[str]) -> Geometry:
@@ -30,17 +35,16 @@ def as_pixel_mm(pixel_mm: float | Sequence[float] | None) -> tuple[float, float]
 
     Raises:
         UsageError: There is none.
-        UserError: There are neither one nor two.
+        ShapeError: There are neither one nor two, or they are no lengths.
     """
     if pixel_mm is None:
         raise UsageError("a slice in HU needs pixel_mm, the spacing of its pixels; a sinogram, its geometry")
-    if not isinstance(pixel_mm, Iterable):
-        return pixel_mm, pixel_mm
-    row_mm, column_mm = several("pixel_mm", pixel_mm, 2)
+    both = pixel_mm if isinstance(pixel_mm, Iterable) else (pixel_mm, pixel_mm)
+    row_mm, column_mm = (spacing_mm("pixel_mm", value) for value in several("pixel_mm", both, 2))
     return row_mm, column_mm
 
 
-def as_slice(hu: np.ndarray) -> np.ndarray:
+def as_slice(hu: ArrayLike | Tensor) -> np.ndarray:
     """A slice in HU, (H, W), as float32.
 
     Raises:
@@ -49,7 +53,7 @@ def as_slice(hu: np.ndarray) -> np.ndarray:
     return _real("slice", hu, "(H, W) in HU")
 
 
-def as_sinogram(sinogram: np.ndarray, geometry: Geometry, device: torch.device) -> Tensor:
+def as_sinogram(sinogram: ArrayLike | Tensor, geometry: Geometry, device: torch.device) -> Tensor:
     """A sinogram, (1, 1, V, N), float32, of line integrals, (V, N).
 
     Raises:
@@ -75,8 +79,8 @@ def as_sinogram(sinogram: np.ndarray, geometry: Geometry, device: torch.device) 
     return torch.from_numpy(y).to(device)[None, None]
 
 
-def _real(name: str, values: np.ndarray, form: str) -> np.ndarray:
-    values = np.asarray(values)
+def _real(name: str, values: ArrayLike | Tensor, form: str) -> np.ndarray:
+    values = as_numpy(values)
     if values.ndim != 2 or values.size == 0 or values.dtype.kind not in "fiu":
         raise ShapeError(
             f"the {name} is an array of {values.dtype} and shape {values.shape}; give real numbers, {form}"

@@ -61,8 +61,8 @@ class SliceDenoising:
 
     def __post_init__(self) -> None:
         protocol = self.protocol
-        precision = settled(self.options.precision, select_device(self.options.device))
-        parts = [f"denoise: noise level {protocol['sigma']}", f"strength {self.strength:g}", precision]
+        parts = [f"denoise: noise level {protocol['sigma']}"]
+        parts += [f"strength {self.strength:g}", protocol["precision"]]
         parts.append(f"weights sha256 {self.network.weights.sha256}")
         self._write = ResultWriter("deepgsr denoise", "; ".join(parts))
 
@@ -72,6 +72,7 @@ class SliceDenoising:
         return {
             "sigma": "estimated in each slice" if self.level_hu is None else f"{self.level_hu:g} HU",
             "strength": f"{self.strength:g}",
+            "precision": settled(self.options.precision, select_device(self.options.device)),
             "weights": self.network.weights.citation,
             "window": window_text(self.window_hu),
             "notice": NOTICE,

@@ -81,5 +81,9 @@ def body(reference: Tensor, pixel_mm: tuple[float, float]) -> np.ndarray:
 
 
 def residual(misfit: Tensor, y: Tensor) -> float:
-    """‖A x - y‖ / ‖y‖, of the misfit A x - y: how far a reconstruction is from the data."""
-    return float(misfit.norm() / y.norm().clamp(min=torch.finfo(y.dtype).tiny))
+    """‖A x - y‖ / ‖y‖, of the misfit A x - y: how far a reconstruction is from the data.
+
+    Of a y that is 0 throughout, as air may be, it is 0 or infinite.
+    """
+    difference, size = float(misfit.norm()), float(y.norm())
+    return difference / size if size > 0 else math.inf if difference > 0 else 0.0

@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import math
+import os
 from collections.abc import Iterable
 from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import TypeAlias
 
 import numpy as np
 
@@ -15,7 +17,7 @@ from deepgsr_cli.formats.dicom.mark import DICOM_SUFFIXES
 from deepgsr_cli.formats.dicom.projections import holds_projections
 from deepgsr_cli.formats.dicom.series import Series, find_series
 from deepgsr_cli.formats.sinograms import SUFFIXES, VALUES, Sinograms
-from deepgsr_cli.jobs.plan import Job, Plan, refuse_collisions, told_apart
+from deepgsr_cli.jobs.plan import Job, Plan, expanded, refuse_collisions, told_apart
 from deepgsr_cli.tomography.geometry import Geometry
 from deepgsr_cli.tomography.geometry_files import geometry_of
 from deepgsr_cli.words import counted
@@ -81,6 +83,10 @@ class ProjectionJob(Job):
         return f"{self.source} z={self.projections.z_mm[self.index]:.2f} mm"
 
 
+# Source of a slice, its collection, its index there, name.
+_Found: TypeAlias = tuple[Path, Series | tuple[Sinograms, Geometry], int, Path]
+
+
 @dataclass(frozen=True)
 class ScanPlan(Plan):
     """What is to be reconstructed.
@@ -114,7 +120,7 @@ def plan_scans(
     are derived series of ours in a folder that holds others.
 
     Args:
-        inputs: DICOM files or folders, or sinogram files.
+        inputs: DICOM files or folders, or sinogram files; glob patterns of them.
         output: File or folder.
         format: Of `FORMATS`; None for what the output's suffix says, or DICOM.
         geometry: Of the sinograms; of the simulated scan, if there is one, for DICOM.
@@ -130,7 +136,7 @@ def plan_scans(
             input.
         InputError: Nothing that can be used.
     """
-    paths = [Path(text) for text in inputs]
+    paths = expanded(inputs)
     kinds = {path.suffix.lower() in SUFFIXES and not path.is_dir() for path in paths}
     if len(kinds) > 1:
         raise UsageError("DICOM and sinograms do not go together; reconstruct them in two runs")
@@ -152,17 +158,21 @@ def plan_scans(
         if holds_projections(path, folder):
             raise UsageError(f"{path}: holds DICOM-CT-PD projections; reconstruct them first, with ct-recon")
     plan = ScanPlan([], measured=measured, geometry=geometry)
-    # Source, its collection, slice, name.
-    found: list[tuple[Path, Series | tuple[Sinograms, Geometry], int, Path]] = []
+    listed: list[_Found] = []
     for path in paths:
         try:
             if measured:
                 scan = _read_sinograms(path, geometry, values)
-                found += [(path, scan, i, name) for i, name in enumerate(_stack_names(scan[0]))]
+                listed += [(path, scan, i, name) for i, name in enumerate(_stack_names(scan[0]))]
             else:
-                found += _slices(path, folder, pixel_mm, plan)
+                listed += _slices(path, folder, pixel_mm, plan)
         except InputError as error:
             plan.failures.append(error)
+    # A slice that is in two inputs, as a file and its folder, is done once.
+    once: dict[tuple[str, int | None], _Found] = {}
+    for each in listed:
+        once.setdefault(_identity(*each[:3]), each)
+    found = list(once.values())
     if not found and plan.failures:
         raise plan.failures[0]
     if not found:
@@ -190,7 +200,7 @@ def plan_projections(
     """Plan jobs for folders of DICOM-CT-PD projections, one a slice; None if no input is one.
 
     Args:
-        inputs: Folders.
+        inputs: Folders, or glob patterns of them.
         output: As of `plan_scans`; no folder that the projections are in.
         format: Of `FORMATS`; None for what the output's suffix says, or DICOM.
         num_views: Projections a turn to take; None for all.
@@ -199,7 +209,7 @@ def plan_projections(
         UsageError: Other inputs among them, more views than there are, or results among the projections.
         InputError: Nothing that can be used.
     """
-    paths, folder = [Path(text) for text in inputs], Path(output)
+    paths, folder = expanded(inputs), Path(output)
     sinograms = {path for path in paths if path.suffix.lower() in SUFFIXES and not path.is_dir()}
     kinds = {path not in sinograms and path.exists() and holds_projections(path, folder) for path in paths}
     if True not in kinds:
@@ -233,6 +243,14 @@ def plan_projections(
             jobs.append(ProjectionJob(path, folder if as_file else folder / f"{name}{suffix}", name, scan, i))
     notes = [note for _, scan in scans for note in scan.notes]
     return ScanPlan(jobs, notes, failures, measured=True, projections=tuple(scan for _, scan in scans))
+
+
+def _identity(
+    source: Path, collection: Series | tuple[Sinograms, Geometry], index: int
+) -> tuple[str, int | None]:
+    """What is one slice, however it is named: the real path of its file, and its number there."""
+    number = collection.slices[index].frame if isinstance(collection, Series) else index
+    return os.path.realpath(source), number
 
 
 def _is_file_name(output: str) -> bool:

@@ -50,7 +50,7 @@ def doubt_result(result: Reconstructed, y: Tensor, geometry: Geometry, method: M
     if method.name == "fbp":
         explained += _MISFIT_OF_FBP * (60 / views) ** 1.4
         explained += _BLUR * residual(y - _windowed(y, geometry, method.filter), y)
-    if misfit > explained:
+    if misfit > explained and y.any():
         more = ", and are the iterations enough" if method.name in ITERATIONS else ""
         doubts.append(
             f"the slice leaves {misfit:.1%} of the data unexplained, and noise and views account for"

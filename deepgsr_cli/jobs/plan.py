@@ -170,6 +170,16 @@ def _candidates(text: str, failures: list[InputError]) -> tuple[list[tuple[Path,
     return [(file, Path(file.name)) for file in matches if file.is_file()], True
 
 
+def expanded(inputs: Iterable[str]) -> list[Path]:
+    """List inputs with what matches a glob pattern in its place, each once by its real path."""
+    found: dict[str, Path] = {}
+    for text in inputs:
+        is_pattern = glob.has_magic(text) and not os.path.exists(text)
+        for match in (sorted(glob.glob(text, recursive=True)) if is_pattern else []) or [text]:
+            found.setdefault(os.path.realpath(match), Path(match))
+    return list(found.values())
+
+
 def shard(jobs: list[Job], text: str) -> list[Job]:
     """Part i of n, "i/n" with i from 1, of the jobs: every n-th, so that parts are alike.
 

@@ -4,30 +4,35 @@ from __future__ import annotations
 
 import os
 from collections.abc import Sequence
+from typing import TYPE_CHECKING
 
 import numpy as np
 import torch
 from torch import Tensor
 
+from deepgsr_cli.compute.arrays import as_numpy
 from deepgsr_cli.compute.device import select_device
 from deepgsr_cli.ct.arrays import as_geometry, as_pixel_mm, as_sinogram, as_slice
 from deepgsr_cli.ct.truncation import whole_scan
 from deepgsr_cli.errors import ShapeError, UsageError
 from deepgsr_cli.mar.masks import MOST_METAL
-from deepgsr_cli.mar.methods import MetalMethod, load_network
+from deepgsr_cli.mar.methods import MetalMethod, check_threshold, load_network
 from deepgsr_cli.mar.nmar import ImageOnly, within_tissue
 from deepgsr_cli.mar.trace import METAL_HU, metal_mask
 from deepgsr_cli.tomography.attenuation import WATER_ATTENUATION, to_attenuation, to_hu
 from deepgsr_cli.tomography.geometry import Geometry
 from deepgsr_cli.tomography.radon import Radon
 
+if TYPE_CHECKING:
+    from numpy.typing import ArrayLike
+
 
 def reduce_metal(
-    data: np.ndarray,
+    data: ArrayLike | Tensor,
     geometry: Geometry | str | os.PathLike[str] | None = None,
     *,
     pixel_mm: float | Sequence[float] | None = None,
-    metal: np.ndarray | float = METAL_HU,
+    metal: ArrayLike | Tensor = METAL_HU,
     method: str = "deepgsr",
     keep_metal: bool = True,
     weights: str | None = None,
@@ -57,8 +62,10 @@ def reduce_metal(
         WeightsError: The weights are unknown or damaged.
         DeviceError: The device is not there.
     """
-    threshold_hu = METAL_HU if isinstance(metal, np.ndarray) else metal
-    settings = MetalMethod(method, threshold_hu, keep_metal, "auto")
+    metal = as_numpy(metal)
+    if metal.ndim == 0:
+        check_threshold("metal", float(metal))
+    settings = MetalMethod(method, keep_metal=keep_metal, precision="auto")
     where = select_device(device)
     model = load_network(weights, device, offline=False).model if method == "deepgsr" else None
     if geometry is None:
@@ -86,10 +93,10 @@ def reduce_metal(
     return within_tissue(to_hu(torch.where(mask, x, corrected) if keep_metal else corrected), to_hu(x))
 
 
-def _mask(metal: np.ndarray | float, x: Tensor) -> Tensor:
-    """Where metal is, bool, (1, 1, H, W), in attenuation in 1/mm."""
-    if not isinstance(metal, np.ndarray):
-        mask = metal_mask(x, metal)
+def _mask(metal: np.ndarray, x: Tensor) -> Tensor:
+    """Where metal is, bool, (1, 1, H, W), in attenuation in 1/mm: by a mask, (H, W), or a threshold, ()."""
+    if metal.ndim == 0:
+        mask = metal_mask(x, float(metal))
         way_out = f"above {metal:g} HU; raise metal, or give a mask as metal"
     else:
         if metal.shape != x.shape[2:]:

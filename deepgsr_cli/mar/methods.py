@@ -43,6 +43,21 @@ VIRTUAL_IMAGE_SHARE, _CHANGE_HU, _CHANGE_WIDTH_PX = 0.7, 15.0, 3.0
 LEAST_METAL_HU, MOST_METAL_HU = 1000.0, 30000.0
 
 
+def check_threshold(name: str, threshold_hu: float) -> None:
+    """Refuse CT numbers that no threshold of metal has.
+
+    Args:
+        name: Name of the argument.
+        threshold_hu: Its value.
+
+    Raises:
+        OptionError: It is out of range.
+    """
+    if not LEAST_METAL_HU <= threshold_hu <= MOST_METAL_HU:
+        advice = f"give {LEAST_METAL_HU:g} to {MOST_METAL_HU:g} HU; bone reaches about 2000"
+        raise OptionError(name, threshold_hu, advice, flag="--metal-threshold")
+
+
 @dataclass(frozen=True)
 class MetalMethod:
     """A way of metal artifact reduction and its settings.
@@ -62,13 +77,7 @@ class MetalMethod:
     def __post_init__(self) -> None:
         if self.name not in METHODS:
             raise OptionError("method", self.name, f"known are {', '.join(METHODS)}")
-        if not LEAST_METAL_HU <= self.threshold_hu <= MOST_METAL_HU:
-            raise OptionError(
-                "threshold_hu",
-                self.threshold_hu,
-                f"give {LEAST_METAL_HU:g} to {MOST_METAL_HU:g} HU; bone reaches about 2000",
-                flag="--metal-threshold",
-            )
+        check_threshold("threshold_hu", self.threshold_hu)
 
     def describe(self) -> str:
         """The method and the settings it has, in a few words."""

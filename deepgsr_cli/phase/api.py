@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import warnings
 from dataclasses import replace
+from typing import TYPE_CHECKING
 
 import numpy as np
 
+from deepgsr_cli.compute.arrays import as_numpy
 from deepgsr_cli.compute.device import select_device
 from deepgsr_cli.errors import ResultWarning, ShapeError, UsageError
 from deepgsr_cli.formats.patterns import Measurement
@@ -16,10 +18,14 @@ from deepgsr_cli.phase.priors import DENOISER
 from deepgsr_cli.phase.projections import PEAK
 from deepgsr_cli.pictures.restorer import Restorer, RunOptions
 
+if TYPE_CHECKING:
+    from numpy.typing import ArrayLike
+    from torch import Tensor
+
 
 def retrieve_phase(
-    measurement: Measurement | np.ndarray,
-    masks: np.ndarray | None = None,
+    measurement: Measurement | ArrayLike | Tensor,
+    masks: ArrayLike | Tensor | None = None,
     *,
     oversampling: float = 2.0,
     alpha: float | None = None,
@@ -60,7 +66,7 @@ def retrieve_phase(
             raise UsageError("a Measurement says masks and alpha itself; leave them out")
         measured = replace(measurement, intensity=_intensities(measurement.intensity))
     else:
-        stack = None if masks is None else np.asarray(masks)
+        stack = None if masks is None else as_numpy(masks)
         measured = Measurement(
             _intensities(measurement),
             "fourier" if stack is None else "cdp",
@@ -80,13 +86,13 @@ def retrieve_phase(
     return retrieval.picture[0, 0].cpu().numpy() / np.float32(PEAK)
 
 
-def _intensities(values: np.ndarray) -> np.ndarray:
+def _intensities(values: ArrayLike | Tensor) -> np.ndarray:
     """Intensities, (J, M, N), float64, of one pattern or several.
 
     Raises:
         ShapeError: Another shape, complex, negative, not finite, or all 0.
     """
-    values = np.asarray(values)
+    values = as_numpy(values)
     if values.ndim not in (2, 3) or values.size == 0 or values.dtype.kind not in "biuf":
         raise ShapeError(
             f"the intensities are an array of {values.dtype} and shape {values.shape}; give real numbers,"

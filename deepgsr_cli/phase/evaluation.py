@@ -18,6 +18,7 @@ from deepgsr_cli.evaluation.records import Case, Column, Evaluation, Labels, Mea
 from deepgsr_cli.files import named
 from deepgsr_cli.formats.image import picture_paths, read_channels, to_uint8
 from deepgsr_cli.formats.resize import resized_in_8_bits
+from deepgsr_cli.phase import MOST_SIDE_PX
 from deepgsr_cli.phase.diffraction import Diffraction, coded_masks, oversampled_fourier
 from deepgsr_cli.phase.methods import METHODS, PRIORS, Settings, align, retrieve
 from deepgsr_cli.phase.noise import Noise, alpha_noise, check_alpha, check_snr, snr_noise, snr_sigma
@@ -93,8 +94,8 @@ class PhaseRetrieval(Evaluation[Patterns, Retrieval, Tensor]):
             check_alpha(alpha)
         for snr_db in self.snrs_db:
             check_snr(snr_db)
-        if not 16 <= self.size <= 4096:
-            raise UsageError(f"--size {self.size}: give 16 to 4096")
+        if not 16 <= self.size <= MOST_SIDE_PX:
+            raise UsageError(f"--size {self.size}: give 16 to {MOST_SIDE_PX}")
         self._settings(METHODS[0])
 
     def _settings(self, name: str) -> Settings:

@@ -11,6 +11,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from deepgsr_cli.compute.arrays import as_numpy
 from deepgsr_cli.errors import OptionError, ShapeError
 from deepgsr_cli.formats.image import (
     HIGHEST,
@@ -39,13 +40,7 @@ def as_array(picture: NumpyPicture | Tensor) -> np.ndarray:
         ShapeError: Another shape, or a dtype other than uint8, uint16 or floating point.
         InputError: The file cannot be read.
     """
-    if isinstance(picture, str | Path):
-        array = samples_of(read_image(Path(picture)))
-    elif isinstance(picture, Tensor):
-        there = picture.detach().cpu()
-        array = (there.float() if there.dtype == torch.bfloat16 else there).numpy()
-    else:
-        array = np.asarray(picture)
+    array = samples_of(read_image(Path(picture))) if isinstance(picture, str | Path) else as_numpy(picture)
     _check_shape(array.shape)
     if array.dtype.name not in _WHITE and array.dtype.kind != "f":
         raise ShapeError(

@@ -8,7 +8,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, replace
 from functools import cached_property, partial
 from pathlib import Path
-from typing import TYPE_CHECKING, Literal, NamedTuple, overload
+from typing import TYPE_CHECKING, Literal, NamedTuple, get_args, overload
 
 import numpy as np
 import torch
@@ -241,6 +241,10 @@ class Restorer:
     loaded: dict[int, Loaded[Prior]] = field(default_factory=dict, init=False)
     others: dict[str, Restorer] = field(default_factory=dict, init=False)
     seconds_loading: float = field(default=0.0, init=False)
+
+    def __post_init__(self) -> None:
+        if self.noise not in get_args(Noise):
+            raise OptionError("noise", self.noise, f"known are {', '.join(get_args(Noise))}")
 
     @property
     def takes_sigma(self) -> bool:

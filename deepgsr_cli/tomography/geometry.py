@@ -65,9 +65,9 @@ class Geometry:
             raise ShapeError(f"kind is {self.kind!r}; give one of {', '.join(KINDS)}")
         values: dict[str, Any] = {
             "shape": tuple(whole_number("shape", n, _MOST_PIXELS) for n in several("shape", self.shape, 2)),
-            "pixel_mm": tuple(_spacing_mm("pixel_mm", d) for d in several("pixel_mm", self.pixel_mm, 2)),
+            "pixel_mm": tuple(spacing_mm("pixel_mm", d) for d in several("pixel_mm", self.pixel_mm, 2)),
             "num_bins": whole_number("num_bins", self.num_bins, _MOST_BINS),
-            "bin_mm": _spacing_mm("bin_mm", self.bin_mm),
+            "bin_mm": spacing_mm("bin_mm", self.bin_mm),
             "angles_rad": tuple(
                 finite_number("angles_rad", a) for a in several("angles_rad", self.angles_rad)
             ),
@@ -324,7 +324,7 @@ def bounded_number(name: str, value: object, *, least: float = -math.inf, most: 
     return number
 
 
-def _spacing_mm(name: str, value: object) -> float:
+def spacing_mm(name: str, value: object) -> float:
     if (number := finite_number(name, value)) <= 0:
         raise ShapeError(f"{name} is {number:g}; give a number above 0")
     return bounded_number(name, number, least=_LEAST_MM, most=_MOST_MM)

@@ -52,7 +52,7 @@ class WeightsStatus:
 
 
 def resolve(
-    spec: str,
+    spec: str | os.PathLike[str],
     *,
     offline: bool = False,
     cache_dir: Path | None = None,
@@ -80,7 +80,7 @@ def resolve(
     """
     if os.path.isfile(spec):
         return ResolvedWeights(Path(spec), None, _sha256(Path(spec)))
-    return _resolve_listed(spec, offline, cache_dir, manifest)
+    return _resolve_listed(os.fspath(spec), offline, cache_dir, manifest)
 
 
 def pull(

@@ -25,6 +25,8 @@ from deepgsr_cli.formats.image import Image, write_image
 from deepgsr_cli.jobs.plan import Plan
 from deepgsr_cli.jobs.run import Place
 from deepgsr_cli.pictures import restorer
+from deepgsr_cli.tomography.geometry import sparse_view
+from deepgsr_cli.tomography.geometry_files import write_geometry
 from tests.samples import body_hu, saved_slice, smooth_picture
 
 EXAMPLES = Path(__file__).parent.parent.parent / "examples"
@@ -105,6 +107,39 @@ def test_a_report_shows_finished_slices(run, suffix):
         for figure in figures:
             # DICOM has whole HU.
             assert after["metrics"][figure] == pytest.approx(before["metrics"][figure], rel=0.02)
+
+
+@pytest.mark.parametrize("reference", ["clean", "clean/a.png"])
+def test_a_reference_is_not_overwritten(run, folder, reference):
+    before = Path("clean/a.png").read_bytes()
+    options = ("--sigma", 25, "--reference", reference, "--overwrite")
+    result = run("denoise", "in/a.png", "-o", "clean/a.png", *options)
+    assert result.exit_code == 2
+    assert result.stderr == (
+        "clean/a.png: is read by --reference, and nothing that is read is overwritten; give another name\n"
+    )
+    assert Path("clean/a.png").read_bytes() == before
+    assert run("denoise", "in/a.png", "-o", "clean/out/", *options).exit_code == 0
+
+
+def test_a_geometry_file_is_not_overwritten_by_the_report(run):
+    geometry = sparse_view((16, 16), (8.0, 8.0), 20)
+    write_geometry(geometry, Path("scan.json"))
+    np.save("scan.npy", np.zeros((geometry.num_views, geometry.num_bins), np.float32))
+    before = Path("scan.json").read_bytes()
+    options = ("--geometry", "scan.json", "--method", "fbp", "--report", "./scan.json")
+    result = run("ct-recon", "scan.npy", "-o", "slice.tif", *options)
+    assert result.exit_code == 2
+    assert "scan.json: is read by --geometry" in result.stderr
+    assert Path("scan.json").read_bytes() == before
+
+
+def test_figures_do_not_take_the_place_of_a_picture(run, folder):
+    before = Path("clean/a.png").read_bytes()
+    result = run("eval", "denoise", "--data", "clean", "--sigma", 25, "--csv", "clean/a.png")
+    assert result.exit_code == 2
+    assert result.stderr == "--csv clean/a.png: give a file that ends in .csv\n"
+    assert Path("clean/a.png").read_bytes() == before
 
 
 def test_progress_names_the_file_in_work_and_its_number(run, folder, monkeypatch):
@@ -441,3 +476,22 @@ def test_every_command_has_the_options_of_a_batch_in_panels(name):
     assert all(
         p.rich_help_panel for p in parameters.values() if p.param_type_name == "option" and p.name != "help"
     )
+
+
+@pytest.mark.parametrize(
+    "arguments",
+    [
+        ["denoise", "a.png", "--reference", ""],
+        ["denoise", "a.png", "--weights="],
+        ["mar", "a.dcm", "-o", "out", "--mask", ""],
+        ["train", "denoise", "--data", "pictures", "--data", "", "-o", "out"],
+        ["eval", "denoise", "--data", ""],
+    ],
+)
+def test_a_value_that_is_empty_is_refused(arguments, tmp_path, monkeypatch):
+    """As a path it would be the folder one is in, as a name of weights the default."""
+    monkeypatch.chdir(tmp_path)
+    result = CliRunner().invoke(app, arguments)
+    assert result.exit_code == 2
+    assert "is empty, as a variable is that is not set; give a value" in result.stderr
+    assert not list(tmp_path.iterdir())

@@ -107,6 +107,7 @@ def test_a_report_shows_what_was_removed(tmp_path, series, ct_weights):
     files = f"{series} -o {tmp_path}/out --report {report}"
     invoke(f"denoise {files} --weights {ct_weights} --device cpu --window=-600,1500")
     content = json.loads(report.read_text())
+    assert content["protocol"]["precision"] in ("fp32", "bf16")  # what "auto" was
     assert "noise (HU)" in content["summary"]
     assert "-600,1500 HU" in json.dumps(content)
 

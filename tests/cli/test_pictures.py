@@ -69,8 +69,8 @@ def test_a_folder_that_is_not_there_is_named_and_not_the_output(output: list[str
 @pytest.mark.parametrize(
     ("arguments", "sentence"),
     [
-        (["", "-o", "out"], "an input has an empty name"),
-        (["a.png", "-o", ""], "-o has an empty name"),
+        (["", "-o", "out"], "INPUTS is empty, as a variable is that is not set; give a value"),
+        (["a.png", "-o", ""], "--output is empty, as a variable is that is not set; give a value"),
         (["-", "-o", "out/"], "-o out/: is a folder, and standard input has no name; give a file in it"),
     ],
 )
@@ -125,7 +125,7 @@ def test_closed_streams_are_refused(folder: Path, monkeypatch: pytest.MonkeyPatc
         with monkeypatch.context() as patch:
             patch.setattr(f"sys.{stream}", None)
             with pytest.raises(UsageError, match="closed"):
-                options._check_names(inputs, output)
+                options._check_streams(inputs, output)
 
 
 def test_an_enlarged_gif_stays_a_gif_where_it_is_transparent(folder: Path) -> None:

@@ -1,5 +1,6 @@
 import numpy as np
 import pytest
+import torch
 
 from deepgsr_cli.ct.api import reconstruct_ct
 from deepgsr_cli.ct.methods import Method
@@ -82,3 +83,16 @@ def test_arrays_that_do_not_fit_are_refused(sinogram):
     refused(1000 + sinogram, "a line integral is 100 at most; give -ln")
     sinogram[3, 4] = np.nan
     refused(sinogram, "NaN or infinity in 1 of its values")
+
+
+def test_a_tensor_that_requires_its_gradient_is_the_array_of_its_values(sinogram):
+    options = {"method": "fbp", "device": "cpu"}
+    tensor = torch.from_numpy(sinogram).requires_grad_()
+    expected = reconstruct_ct(sinogram, GEOMETRY, **options)
+    assert np.array_equal(reconstruct_ct(tensor, GEOMETRY, **options), expected)
+
+
+@pytest.mark.parametrize("pixel_mm", [0, -1.0, (1.0, np.nan), "1"])
+def test_pixels_of_no_size_are_refused(pixel_mm):
+    with pytest.raises(ShapeError, match=r"^pixel_mm is .*; give a"):
+        reconstruct_ct(np.zeros((32, 32)), num_views=8, pixel_mm=pixel_mm, method="fbp", device="cpu")

@@ -188,3 +188,17 @@ def test_slices_of_one_name_in_two_folders_keep_the_folder(tmp_path):
     plan = plan_scans([str(tmp_path / name) for name in ("one", "two")], str(tmp_path / "out"))
     targets = [str(job.target.relative_to(tmp_path / "out")) for job in plan.jobs]
     assert targets == ["one/0.dcm", "two/0.dcm"]
+
+
+def test_a_slice_that_is_named_several_times_is_done_once(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    Path("slices").mkdir()
+    for i in range(3):
+        saved_slice(Path(f"slices/{i}.dcm"), body_hu(), ImagePositionPatient=["0", "0", str(i)])
+    for inputs in (["slices", "./slices"], ["slices", "slices/1.dcm"], ["slices/*.dcm", "slices/0.dcm"]):
+        jobs = plan_scans(inputs, "out").jobs
+        assert [str(job.target) for job in jobs] == ["out/0.dcm", "out/1.dcm", "out/2.dcm"]
+    scan = Geometry("parallel", (8, 8), (1.0, 1.0), 9, 1.0, (0.0, 0.5))
+    np.save("y.npy", np.zeros((2, 2, 9), np.float32))
+    jobs = plan_scans(["y.npy", str(tmp_path / "y.npy"), "*.npy"], "out", geometry=scan).jobs
+    assert [str(job.target) for job in jobs] == ["out/y_0001.dcm", "out/y_0002.dcm"]

@@ -14,6 +14,7 @@ import torch
 from typer.testing import CliRunner
 
 from deepgsr_cli.cli import app
+from deepgsr_cli.ct.figures import residual
 from deepgsr_cli.ct.methods import Method, reconstructed
 from deepgsr_cli.ct.plausibility import doubt_numbers, doubt_result, doubt_slice
 from deepgsr_cli.ct.simulation import SimulatedScan
@@ -138,3 +139,23 @@ def test_half_a_turn_short_of_views_is_no_matter_of_doubt():
     y = SimulatedScan(geometry, None)(WATER_AND_BONE, 0)
     method = Method("fbp")
     assert doubt_result(reconstructed(Radon(geometry), y, method), y, geometry, method) == []
+
+
+def test_a_scan_of_air_is_explained_whatever_the_network_makes_of_it():
+    """Nothing is left unexplained where nothing was measured: a share of it was a number of 40 digits."""
+    y = torch.zeros(1, 1, GEOMETRY.num_views, GEOMETRY.num_bins)
+    method = Method("fbp")
+    result = reconstructed(Radon(GEOMETRY), y, method)
+    assert residual(result.misfit(), y) == 0
+    off = dataclasses.replace(result, misfit=lambda: y + 1e-3)
+    assert residual(off.misfit(), y) == math.inf
+    assert doubt_result(off, y, GEOMETRY, method) == []
+
+
+def test_figures_of_a_body_are_left_out_where_there_is_none(tmp_path):
+    saved_slice(tmp_path / "air.dcm", np.full((SIZE, SIZE), -1000.0))
+    arguments = ["ct-recon", tmp_path / "air.dcm", "-o", tmp_path / "x.npy", "--views", 40, "--method", "fbp"]
+    result = CliRunner().invoke(app, list(map(str, arguments)))
+    assert result.exit_code == 0
+    assert "no body in the slice" in result.stdout
+    assert "nan" not in result.stdout

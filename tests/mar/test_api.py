@@ -55,7 +55,8 @@ def test_a_slice_without_metal_comes_back_as_it_is():
     ("options", "kind", "sentence"),
     [
         ({"pixel_mm": None}, UsageError, "needs pixel_mm"),
-        ({"metal": 500.0}, UsageError, "give 1000 to 30000 HU"),
+        ({"pixel_mm": 0}, ShapeError, "^pixel_mm is 0; give a number above 0"),
+        ({"metal": 500.0}, UsageError, "^metal is 500: give 1000 to 30000 HU"),
         ({"method": "fbp"}, UsageError, "known are deepgsr, li, nmar"),
         ({"metal": np.ones((3, 4))}, ShapeError, r"mask of shape \(3, 4\), but the slice has \(64, 64\)"),
         ({"metal": np.ones((64, 64))}, ShapeError, "metal is 100% of the slice, .* invert the mask"),
@@ -64,3 +65,12 @@ def test_a_slice_without_metal_comes_back_as_it_is():
 def test_what_does_not_fit_is_refused(hu, options, kind, sentence):
     with pytest.raises(kind, match=sentence):
         reduce_metal(hu, **{"pixel_mm": PIXEL_MM, "method": "li", "device": "cpu", **options})
+
+
+def test_a_tensor_or_a_list_is_the_array_of_its_values(hu):
+    options = {"pixel_mm": PIXEL_MM, "method": "li", "device": "cpu"}
+    mask = hu > 5000
+    expected = reduce_metal(hu, metal=mask, **options)
+    slice = torch.from_numpy(hu).float().requires_grad_()
+    for metal in (torch.from_numpy(mask), mask.tolist()):
+        assert np.array_equal(reduce_metal(slice, metal=metal, **options), expected)

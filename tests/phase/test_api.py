@@ -1,5 +1,6 @@
 import numpy as np
 import pytest
+import torch
 
 from deepgsr_cli.errors import ShapeError, UsageError
 from deepgsr_cli.formats.patterns import Measurement, write_measurement
@@ -24,6 +25,8 @@ def test_arrays_give_what_the_command_writes(tmp_path, model):
     write_picture(tmp_path / "b.tif", picture[None])
     assert (tmp_path / "a.tif").read_bytes() == (tmp_path / "b.tif").read_bytes()
     assert np.array_equal(retrieve_phase(measured, method=SHORT, device="cpu"), picture)
+    tensor = torch.from_numpy(measured.intensity).requires_grad_()
+    assert np.array_equal(retrieve_phase(tensor, measured.masks, method=SHORT, device="cpu"), picture)
 
 
 def test_a_denoiser_makes_a_near_picture_of_coded_patterns():

@@ -374,6 +374,8 @@ def test_a_measurement_in_other_units_gives_the_same_picture(run):
         (("m.npz", "--simulate", "in.png"), 2, "either a measurement or --simulate"),
         (("m.npz", "--alpha", 3, "--snr", 10), 2, "exclude each other"),
         (("m.npz", "--size", 32), 2, "--size needs --simulate"),
+        (("--simulate", "in.png", "--size", -5), 2, "--size -5: give 1 to 4096 pixels"),
+        (("--simulate", "in.png", "--size", 100_000), 2, "--size 100000: give 1 to 4096 pixels"),
         (("--simulate", "in.png", "--reference", "in.png"), 2, "does not go with --simulate"),
         (("--simulate", "in.png", "--method", "fista"), 2, "known are red, unrolled, er, hio, raar"),
         (("--simulate", "in.png", "--prior", "nlm"), 2, "--prior nlm: known are deepgsr, tv, bm3d"),

@@ -197,6 +197,8 @@ def test_a_restorer_reads_its_weights_and_their_level_once(tiny_weights):
 
 
 def test_errors_name_arguments():
+    with pytest.raises(UsageError, match=r"^noise is grain: known are auto, white, camera"):
+        denoise(samples(3), 25, noise="grain")
     with pytest.raises(UsageError, match=r"^tile is -1: give 0 or more"):
         RunOptions(tile=-1)
 

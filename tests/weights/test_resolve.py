@@ -289,6 +289,11 @@ def test_a_file_comes_before_a_name_but_is_not_pulled(
     assert pull("gray", manifest=manifest) == bundled
 
 
+def test_a_file_that_is_not_there_is_told_of_a_path_as_of_its_name(tmp_path: Path) -> None:
+    with pytest.raises(WeightsError, match=r"mine\.safetensors: neither a file nor weights"):
+        resolve(tmp_path / "mine.safetensors", manifest={})
+
+
 def test_an_unknown_name_brings_up_close_ones_or_all(manifest: dict[str, WeightsEntry]) -> None:
     for call in (resolve, pull, verify):
         with pytest.raises(WeightsError, match=r"grey: neither a file nor .*, did you mean gray"):
