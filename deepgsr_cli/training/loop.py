@@ -19,8 +19,8 @@ from torch import Tensor
 
 from deepgsr_cli.compute.device import select_device
 from deepgsr_cli.compute.processes import Processes
-from deepgsr_cli.errors import UsageError
-from deepgsr_cli.files import atomic_write, make_folder
+from deepgsr_cli.errors import InputError, UsageError
+from deepgsr_cli.files import atomic_write, clean_up, make_folder
 from deepgsr_cli.models.deepgsr import skip_new_blocks, told_more
 from deepgsr_cli.training.config import CHANGEABLE, TrainConfig, plain_config, public_config
 from deepgsr_cli.training.optimizers import optimizer
@@ -112,7 +112,13 @@ class _Run(Generic[S]):
         }
 
     def load(self, path: Path) -> None:
-        state = torch.load(path, map_location=self.device, weights_only=True)
+        try:
+            state = torch.load(path, map_location=self.device, weights_only=True)
+        except Exception as error:  # which of many depends on the bytes that are damaged
+            raise InputError(
+                f"{path}: is damaged ({type(error).__name__}); begin another run from the weights beside it,"
+                " by --start and another --output"
+            ) from error
         ours = plain_config(self.config)
         for name, value in state["config"].items():
             if ours[name] != value and name not in CHANGEABLE:
@@ -160,6 +166,9 @@ class _Run(Generic[S]):
 # Drawing the curve takes a tenth of a second, as much as many steps of a small network.
 _SECONDS_BETWEEN_CURVES = 60.0
 
+# What a run writes.
+_FILES = ("state.pt", "model.safetensors", "config.json", "log.csv", "curve.png")
+
 # Steps that the device may lag behind, so that a run bounded by time ends in time.
 _AHEAD = 16
 
@@ -187,7 +196,7 @@ def train(
 
     Raises:
         UsageError: The folder holds another run, or the task cannot do what is asked.
-        InputError: No data.
+        InputError: No data, or the state to go on from is damaged.
         OutputError: The folder cannot be made.
         ProcessError: Another process of the run has ended.
     """
@@ -215,6 +224,7 @@ def train(
     }
     if first:
         make_folder(config.output)
+        clean_up(config.output / name for name in _FILES)
         with atomic_write(config.output / "config.json") as path:
             path.write_text(json.dumps(plain_config(config), indent=2) + "\n", encoding="utf-8")
 

@@ -2,6 +2,7 @@ import csv
 import dataclasses
 import hashlib
 import math
+import shutil
 
 import numpy as np
 import pytest
@@ -9,6 +10,7 @@ import torch
 
 import deepgsr_cli.pictures.training
 from deepgsr_cli.errors import InputError, OptionError, OutputError, UsageError
+from deepgsr_cli.files import atomic_write
 from deepgsr_cli.formats.codecs import gray
 from deepgsr_cli.formats.image import Image, picture_paths, read_channels, write_image
 from deepgsr_cli.models import PRIORS
@@ -23,6 +25,21 @@ from tests.samples import check_resumed_equals_unbroken, load_checkpoint, smooth
 @pytest.mark.parametrize("step", [3, 6])
 def test_a_resumed_run_equals_an_unbroken_one_bit_for_bit(config, trained, step):
     check_resumed_equals_unbroken(config, step, trained)
+
+
+def test_a_damaged_state_is_one_sentence_and_what_a_killed_run_left_goes(config, trained):
+    shutil.copytree(trained.output, config.output)
+    state = config.output / "state.pt"
+    with atomic_write(state) as temporary:
+        temporary.write_bytes(state.read_bytes())
+    temporary.write_bytes(b"half")
+    train(dataclasses.replace(config, steps=trained.steps), resume=True)
+    assert not temporary.exists()
+    whole = state.read_bytes()
+    for damaged in (whole[: len(whole) // 2], b"", b"no state", bytes(len(whole))):
+        state.write_bytes(damaged)
+        with pytest.raises(InputError, match=r"state\.pt: is damaged .*by start"):
+            train(config, resume=True)
 
 
 def test_two_runs_with_one_seed_agree_and_another_seed_does_not(config, trained, tmp_path):
