@@ -52,6 +52,38 @@ def smaller_copies(pictures: Sequence[np.ndarray], scales: Sequence[float], size
     return copies
 
 
+# Of pictures to train on, the share whose contrast is stretched; the most of their pixels that this makes
+# black and white; and the least range that is stretched to all, as more would stretch the steps of 8 bits.
+_STRETCHED, _MOST_BLACK, _MOST_WHITE, _LEAST_RANGE = 0.25, 0.3, 0.15, 0.6
+
+
+def with_more_contrast(clean: Tensor, generator: torch.Generator) -> Tensor:
+    """Pictures, (B, C, H, W) in [0, 1], a share of them stretched until parts are black, or white, or both.
+
+    So are the shadows and lights of edited and of harshly lit pictures. Without them a network takes what
+    clipped noise leaves of black for a dark gray.
+
+    Args:
+        clean: Pictures.
+        generator: Random generator, on the pictures' device.
+    """
+
+    def drawn() -> Tensor:
+        return torch.rand(len(clean), 1, 1, 1, device=clean.device, generator=generator)
+
+    ordered = clean.mean(1).flatten(1).sort(dim=1).values
+
+    def level(share: Tensor) -> Tensor:
+        index = (share.flatten(1) * (ordered.shape[1] - 1)).long()
+        return ordered.gather(1, index)[..., None, None]
+
+    black = torch.where(drawn() < 0.75, level(_MOST_BLACK * drawn()), 0).clamp(max=1 - _LEAST_RANGE)
+    white = torch.where(drawn() < 0.5, level(1 - _MOST_WHITE * drawn()), 1)
+    white = torch.maximum(white, black + _LEAST_RANGE)
+    stretched = ((clean - black) / (white - black)).clamp(0, 1)
+    return torch.where(drawn() < _STRETCHED, stretched, clean)
+
+
 def pair_paths(folder: Path, degraded: str) -> list[tuple[Path, Path]]:
     """Degraded and clean picture of each pair in a folder with the sub-folders `degraded` and "clean".
 

@@ -288,6 +288,12 @@ def _ease_of_steps(told: Tensor) -> Tensor:
     return (64 / (1 + 255 * told[:, 0])) ** 0.75
 
 
+def _with_more_contrast(clean: Tensor, draw: Draw) -> Tensor:
+    from deepgsr_cli.pictures.dataset import with_more_contrast
+
+    return with_more_contrast(clean, draw.device)
+
+
 def _some_vivid(clean: Tensor, draw: Draw) -> Tensor:
     from deepgsr_cli.pictures.jpeg import vivid_for_training
 
@@ -403,6 +409,7 @@ DENOISE = PictureTask(
     degrade=_noisy,
     degrade_for_validation=_noisy_for_validation,
     given="the noisy input",
+    prepare=_with_more_contrast,
     baselines=("restore", "bm3d", "nlm", "tv"),
 )
 
