@@ -223,7 +223,7 @@ def test_both_kinds_of_rain_are_in_a_batch(config, rainy_pairs):
 def test_other_models_learn_to_denoise(config, monkeypatch, model, shape):
     tiny = dataclasses.replace(PRESETS_OF[model]["small"], **shape)
     monkeypatch.setitem(PRESETS_OF[model], "tiny", tiny)
-    end = train(dataclasses.replace(config, model=model, steps=60, validate_every=30, batch=4, ema=0.9))
+    end = train(dataclasses.replace(config, model=model, steps=120, validate_every=60, batch=4, ema=0.9))
     assert end.best > end.psnr_given + 1
     checkpoint = load_checkpoint(config.output / "model.safetensors")
     assert isinstance(checkpoint.model, PRIORS[model])
