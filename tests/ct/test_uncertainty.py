@@ -105,6 +105,19 @@ def test_the_expected_error_of_other_formats_is_beside_the_result(tmp_path):
     assert not (tmp_path / "out_uncertainty.dcm").exists()
 
 
+@pytest.mark.parametrize("option", ["", "--skip-existing"])
+def test_a_file_in_its_place_is_not_lost(tmp_path, option):
+    source = saved_slice(tmp_path / "0.dcm", body_hu())
+    (tmp_path / "out_uncertainty.npy").write_bytes(b"another")
+    options = f"--views 30 --uncertainty --device cpu {option}"
+    result = CliRunner().invoke(app, f"ct-recon {source} -o {tmp_path}/out.npy {options}".split())
+    assert result.exit_code == 1
+    assert "out_uncertainty.npy: exists; give --overwrite or another -o" in result.stderr
+    assert (tmp_path / "out_uncertainty.npy").read_bytes() == b"another"
+    invoke(f"ct-recon {source} -o {tmp_path}/out.npy --views 30 --uncertainty --device cpu --overwrite")
+    assert np.load(tmp_path / "out_uncertainty.npy").shape == (SIZE, SIZE)
+
+
 def test_where_it_cannot_be_it_is_one_sentence(tmp_path):
     for name in ("a.dcm", "a_uncertainty.dcm"):
         saved_slice(tmp_path / name, body_hu(), SeriesInstanceUID=f"1.2.{len(name)}")
