@@ -10,8 +10,6 @@ from typing import TYPE_CHECKING, Any, ClassVar
 import numpy as np
 import torch
 
-from deepgsr_cli.compute.device import select_device
-from deepgsr_cli.compute.precision import settled
 from deepgsr_cli.ct import NOTICE
 from deepgsr_cli.ct.denoising import LOWEST_HU, denoised, level_of
 from deepgsr_cli.ct.display import window_text, windowed
@@ -72,7 +70,7 @@ class SliceDenoising:
         return {
             "sigma": "estimated in each slice" if self.level_hu is None else f"{self.level_hu:g} HU",
             "strength": f"{self.strength:g}",
-            "precision": settled(self.options.precision, select_device(self.options.device)),
+            "precision": self.options.protocol["precision"],
             "weights": self.network.weights.citation,
             "window": window_text(self.window_hu),
             "notice": NOTICE,

@@ -162,9 +162,9 @@ def _candidates(text: str, failures: list[InputError]) -> tuple[list[tuple[Path,
     path = Path(text)
     if os.path.isdir(path):
         return [(file, file.relative_to(path)) for file in sorted(files_below(path, failures))], True
-    if os.path.exists(path) or not glob.has_magic(text):
+    matches = _matches(text)
+    if matches is None:
         return [(path, Path(path.name))], False  # a missing file fails when it is read
-    matches = [Path(match) for match in sorted(glob.glob(text, recursive=True))]
     if not any(file.is_file() for file in matches):
         raise UsageError(f"{text}: no file matches; check the pattern")
     return [(file, Path(file.name)) for file in matches if file.is_file()], True
@@ -174,10 +174,16 @@ def expanded(inputs: Iterable[str]) -> list[Path]:
     """List inputs with what matches a glob pattern in its place, each once by its real path."""
     found: dict[str, Path] = {}
     for text in inputs:
-        is_pattern = glob.has_magic(text) and not os.path.exists(text)
-        for match in (sorted(glob.glob(text, recursive=True)) if is_pattern else []) or [text]:
-            found.setdefault(os.path.realpath(match), Path(match))
+        for path in _matches(text) or [Path(text)]:
+            found.setdefault(os.path.realpath(path), path)
     return list(found.values())
+
+
+def _matches(text: str) -> list[Path] | None:
+    """List what matches a glob pattern; None for a name that is there, or that is no pattern."""
+    if os.path.exists(text) or not glob.has_magic(text):
+        return None
+    return [Path(match) for match in sorted(glob.glob(text, recursive=True))]
 
 
 def shard(jobs: list[Job], text: str) -> list[Job]:

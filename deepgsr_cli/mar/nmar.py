@@ -67,8 +67,9 @@ def nmar(A: Radon, y: Tensor, metal: Tensor, iterations: int = 2) -> Tensor:
 
 def nmar_of(A: Radon, y: Tensor, metal: Tensor, trace: Tensor, x: Tensor, iterations: int = 2) -> Tensor:
     """`nmar` where the trace and the image of linear interpolation, x, are known."""
+    seen = beside(trace)
     for i in range(iterations):
-        projected = A(tissue_prior(x, metal) if i == 0 else x.clamp(min=0), beside(trace))
+        projected = A(tissue_prior(x, metal) if i == 0 else x.clamp(min=0), seen)
         x = A.fbp(normalised(y, trace, projected))
     return x
 
