@@ -364,7 +364,8 @@ class Restorer:
             return Choice(self.camera if by_camera else self, sigma)
         found = noise_of(pixels, self.estimator)
         if by_camera and found.level > 0:
-            return self._choice_by_camera(found, len(pixels), coarse=False)
+            level = min(found.level, self.camera.sigma_limit(len(pixels)))
+            return Choice(self.camera, level, found, second=self._second(level, len(pixels), coarse=False))
         if found.kind in ("none", "unknown"):
             return Choice(None, 0.0, found)
         kind = "white" if self.noise == "white" or self.weights is not None else found.kind
@@ -374,18 +375,18 @@ class Restorer:
         level = min(level, restorer.sigma_limit(len(pixels)))
         if self.noise == "auto" and not restorer.confirms(found, kind, level, pixels):
             return Choice(None, 0.0, replace(found, kind="unknown"))
+        second = None
         if kind == "camera":
-            return self._choice_by_camera(found, len(pixels), coarse=not found.dependent)
-        return Choice(self, level, found)
+            second = self._second(level, len(pixels), coarse=not found.dependent)
+        return Choice(restorer, level, found, second=second)
 
-    def _choice_by_camera(self, found: NoiseFinding, channels: int, *, coarse: bool) -> Choice:
-        """Remove noise that was found by the weights for photographs, and take the mean with another result,
-        whose errors are others: that of the picture turned, or for coarse noise of the weights for white."""
-        level = min(found.level, self.camera.sigma_limit(channels))
-        second = Second(self.camera, level, turned=True)
+    def _second(self, level: float, channels: int, *, coarse: bool) -> Second | None:
+        """Return what to average the result of the weights for photographs with, whose errors are others: for
+        coarse noise that of the weights for white, else that of the picture turned, if it is not turned
+        anyway."""
         if coarse:
-            second = Second(self, min(_COARSE_TOLD * level, self.sigma_limit(channels)))
-        return Choice(self.camera, level, found, second=second)
+            return Second(self, min(_COARSE_TOLD * level, self.sigma_limit(channels)))
+        return None if self.options.ensemble else Second(self.camera, level, turned=True)
 
     def confirms(self, found: NoiseFinding, kind: str, level: float, pixels: np.ndarray) -> bool:
         """Whether what is found in a picture is noise: that is sure, or the network removes most of it.

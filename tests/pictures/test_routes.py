@@ -292,3 +292,11 @@ def test_noise_of_a_camera_is_removed_twice_in_two_ways(restorer, dependent, noi
     else:
         assert (second.restorer.task, second.turned) == ("denoise", False)
         assert 10 < second.sigma < 20
+
+
+def test_a_picture_that_is_turned_anyway_is_not_turned_again(monkeypatch):
+    found = NoiseFinding("camera", (9.0,) * 3, 10.0, True, True, 0.999)
+    monkeypatch.setattr("deepgsr_cli.pictures.restorer.noise_of", lambda *_: found)
+    denoiser = Restorer(options=RunOptions(device="cpu", ensemble=True))
+    choice = denoiser.choose(in_noise(scene(), 12))
+    assert (choice.restorer.task, choice.second) == ("photo", None)
