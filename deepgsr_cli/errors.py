@@ -55,6 +55,12 @@ class OptionError(UsageError):
         return f"{self.flag} {_shown(self.value)}{gap}{self.advice}"
 
 
+def check_seed(seed: int) -> None:
+    """Raise unless all random generators take the seed, NumPy's oldest, of 32 bits, too."""
+    if not 0 <= seed < 2**32:
+        raise OptionError("seed", seed, f"give 0 to {2**32 - 1}")
+
+
 def _with_arguments(sentence: str) -> str:
     """A sentence with Python's names of arguments for options, other than in a command to be typed."""
 

@@ -24,7 +24,7 @@ from deepgsr_cli.cli.options import (
     parse_window,
 )
 from deepgsr_cli.ct import NOTICE
-from deepgsr_cli.errors import OutputError, UsageError
+from deepgsr_cli.errors import OutputError, UsageError, check_seed
 from deepgsr_cli.files import sha256
 
 if TYPE_CHECKING:
@@ -121,6 +121,7 @@ class CtRecon(SliceOptions):
 
     def check(self) -> None:
         super().check()
+        check_seed(self.seed)
         if self.geometry is not None and self.views is not None and not self.scanner:
             raise UsageError(f"--views {self.views}: {self.geometry} has the views; leave one of them out")
         for name, given, methods in (
@@ -159,13 +160,12 @@ class _CtRecon(Command[CtRecon, "ScanPlan"]):
     done = "slices reconstructed"
 
     def plan(self, options: CtRecon) -> ScanPlan:
-        from deepgsr_cli.ct.simulation import check_seed, check_views
+        from deepgsr_cli.ct.simulation import check_views
         from deepgsr_cli.ct.training import TRAINED_VIEWS
         from deepgsr_cli.ct.uncertainty import uncertainty_of
         from deepgsr_cli.jobs.plan import refuse_collisions
 
         check_views(DEFAULT_VIEWS if options.views is None else options.views)
-        check_seed(options.seed)
         method = options.settings()
         plan = self._jobs(options)
         if options.uncertainty:

@@ -27,7 +27,7 @@ from deepgsr_cli.cli.options import (
     parse_precision,
 )
 from deepgsr_cli.cli.output import say, silent
-from deepgsr_cli.errors import OutputError, UsageError
+from deepgsr_cli.errors import OutputError, UsageError, check_seed
 from deepgsr_cli.phase import MOST_SIDE_PX
 
 if TYPE_CHECKING:
@@ -200,6 +200,7 @@ class Phase(ModelOptions, BatchOptions):
         if "-" in (*(self.inputs or ()), self.simulate, self.output):
             raise UsageError("-: phase reads and writes files; name them")
         check_reference(self.reference)
+        check_seed(self.seed)
         parse_precision(self.precision)
         super().check()
 

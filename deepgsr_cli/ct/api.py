@@ -18,8 +18,8 @@ from deepgsr_cli.ct.denoising import check_level, denoised, level_of
 from deepgsr_cli.ct.denoising import load_network as load_denoiser
 from deepgsr_cli.ct.methods import Method, load_network, reconstructed
 from deepgsr_cli.ct.plausibility import doubt_result
-from deepgsr_cli.ct.simulation import SimulatedScan, check_seed, check_views, estimated_photons
-from deepgsr_cli.errors import OptionError, ResultWarning, UsageError
+from deepgsr_cli.ct.simulation import SimulatedScan, check_views, estimated_photons
+from deepgsr_cli.errors import OptionError, ResultWarning, UsageError, check_seed
 from deepgsr_cli.pictures.restorer import RunOptions
 from deepgsr_cli.tomography.attenuation import to_attenuation, to_hu
 from deepgsr_cli.tomography.geometry import Geometry, sparse_view

@@ -24,7 +24,6 @@ from deepgsr_cli.ct.denoising import (
 from deepgsr_cli.ct.dose import SCANNER_BIN_MM, SCANNER_VIEWS, added_variance, gaussian_noise, scanner_turn
 from deepgsr_cli.ct.evaluation import SliceEvaluation
 from deepgsr_cli.ct.figures import PEAK_ATTENUATION, body, compare
-from deepgsr_cli.ct.simulation import check_seed
 from deepgsr_cli.ct.slices import PNG_FIELD_MM
 from deepgsr_cli.errors import OptionError
 from deepgsr_cli.evaluation.records import Case, Column, Labels, Mean
@@ -97,7 +96,6 @@ class LowDoseCT(SliceEvaluation[LowDoseSlice]):
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        check_seed(self.seed)
         check_level(self.level_hu)
         for dose in self.doses:
             if not 0 < dose < 1:

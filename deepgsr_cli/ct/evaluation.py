@@ -17,7 +17,7 @@ from deepgsr_cli.compute.precision import settled
 from deepgsr_cli.ct.display import slice_images
 from deepgsr_cli.ct.figures import PEAK_ATTENUATION, compare
 from deepgsr_cli.ct.methods import METHODS, Method, load_network, reconstruct
-from deepgsr_cli.ct.simulation import SimulatedScan, check_seed, check_views
+from deepgsr_cli.ct.simulation import SimulatedScan, check_views
 from deepgsr_cli.ct.slices import PNG_FIELD_MM, EvalSlice, eval_slices
 from deepgsr_cli.evaluation.records import Case, Column, Evaluation, Labels, M, Mean
 from deepgsr_cli.files import fingerprint
@@ -113,7 +113,6 @@ class SparseViewCT(SliceEvaluation[Scan]):
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        check_seed(self.seed)
         for views in self.views:
             check_views(views)
         for photons in self.photons:

@@ -36,12 +36,6 @@ def check_views(num_views: int) -> None:
         )
 
 
-def check_seed(seed: int) -> None:
-    """Raise unless noise can be drawn from the seed."""
-    if seed < 0:
-        raise OptionError("seed", seed, "give 0 or more")
-
-
 class SimulatedScan:
     """Scans of a slice that no scanner made, without the inverse crime.
 

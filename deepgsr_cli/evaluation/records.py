@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, ClassVar, Generic, TypeVar
 
 import numpy as np
 
-from deepgsr_cli.errors import UsageError, UserError
+from deepgsr_cli.errors import UsageError, UserError, check_seed
 
 if TYPE_CHECKING:
     from deepgsr_cli.compute.precision import AskedPrecision
@@ -132,6 +132,7 @@ class Evaluation(ABC, Generic[M, R, T]):
     reported: ClassVar[Mapping[str, str]] = {"psnr": "PSNR {} (dB)", "ssim": "SSIM {}"}
 
     def __post_init__(self) -> None:
+        check_seed(self.seed)
         for name in self.method_names:
             if name not in self.known_methods:
                 raise UsageError(f"--method {name}: known are {', '.join(self.known_methods)}")

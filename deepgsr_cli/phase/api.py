@@ -10,7 +10,7 @@ import numpy as np
 
 from deepgsr_cli.compute.arrays import as_numpy
 from deepgsr_cli.compute.device import select_device
-from deepgsr_cli.errors import ResultWarning, ShapeError, UsageError
+from deepgsr_cli.errors import ResultWarning, ShapeError, UsageError, check_seed
 from deepgsr_cli.formats.patterns import Measurement
 from deepgsr_cli.phase.jobs import checked_operator, load_prior, retrieve_picture
 from deepgsr_cli.phase.methods import Settings
@@ -60,6 +60,7 @@ def retrieve_phase(
         WeightsError: The weights are unknown or damaged.
         DeviceError: The device is not there.
     """
+    check_seed(seed)
     settings = Settings(method) if isinstance(method, str) else method
     if isinstance(measurement, Measurement):
         if masks is not None or alpha is not None:

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 import numpy as np
 import torch
 
-from deepgsr_cli.errors import ShapeError, UsageError
+from deepgsr_cli.errors import ShapeError, UsageError, check_seed
 from deepgsr_cli.formats.patterns import MODELS, Measurement
 from deepgsr_cli.phase.diffraction import Diffraction, coded_masks, oversampled_fourier
 from deepgsr_cli.phase.noise import alpha_noise, check_alpha, check_snr, photon_noise, snr_noise
@@ -47,6 +47,7 @@ class Simulation:
             UsageError: A value is out of range.
         """
         check_alpha(self.alpha)
+        check_seed(self.seed)
         if self.noise not in NOISES:
             raise UsageError(f"--noise {self.noise}: known are {', '.join(NOISES)}")
         generator = torch.Generator().manual_seed(self.seed)

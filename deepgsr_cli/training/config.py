@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from deepgsr_cli.errors import OptionError, UsageError
+from deepgsr_cli.errors import OptionError, UsageError, check_seed
 
 if TYPE_CHECKING:
     from deepgsr_cli.compute.precision import Precision
@@ -115,6 +115,7 @@ class TrainConfig:
             raise OptionError("scale", max(self.scales), "give factors between 0 and 1")
         if self.scenes < 0:
             raise OptionError("scenes", self.scenes, "give 0 or more")
+        check_seed(self.seed)
         for name in ("steps", "batch", "patch", "validate_every", "max_minutes", "learning_rate"):
             if not getattr(self, name) > 0:
                 raise OptionError(name, getattr(self, name), "give more than 0")

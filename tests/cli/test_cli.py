@@ -436,6 +436,15 @@ def test_a_table_that_cannot_be_written_is_told_before_the_work(run, file, words
     assert f"--csv {file}: {words}" in result.stderr
 
 
+@pytest.mark.parametrize("seed", [-1, 2**32])
+@pytest.mark.parametrize("level", [("denoise", "--sigma", 25), ("demosaick",), ("phase", "--alpha", 27)])
+def test_a_seed_that_no_generator_takes_is_told_before_the_work(run, level, seed):
+    task, *options = level
+    result = run("eval", task, "--data", "none", *options, "--seed", seed)
+    assert result.exit_code == 2
+    assert f"--seed {seed}: give 0 to 4294967295" in result.stderr
+
+
 def test_doctor_names_versions_and_devices(run):
     result = run("doctor", "--json")
     facts = json.loads(result.stdout)

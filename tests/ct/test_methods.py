@@ -589,7 +589,7 @@ def test_a_bad_sinogram_is_one_sentence(run, measured, name):
         (("--views", 0), "--views 0: give 4 to 3600"),
         (("--views", 10000), "--views 10000"),
         (("--photons", "-1"), "--photons -1"),
-        (("--seed", "-1"), "--seed -1: give 0 or more"),
+        (("--seed", "-1"), "--seed -1: give 0 to 4294967295"),
         (("--window", "40"), "--window 40: give centre,width"),
         (("--format", "png"), "--format png"),
         (("--format", "npy"), "name two formats"),

@@ -382,6 +382,7 @@ def test_a_measurement_in_other_units_gives_the_same_picture(run):
         (("--simulate", "in.png", "--method", "er", "--prior", "tv"), 2, "the method er has none"),
         (("--simulate", "in.png", "--restarts", 0), 2, "--restarts 0: give 1 or more"),
         (("--simulate", "in.png", "--alpha", -1), 2, "--alpha -1"),
+        (("--simulate", "in.png", "--seed", -1), 2, "--seed -1: give 0 to 4294967295"),
         (("--simulate", "in.png", "--model", "lens"), 2, "--model lens"),
         (("--simulate", "in.png", "-o", "in.png", "--overwrite"), 2, "no input is overwritten"),
         (("--simulate", "in.png", "--keep-measurement", "no/m.npz"), 2, "there is no folder no"),

@@ -138,6 +138,7 @@ def test_a_folder_with_a_run_is_not_overwritten(config, trained):
         ({"precision": "fp8"}, "--precision fp8"),
         ({"scales": (0.5, 1.0)}, "--scale 1: give factors between 0 and 1"),
         ({"scenes": -1}, "--scenes -1: give 0 or more"),
+        ({"seed": 2**32}, "--seed 4294967296: give 0 to 4294967295"),
     ],
 )
 def test_options_out_of_range_are_named(config, change, sentence):
