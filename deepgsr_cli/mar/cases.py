@@ -271,7 +271,7 @@ def turned(case: MetalCase, quarters: int, *, mirror: bool) -> MetalCase:
     start = case.start
     images = {
         name: _turn(getattr(start, name), quarters, mirror)
-        for name in ("image", "interpolated", "normalised", "metal")
+        for name in ("uncorrected", "interpolated", "normalised", "metal")
     }
     return MetalCase(
         cast(Radon, _Turned(case.operator, quarters, mirror)),

@@ -12,7 +12,7 @@ from torch import Tensor
 from deepgsr_cli.compute.precision import autocast, settled
 from deepgsr_cli.ct.methods import gaussian_blur, no_weights
 from deepgsr_cli.errors import OptionError
-from deepgsr_cli.mar.network import KINDS, MetalReduction
+from deepgsr_cli.mar.network import KINDS, MetalReduction, metal_start
 from deepgsr_cli.mar.nmar import linear_interpolation, nmar
 from deepgsr_cli.mar.trace import METAL_HU
 from deepgsr_cli.tomography.attenuation import WATER_ATTENUATION
@@ -103,11 +103,12 @@ class MetalMethod:
         def reduce(A: Radon, y: Tensor, metal: Tensor) -> Tensor:
             with torch.no_grad():
                 with autocast(y.device, settled(precision, y.device)):
-                    x, completed = network.completed(A, y, metal)
+                    start = metal_start(A, y, metal)
+                    x, completed = network.completed(A, y, start)
                 consistent = A.fbp(completed)
                 if not virtual:
                     return torch.lerp(consistent, x, IMAGE_SHARE)
-                return torch.lerp(consistent, x, _share_near(consistent - A.fbp(y)))
+                return torch.lerp(consistent, x, _share_near(consistent - start.uncorrected))
 
         return reduce
 

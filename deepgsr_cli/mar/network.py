@@ -63,18 +63,23 @@ class MetalStart:
     """What the cycle starts from; images in 1/mm, (B, 1, H, W), without metal.
 
     Attributes:
-        image: Filtered backprojection of the measurement, metal pixels from `interpolated`.
+        uncorrected: Filtered backprojection of the measurement.
         interpolated: Image by linear interpolation in the sinogram.
         normalised: Image by normalised metal artifact reduction.
         metal: Mask of the metal, bool, (B, 1, H, W).
         trace: Rays through it, bool, (B, 1, V, N).
     """
 
-    image: Tensor
+    uncorrected: Tensor
     interpolated: Tensor
     normalised: Tensor
     metal: Tensor
     trace: Tensor
+
+    @property
+    def image(self) -> Tensor:
+        """The uncorrected image, metal pixels from `interpolated`."""
+        return torch.where(self.metal, self.interpolated, self.uncorrected)
 
     def to(self, device: torch.device) -> MetalStart:
         """The same on a device."""
@@ -87,8 +92,7 @@ def metal_start(A: Radon, y: Tensor, metal: Tensor) -> MetalStart:
     with torch.autocast(y.device.type, enabled=False):
         trace = metal_trace(A, metal)
         x = A.fbp(interpolated(y, trace))
-        image = torch.where(metal, x, A.fbp(y))
-        return MetalStart(image, x, nmar_of(A, y, metal, trace, x), metal, trace)
+        return MetalStart(A.fbp(y), x, nmar_of(A, y, metal, trace, x), metal, trace)
 
 
 class MetalReduction(nn.Module):
@@ -125,13 +129,12 @@ class MetalReduction(nn.Module):
         """
         return self.iterates(A, y, metal_start(A, y, metal))[-1]
 
-    def completed(self, A: Radon, y: Tensor, metal: Tensor) -> tuple[Tensor, Tensor]:
+    def completed(self, A: Radon, y: Tensor, start: MetalStart) -> tuple[Tensor, Tensor]:
         """The last image, (B, 1, H, W), and the sinogram, (B, 1, V, N), whose metal trace is rebuilt from it.
 
         The sinogram is y outside the trace. Its filtered backprojection is data-consistent: all that the scan
-        measured there is in it as it was. The arguments are those of `forward`.
+        measured there is in it as it was. The arguments are those of `iterates`.
         """
-        start = metal_start(A, y, metal)
         x = self.iterates(A, y, start)[-1]
         with torch.autocast(y.device.type, enabled=False):
             return x, _completed(A, y, start, x)

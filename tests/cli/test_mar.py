@@ -27,7 +27,7 @@ from deepgsr_cli.evaluation.run import scores
 from deepgsr_cli.mar import evaluation, masks
 from deepgsr_cli.mar.evaluation import MetalArtifacts
 from deepgsr_cli.mar.methods import IMAGE_SHARE, VIRTUAL_IMAGE_SHARE, MetalMethod
-from deepgsr_cli.mar.network import MetalReduction, MetalReductionConfig
+from deepgsr_cli.mar.network import MetalReduction, MetalReductionConfig, metal_start
 from deepgsr_cli.mar.simulation import MetalScan
 from deepgsr_cli.models import DeepGSRConfig
 from deepgsr_cli.tomography.attenuation import WATER_ATTENUATION, to_attenuation, to_hu
@@ -571,7 +571,7 @@ def parts(network):
     y, metal, A = sinogram_of(rods()), torch.from_numpy(rods())[None, None], Radon(GEOMETRY)
     model = load_checkpoint(network).model
     with torch.no_grad():
-        x, completed = model.completed(A, y, metal)
+        x, completed = model.completed(A, y, metal_start(A, y, metal))
     return model, (A, y, metal), x, A.fbp(completed)
 
 
