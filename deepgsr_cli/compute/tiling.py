@@ -543,9 +543,10 @@ def _restore_row(
 
 def _batches(spans: list[Span], batch: int) -> Iterator[list[Span]]:
     """Successive spans of equal length, at most `batch` at a time."""
-    for _, equal in itertools.groupby(spans, key=lambda span: span.stop - span.start):
-        while chunk := list(itertools.islice(equal, batch)):
-            yield chunk
+    for _, group in itertools.groupby(spans, key=lambda span: span.stop - span.start):
+        equal = list(group)
+        for first in range(0, len(equal), batch):
+            yield equal[first : first + batch]
 
 
 def _smallest_tile(overlap: int, needs: TileNeeds) -> int:

@@ -67,7 +67,8 @@ def resized(pictures: Tensor, height: int, width: int, kernel: Kernel = "bicubic
         _matrix_like(*lengths, kernel, pictures.dtype, pictures.device)
         for lengths in ((pictures.shape[-2], height), (pictures.shape[-1], width))
     )
-    return down @ pictures @ across.mT
+    with torch.autocast(pictures.device.type, enabled=False):
+        return down @ pictures @ across.mT
 
 
 @functools.lru_cache(maxsize=16)

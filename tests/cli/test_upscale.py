@@ -89,10 +89,14 @@ def test_interpolations_need_no_weights(run, method):
     np.testing.assert_allclose(found, expected, rtol=0, atol=1.01 / 255)
 
 
-def test_strength_leads_from_bicubic_to_the_network(run):
+@pytest.mark.parametrize("precision", ["fp32", "bf16"])
+def test_strength_leads_from_bicubic_to_the_network(run, precision):
     save("in.tif", depth="float32")
     none, half, all_ = (
-        (run("in.tif", "--strength", s, "-o", f"{s}.tif"), read_image(Path(f"{s}.tif")).pixels)[1]
+        (
+            run("in.tif", "--strength", s, "-o", f"{s}.tif", "--precision", precision),
+            read_image(Path(f"{s}.tif")).pixels,
+        )[1]
         for s in ("0", "0.5", "1")
     )
     np.testing.assert_allclose(none, interpolated(read_image(Path("in.tif")).pixels, 2), rtol=0, atol=1e-6)

@@ -238,6 +238,7 @@ def test_batches_hold_equal_tiles_up_to_their_number_and_change_nothing():
     torch.testing.assert_close(tiled(recorded, image, batch=4), one, rtol=1e-5, atol=1e-6)
     assert max(shape[0] for shape in shapes) == 4
     assert max(shape[2:] for shape in shapes) <= (40, 40)
+    torch.testing.assert_close(tiled(net, image, batch=10**20), one, rtol=1e-5, atol=1e-6)
 
 
 @pytest.mark.parametrize("overlap", [12, 30])
