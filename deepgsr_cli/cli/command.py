@@ -182,8 +182,11 @@ def run(command: Command[B, P], options: B) -> None:
     for path in plan.passed_over if options.verbose else ():
         tell(f"{path}: passed over")
     if options.dry_run:
+        from deepgsr_cli.jobs.plan import action_for
+
         for job in plan.jobs:
-            _print_action(job, _action(job, options), options)
+            action = action_for(job, skip_existing=options.skip_existing, overwrite=options.overwrite)
+            _print_action(job, action, options)
     else:
         for aim in plan.aims:
             tell(aim)
@@ -238,7 +241,7 @@ def _refuse_losses(options: BatchOptions, jobs: Sequence[Job]) -> None:
     Raises:
         UsageError: There is such a one.
     """
-    targets = (job.target for job in jobs if job.target is not None)
+    targets = (target for job in jobs for target in job.targets)
     written = {os.path.realpath(path): path for path in (*targets, options.report) if path is not None}
     for field in fields(options):
         path = getattr(options, field.name)
@@ -250,13 +253,6 @@ def _refuse_losses(options: BatchOptions, jobs: Sequence[Job]) -> None:
                     f"{lost}: is read by --{field.name.replace('_', '-')}, and nothing that is read is"
                     " overwritten; give another name"
                 )
-
-
-def _action(job: Job, options: BatchOptions) -> str:
-    """Return what would be done."""
-    if job.target is None or not os.path.exists(job.target):
-        return "write"
-    return "skip" if options.skip_existing else "replace" if options.overwrite else "fail"
 
 
 def _target(job: Job) -> str:

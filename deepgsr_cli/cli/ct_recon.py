@@ -24,14 +24,13 @@ from deepgsr_cli.cli.options import (
     parse_window,
 )
 from deepgsr_cli.ct import NOTICE
-from deepgsr_cli.errors import OutputError, UsageError, check_seed
+from deepgsr_cli.errors import UsageError, check_seed
 from deepgsr_cli.files import sha256
 
 if TYPE_CHECKING:
     from deepgsr_cli.ct.jobs import ScanPlan
     from deepgsr_cli.ct.methods import Method
     from deepgsr_cli.ct.reconstruction import Reconstruction, Scan
-    from deepgsr_cli.jobs.plan import Job
     from deepgsr_cli.jobs.work import Facts
     from deepgsr_cli.tomography.geometry import Geometry
 
@@ -169,12 +168,8 @@ class _CtRecon(Command[CtRecon, "ScanPlan"]):
         method = options.settings()
         plan = self._jobs(options)
         if options.uncertainty:
-            beside = [replace(job, target=uncertainty_of(job)) for job in plan.jobs]
-            refuse_collisions([*plan.jobs, *beside])
-            for job, other in zip(plan.jobs, beside):
-                # Where the result is there, too, the runner says what becomes of both.
-                if not options.overwrite and _exists(other) and not _exists(job):
-                    raise OutputError(f"{other.target}: exists; give --overwrite or another -o")
+            plan = replace(plan, jobs=[replace(job, beside=uncertainty_of(job)) for job in plan.jobs])
+            refuse_collisions(plan.jobs)
         scan = options.scan(plan)
         aims = [f"{scan.describe(method.photons)}; method {method.describe()}"]
         if method.name == "deepgsr" and scan.num_views > TRAINED_VIEWS[1]:
@@ -223,10 +218,6 @@ class _CtRecon(Command[CtRecon, "ScanPlan"]):
         if math.isnan(facts["rmse_hu"]):
             return f"{quality}, no body in the slice{expected}"
         return f"{quality}, body: RMSE {facts['rmse_hu']:.1f} HU, bias {facts['bias_hu']:+.1f} HU{expected}"
-
-
-def _exists(job: Job) -> bool:
-    return job.target is not None and job.target.exists()
 
 
 def _geometry(path: Path | None) -> Geometry | None:

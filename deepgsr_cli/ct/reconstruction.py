@@ -25,7 +25,7 @@ from deepgsr_cli.ct.plausibility import doubt_result, doubt_slice
 from deepgsr_cli.ct.projections import SIZE, FanBeams
 from deepgsr_cli.ct.results import ResultWriter, derivation_of, read_result, remark
 from deepgsr_cli.ct.simulation import Seed, SimulatedScan, estimated_photons
-from deepgsr_cli.ct.uncertainty import UNCERTAINTY, expected_error, uncertainty_of
+from deepgsr_cli.ct.uncertainty import UNCERTAINTY, expected_error
 from deepgsr_cli.errors import InputError, UserError
 from deepgsr_cli.formats.dicom.slices import AIR_HU, Slice, read_slice
 from deepgsr_cli.jobs.plan import Job
@@ -268,7 +268,7 @@ class Reconstruction(BatchWork[_Case, _Computed]):
         hu = computed.uncertainty[0, 0].cpu().numpy()
         pixel_mm = case.geometry.pixel_mm
         inside = body(computed.result.x, pixel_mm)
-        job = replace(case.job, target=uncertainty_of(case.job))
+        job = replace(case.job, target=case.job.beside)
         self._write_uncertainty(job, hu, pixel_mm, case.slice)
         facts = {"uncertainty_hu": float(hu[inside].mean()) if inside.any() else math.nan}
         if not case.for_report:

@@ -125,7 +125,7 @@ def run_on_cluster(
     finally:
         # What lost workers have left, where none is writing any more.
         if ended or isinstance(address, int):
-            clean_up(job.target for job in run.jobs if job.target is not None)
+            clean_up(target for job in run.jobs for target in job.targets)
 
 
 @contextlib.contextmanager

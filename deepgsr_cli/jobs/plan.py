@@ -9,7 +9,7 @@ from collections import Counter
 from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import TypeVar
+from typing import Literal, TypeVar
 
 from deepgsr_cli.errors import InputError, UsageError, UserError
 from deepgsr_cli.files import files_below
@@ -28,11 +28,18 @@ class Job:
         source: The input; None for standard input.
         target: Where the result goes; None for standard output.
         name: Path of the input below the folder it was found in, to look up its reference.
+        beside: Where a second result goes, as what is known of the first; None if there is none.
     """
 
     source: Path | None
     target: Path | None
     name: Path
+    beside: Path | None = field(default=None, kw_only=True)
+
+    @property
+    def targets(self) -> list[Path]:
+        """The files that are written."""
+        return [path for path in (self.target, self.beside) if path is not None]
 
     @property
     def label(self) -> str:
@@ -289,8 +296,21 @@ def _in_folders(jobs: Sequence[Job]) -> list[Path | None]:
     return targets
 
 
+def action_for(
+    job: Job, *, skip_existing: bool = False, overwrite: bool = False
+) -> Literal["write", "replace", "skip", "fail"]:
+    """What becomes of a job by which of its results are there; it is not skipped for one of two."""
+    # Path.exists raises for a name that is too long; who writes it says so.
+    there = [os.path.exists(target) for target in job.targets]
+    if not any(there):
+        return "write"
+    if overwrite:
+        return "replace"
+    return "skip" if skip_existing and all(there) else "fail"
+
+
 def refuse_collisions(jobs: Collection[Job]) -> None:
-    """Refuse jobs whose result would take the place of an input, by its real path, or of another result.
+    """Refuse jobs with a result that would take the place of an input, by its real path, or of another one.
 
     Raises:
         UsageError: There is such a job.
@@ -298,14 +318,13 @@ def refuse_collisions(jobs: Collection[Job]) -> None:
     sources = {Path(os.path.realpath(job.source)) for job in jobs if job.source is not None}
     targets: dict[Path, Job] = {}
     for job in jobs:
-        if job.target is None:
-            continue
-        real = Path(os.path.realpath(job.target))
-        if real in sources:
-            raise UsageError(f"{job.target}: is an input, and no input is overwritten; give another -o")
-        if other := targets.get(real):
-            raise UsageError(
-                f"{other.label} and {job.label} would both be written to {job.target}; "
-                "restore them in two runs with different -o"
-            )
-        targets[real] = job
+        for target in job.targets:
+            real = Path(os.path.realpath(target))
+            if real in sources:
+                raise UsageError(f"{target}: is an input, and no input is overwritten; give another -o")
+            if other := targets.get(real):
+                raise UsageError(
+                    f"{other.label} and {job.label} would both be written to {target}; "
+                    "restore them in two runs with different -o"
+                )
+            targets[real] = job

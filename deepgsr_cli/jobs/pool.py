@@ -167,8 +167,8 @@ class _Pool:
             if process.process.is_alive():
                 process.process.kill()
                 process.process.join()
-        targets = [self._run.jobs[p.number].target for p in self._processes if p.number is not None]
-        clean_up(target for target in targets if target is not None)
+        numbers = [p.number for p in self._processes if p.number is not None]
+        clean_up(target for number in numbers for target in self._run.jobs[number].targets)
 
     def _start(self, place: Place) -> None:
         process = _Process(self._file, place, self._threads)
@@ -216,8 +216,7 @@ class _Pool:
         end = process.lost()
         self._processes.remove(process)
         job, existed = self._run.jobs[number], self._existed.pop(number)
-        if job.target is not None:
-            clean_up([job.target])
+        clean_up(job.targets)
         self._stillborn += not process.useful
         if self._stillborn > len(self._processes) + 1 + _MOST_STILLBORN:
             raise UserError(

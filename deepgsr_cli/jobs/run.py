@@ -17,7 +17,7 @@ from typing import Literal, TypeVar
 
 from deepgsr_cli.compute.memory import is_out_of_memory
 from deepgsr_cli.errors import DeviceError, OutputError, UsageError, UserError, WeightsError, first_line
-from deepgsr_cli.jobs.plan import Job
+from deepgsr_cli.jobs.plan import Job, action_for
 from deepgsr_cli.jobs.work import Heading, Result, Work
 
 T = TypeVar("T")
@@ -67,8 +67,8 @@ class Run:
     Attributes:
         jobs: What to do, in the order of the inputs.
         open: Makes the work of a process.
-        skip_existing: Pass over jobs whose target exists.
-        overwrite: Replace targets that exist; without either, such a job fails.
+        skip_existing: Pass over jobs whose results exist.
+        overwrite: Replace results that exist; without either, such a job fails.
         pictures: Number of jobs, from the first, that make pictures for a report.
         reviewing: Whether jobs that are skipped are looked at, for a report.
         tracing: Whether the traceback of an unexpected error is said.
@@ -83,10 +83,8 @@ class Run:
     tracing: bool = False
 
     def exists(self, number: int) -> bool:
-        """Whether the target of a job is there."""
-        target = self.jobs[number].target
-        # Path.exists raises for a name that is too long; who writes it says so.
-        return target is not None and os.path.exists(target)
+        """Whether a result of a job is there."""
+        return action_for(self.jobs[number]) != "write"
 
 
 def attempt(
@@ -98,7 +96,7 @@ def attempt(
     say: Callable[[str], None] | None = None,
     progress: Callable[[int, float], None] | None = None,
 ) -> Outcome:
-    """Do one job, unless its target exists.
+    """Do one job, unless its results exist.
 
     Args:
         run: The run.
@@ -134,22 +132,24 @@ def attempt(
 
 
 def passed_over(run: Run, work: Work, number: int, *, existed: bool = True) -> Outcome | None:
-    """Return what becomes of a job whose target exists, if it is to be kept; None if the job is to be done.
+    """Return what becomes of a job whose results exist, if it is to be kept; None if the job is to be done.
 
     The arguments are those of `attempt`.
 
     Raises:
         OutputError: The run says neither to keep it nor to replace it.
     """
-    if not (existed and run.exists(number)):
-        return None
     job = run.jobs[number]
-    if run.skip_existing:
+    action = action_for(job, skip_existing=run.skip_existing, overwrite=run.overwrite)
+    if not existed or action in ("write", "replace"):
+        return None
+    if action == "skip":
         result = _reviewed(work, job, pictures=number < run.pictures) if run.reviewing else None
         return Outcome(number, "skipped", result=result, heading=Heading.of(work))
-    if not run.overwrite:
-        raise OutputError(f"{job.target}: exists; give --overwrite, --skip-existing or another -o")
-    return None
+    there = {os.path.exists(target): target for target in job.targets}
+    if run.skip_existing:
+        raise OutputError(f"{there[True]}: exists without {there[False]}; give --overwrite or another -o")
+    raise OutputError(f"{there[True]}: exists; give --overwrite, --skip-existing or another -o")
 
 
 def attempted(

@@ -112,10 +112,32 @@ def test_a_file_in_its_place_is_not_lost(tmp_path, option):
     options = f"--views 30 --uncertainty --device cpu {option}"
     result = CliRunner().invoke(app, f"ct-recon {source} -o {tmp_path}/out.npy {options}".split())
     assert result.exit_code == 1
-    assert "out_uncertainty.npy: exists; give --overwrite or another -o" in result.stderr
+    words = "exists without" if option else "exists; give --overwrite"
+    assert f"out_uncertainty.npy: {words}" in " ".join(result.stderr.split())
     assert (tmp_path / "out_uncertainty.npy").read_bytes() == b"another"
     invoke(f"ct-recon {source} -o {tmp_path}/out.npy --views 30 --uncertainty --device cpu --overwrite")
     assert np.load(tmp_path / "out_uncertainty.npy").shape == (SIZE, SIZE)
+
+
+def test_a_result_without_its_map_is_not_skipped_and_both_are(tmp_path):
+    (tmp_path / "in").mkdir()
+    for i, name in enumerate("ab"):
+        saved_slice(tmp_path / f"in/{name}.dcm", body_hu(), ImagePositionPatient=["0", "0", str(i)])
+    command = f"ct-recon {tmp_path}/in -o {tmp_path}/out/ --format npy --views 30 --device cpu"
+    invoke(f"{command} --method fbp")
+    (tmp_path / "out/b.npy").unlink()
+    before = (tmp_path / "out/a.npy").read_bytes()
+
+    result = CliRunner().invoke(app, f"{command} --uncertainty --skip-existing".split())
+    assert result.exit_code == 1
+    text = " ".join(result.stderr.split())
+    assert "a.npy: exists without" in text
+    assert "a_uncertainty.npy; give --overwrite or another -o" in text
+    assert (tmp_path / "out/a.npy").read_bytes() == before
+    assert (tmp_path / "out/b_uncertainty.npy").exists()
+    assert "fail: " in invoke(f"{command} --uncertainty --skip-existing --dry-run")
+    invoke(f"{command} --uncertainty --overwrite")
+    assert invoke(f"{command} --uncertainty --skip-existing --dry-run").count("skip: ") == 2
 
 
 def test_where_it_cannot_be_it_is_one_sentence(tmp_path):
