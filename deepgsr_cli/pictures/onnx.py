@@ -63,6 +63,7 @@ def export_onnx(weights: str, target: Path, *, offline: bool = False, overwrite:
             weights,
             "the network has a collaborative filter, which ONNX cannot say; give weights without, as"
             " deepgsr-gray-fast, or train some by --preset wide",
+            flag="WEIGHTS",  # an argument of the command, no option
         )
     least = model.tile_needs.grid
     # Sizes that are padded, for the levels and for the groups, so that padding is in the graph.

@@ -65,7 +65,7 @@ def test_the_file_gives_what_the_network_gives(tmp_path, config, sizes):
 def test_a_network_with_the_filter_is_refused(tmp_path):
     result = export("deepgsr-gray", "-o", tmp_path / "w.onnx")
     assert result.exit_code
-    assert "collaborative filter" in result.output
+    assert "WEIGHTS deepgsr-gray: the network has a collaborative filter" in " ".join(result.output.split())
     assert not (tmp_path / "w.onnx").exists()
 
 
