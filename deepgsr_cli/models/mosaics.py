@@ -7,7 +7,6 @@ patterns are turned to this one before (`pictures.mosaics`).
 from __future__ import annotations
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor
 
 
@@ -26,11 +25,19 @@ def mosaic_of(x: Tensor) -> Tensor:
 def bilinear(x: Tensor) -> Tensor:
     """Colours, (B, 3, H, W), of mosaics, (B, 1, H, W): measured ones as they are, others bilinear."""
     mask = bayer_mask(x)
-    tent = (2 - torch.arange(-1, 2, device=x.device).abs()).to(x.dtype)
-    kernel = (tent[:, None] * tent).expand(3, 1, 3, 3)
-    total, weight = (F.conv2d(z, kernel, padding=1, groups=3) for z in (x * mask, mask))
+    total, weight = _tent(x * mask), _tent(mask)
     # A colour that a single row or column lacks altogether is zero.
     return torch.where(mask > 0, x, total / weight.clamp(min=1))
+
+
+def _tent(x: Tensor) -> Tensor:
+    """Sums of a pixel four times, of those at its sides twice, and of those at its corners."""
+    # Sums instead of a convolution, which half precision and TF32 would round.
+    for dim in (-2, -1):
+        beyond = torch.zeros_like(x.narrow(dim, 0, 1))
+        framed, length = torch.cat((beyond, x, beyond), dim), x.shape[dim]
+        x = framed.narrow(dim, 0, length) + 2 * x + framed.narrow(dim, 2, length)
+    return x
 
 
 # How far from a pixel `malvar` looks.
@@ -45,7 +52,7 @@ def malvar(x: Tensor) -> Tensor:
         Malvar, He, Cutler, High-quality linear interpolation for demosaicing of Bayer-patterned color
         images, ICASSP 2004, figure 2.
     """
-    # Sums instead of a convolution, which half precision and TF32 would round.
+    # Sums instead of a convolution, as in `_tent`.
     height, width = x.shape[-2:]
     framed = x
     for dim, length in ((-2, height), (-1, width)):

@@ -26,6 +26,14 @@ def test_interpolation_keeps_what_is_measured(interpolate, size):
     torch.testing.assert_close(mosaic_of(colours), x, rtol=0, atol=1e-15)
 
 
+@pytest.mark.parametrize("interpolate", [bilinear, malvar])
+def test_interpolation_is_as_exact_where_networks_are_not(interpolate):
+    x = random(2, 1, 9, 12, dtype=torch.float32)
+    with torch.autocast("cpu", torch.bfloat16):
+        narrow = interpolate(x)
+    assert torch.equal(narrow, interpolate(x))
+
+
 def test_bilinear_interpolation_averages_neighbours():
     x = random(2, 1, 9, 12)
     colours = bilinear(x)
