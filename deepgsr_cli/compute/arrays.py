@@ -19,5 +19,5 @@ def as_numpy(values: ArrayLike | Tensor) -> np.ndarray:
     """
     if not isinstance(values, Tensor):
         return np.asarray(values)
-    there = values.detach().cpu()
+    there = values.detach().cpu().resolve_conj().resolve_neg()
     return (there.float() if there.dtype == torch.bfloat16 else there).numpy()

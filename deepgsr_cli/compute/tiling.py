@@ -119,7 +119,7 @@ def blend_spans(length: int, tile: int, overlap: int, halo: int, grid: int) -> l
         OptionError: The overlap is below two halos, or leaves the tile no room to advance.
     """
     if length <= tile:
-        return [Span(0, length, torch.ones(length))]
+        return [Span(0, length, torch.ones(length, dtype=torch.float32))]
     if overlap < 2 * halo:
         raise OptionError(
             "overlap",
@@ -140,11 +140,11 @@ def blend_spans(length: int, tile: int, overlap: int, halo: int, grid: int) -> l
     ramp = min(overlap - 2 * halo, step)
     lead = (overlap - ramp) // 2
     # Half a pixel off, so that a ramp of 0 px divides to -inf and inf: a step.
-    rise = ((torch.arange(overlap) - lead + 0.5) / ramp).clamp(0, 1)
+    rise = ((torch.arange(overlap, dtype=torch.float32) - lead + 0.5) / ramp).clamp(0, 1)
     spans = []
     for start in range(0, length - overlap, step):
         stop = min(start + step + overlap, length)
-        weights = torch.ones(stop - start)
+        weights = torch.ones(stop - start, dtype=torch.float32)
         if start > 0:
             weights[:overlap] *= rise
         if stop < length:
@@ -362,7 +362,9 @@ class _Cut:
 
     def __init__(self, image: Tensor, prepare: Preparation | None) -> None:
         self._image, self._prepare = image, prepare
-        self._maps = torch.empty(0, 0, 0)  # what is prepared; it stays in its place, as in `_Blended`
+        self._maps = torch.empty(
+            0, 0, 0, dtype=torch.float32
+        )  # what is prepared; it stays in its place, as in `_Blended`
 
     def begin(self, start: int, stop: int, columns: list[Span], together: int) -> None:
         """Begin a row of tiles.
@@ -384,7 +386,7 @@ class _Cut:
                 self._ends[span.start] = end = min(columns[-1].stop, max(span.stop, end + together))
         width = max(end - start for start, end in self._ends.items())
         if self._maps.shape[1] < stop - start or self._maps.shape[2] < width:
-            self._maps = torch.empty(self._prepare.channels, stop - start, width)
+            self._maps = torch.empty(self._prepare.channels, stop - start, width, dtype=torch.float32)
 
     def tiles(self, spans: list[Span]) -> Tensor:
         """Cut tiles of equal width, (B, C, h, w) float32, with prepared channels behind their own."""
@@ -441,8 +443,10 @@ class _Blended:
         self.out, self.finished = out, 0
         self._height, self._width = image.shape[-2:]
         self._apart = out is None or not np.may_share_memory(image.numpy(), out.numpy())
-        self._room = torch.ones(self._height)  # what the rows of tiles above have left of each row's weight
-        none = torch.empty(0, 0, 0)
+        self._room = torch.ones(
+            self._height, dtype=torch.float32
+        )  # what the rows of tiles above have left of each row's weight
+        none = torch.empty(0, 0, 0, dtype=torch.float32)
         self._held, self._sums = none, [none, none]  # where the following lie
         # What is finished of the row, its share in the next row, and that of the row above in this one.
         self._rows = self._below = self._above = none  # each (C', s h, s W)
@@ -473,7 +477,7 @@ class _Blended:
         # The last rows, those of the halo, have no weight.
         below = scale * len(np.trim_zeros(self._share[self._following - self.finished :].numpy(), "b"))
         if self._sums[1].shape[1] < below:
-            self._sums = [*torch.empty(2, len(out), below, out.shape[-1])]
+            self._sums = [*torch.empty(2, len(out), below, out.shape[-1], dtype=torch.float32)]
         self._below = self._sums[1][:, :below]
 
     def add(self, pixels: Tensor, columns: Span, until: int) -> None:
@@ -488,7 +492,7 @@ class _Blended:
         scale = pixels.shape[-2] // height
         assert pixels.shape[-2:] == (scale * height, scale * width)
         if self.out is None:
-            self.out = torch.empty(len(pixels), scale * self._height, scale * self._width)
+            self.out = pixels.new_empty(len(pixels), scale * self._height, scale * self._width)
             self._make_room(self.out)
         weights = columns.weights.repeat_interleave(scale)
         sums = pixels * weights

@@ -185,7 +185,7 @@ def denoised(
         return hu
     device = select_device(options.device)
     x = to_network(torch.from_numpy(hu.clip(LOWEST_HU, HIGHEST_HU)))[None]
-    condition = torch.tensor([[level_hu / SCALE_HU]], device=device)
+    condition = torch.tensor([[level_hu / SCALE_HU]], dtype=torch.float32, device=device)
     height, width = hu.shape
     restored = apply_tiled(
         lambda tiles: model(tiles, condition),

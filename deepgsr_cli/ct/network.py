@@ -47,7 +47,7 @@ def ct_condition(num_views: int, photons: float | None, size: int = NOMINAL_SIZE
     scale = NOMINAL_SIZE / size
     sparsity = 1 / (1 + scale * num_views / MIDDLE_VIEWS)
     noise = 0.0 if photons is None else 1 / (1 + math.sqrt(scale * photons / MIDDLE_PHOTONS))
-    return torch.tensor([[sparsity, noise]])
+    return torch.tensor([[sparsity, noise]], dtype=torch.float32)
 
 
 # Three levels for little, as streaks are long; groups on the second, at a quarter of the resolution.

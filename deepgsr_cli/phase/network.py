@@ -46,7 +46,7 @@ def phase_condition(alpha: float, sigma: float, patterns: int) -> Tensor:
         sigma: Deviation of the intensities that is the same everywhere; both for pictures in [0, 1].
         patterns: Number of patterns.
     """
-    return torch.tensor([[alpha, math.sqrt(sigma), 1 / patterns]])
+    return torch.tensor([[alpha, math.sqrt(sigma), 1 / patterns]], dtype=torch.float32)
 
 
 @dataclass(frozen=True)

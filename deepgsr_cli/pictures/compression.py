@@ -85,7 +85,7 @@ def of_coding(coding: JpegCoding, channels: int) -> Compression:
         torch.tensor(table, dtype=torch.float32).clamp(1, 255).view(1, 8, 8)
         for table in (coding.luma, coding.chroma)
     )
-    steps = Steps(luma, chroma, torch.tensor([coding.subsampled]))
+    steps = Steps(luma, chroma, torch.tensor([coding.subsampled], dtype=torch.float32))
     quality = _nearest_quality(luma.numpy()[0], np.ones((8, 8)))
     whole = channels == 3 and coding.subsampled == 0
     return Compression(
@@ -101,7 +101,7 @@ def of_quality(
     quality: float, channels: int, *, subsampled: bool = True, corner: tuple[int, int] = (0, 0)
 ) -> Compression:
     """Return the compression of libjpeg at a quality, 1 to 100."""
-    steps = standard_steps(torch.tensor([float(quality)]), subsampled)
+    steps = standard_steps(torch.tensor([quality], dtype=torch.float32), subsampled)
     return Compression(_numbers(steps, channels), round(quality), corner)
 
 
@@ -140,7 +140,7 @@ def _found(pixels: np.ndarray, noise: float) -> Compression | None:
         subsampled = int(np.count_nonzero(chroma.flat[1:])) < _FEWEST_STEPS
     quality = _nearest_quality(steps, odds)
     known = of_quality(quality, len(pixels), subsampled=subsampled, corner=corner)
-    tables = standard_steps(torch.tensor([float(quality)]))
+    tables = standard_steps(torch.tensor([quality], dtype=torch.float32))
     agreeing = float(odds[steps == tables.luma[0].numpy()].sum() / odds.sum())
     if agreeing < _SAME_TABLES or noise > _ROUNDING:
         return known  # of another encoder, or changed since
@@ -150,7 +150,7 @@ def _found(pixels: np.ndarray, noise: float) -> Compression | None:
 
 def _found_before(pixels: np.ndarray, last: Compression) -> Compression | None:
     """Find a coarser compression that came before the last one, which is fine; None for none."""
-    steps = standard_steps(torch.tensor([float(last.quality)])).luma
+    steps = standard_steps(torch.tensor([last.quality], dtype=torch.float32)).luma
     # Rounding to a step makes an error of a twelfth of its square, or less where the coefficient is small.
     noise = math.sqrt(_ROUNDING**2 + float(steps.square().mean()) / 24)
     found = _found(pixels, noise)
@@ -252,7 +252,7 @@ def _steps(spectra: list[np.ndarray], noise: float) -> tuple[np.ndarray, np.ndar
 def _nearest_quality(steps: np.ndarray, weights: np.ndarray) -> int:
     """The quality whose steps for luma are nearest some steps, (8, 8); weights say which count."""
     known = weights > 0
-    tables = standard_steps(torch.arange(1.0, 101.0)).luma.numpy()[:, known]  # (100, known)
+    tables = standard_steps(torch.arange(1, 101, dtype=torch.float32)).luma.numpy()[:, known]  # (100, known)
     distance = np.abs(np.log(tables) - np.log(steps[known])) @ weights[known]
     return int(np.argmin(distance)) + 1
 

@@ -137,7 +137,7 @@ def _ensemble(function: Function, mosaics: Tensor) -> Tensor:
 
     A mosaic that is turned over begins with another pattern; a border of one reflected pixel restores it.
     """
-    total = torch.zeros((), device=mosaics.device)
+    total = mosaics.new_zeros(())
     for transposed in (False, True):
         x = mosaics.mT if transposed else mosaics  # R G, G B either way
         for axes in ((), (-1,), (-2,), (-2, -1)):

@@ -265,11 +265,12 @@ class _Constants(NamedTuple):
 @functools.cache
 def _constants(device: torch.device) -> _Constants:
     """Constants on a device; to copy them there at every call would make the host wait for the device."""
-    index = torch.arange(8)
+    index = torch.arange(8, dtype=torch.float32)
     dct = 0.5 * ((2 * index + 1) * index[:, None] * (math.pi / 16)).cos()
     dct[0] *= math.sqrt(0.5)
-    values = (torch.tensor([_LUMA, _CHROMA]).float(), torch.tensor(_TO_YCC), torch.tensor(_TO_RGB), dct)
-    return _Constants(*(value.to(device) for value in values))
+    tables = ([_LUMA, _CHROMA], _TO_YCC, _TO_RGB)
+    values = [torch.tensor(table, dtype=torch.float32) for table in tables]
+    return _Constants(*(value.to(device) for value in (*values, dct)))
 
 
 def _percent(quality: Tensor) -> Tensor:

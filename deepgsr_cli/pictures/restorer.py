@@ -709,10 +709,10 @@ class Restorer:
         limit = None
         if compression.luma is not None:
             device = select_device(self.options.device)
-            luma = torch.tensor(compression.luma, device=device).view(8, 8)
+            luma = torch.tensor(compression.luma, dtype=torch.float32, device=device).view(8, 8)
             chroma = None
             if compression.chroma is not None:
-                chroma = torch.tensor(compression.chroma, device=device).view(8, 8)
+                chroma = torch.tensor(compression.chroma, dtype=torch.float32, device=device).view(8, 8)
             limit = partial(limited, luma=luma, chroma=chroma)
         run = partial(self._run, told=compression.told, strength=strength, limit=limit, progress=progress)
         # Networks have learned where blocks lie in pictures that begin with a whole one.
@@ -905,7 +905,7 @@ def _each(
 
 def _ensemble(function: Callable[[Tensor], Tensor], tiles: Tensor) -> Tensor:
     """Mean over the orientations of a square of what a function makes of the tiles, turned back."""
-    total = torch.zeros((), device=tiles.device)
+    total = tiles.new_zeros(())
     for mirrored in (False, True):
         for quarters in range(4):
             turned = (tiles.flip(-1) if mirrored else tiles).rot90(quarters, (-2, -1))

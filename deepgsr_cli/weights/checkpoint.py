@@ -135,7 +135,7 @@ def build(config: Mapping[str, Any], kinds: Mapping[str, type[M]]) -> M:
 def model_of(content: Content, kinds: Mapping[str, type[M]], *, device: str | torch.device = "cpu") -> M:
     """Make the model of a file's content, in evaluation mode on `device`.
 
-    Tensors become the model's floating type.
+    Tensors become float32, whatever torch's default is.
 
     Raises:
         WeightsError: A configuration no model of these kinds has, or tensors that are not exactly the
@@ -150,7 +150,7 @@ def model_of(content: Content, kinds: Mapping[str, type[M]], *, device: str | to
         ) from error
     if difference := _tensor_difference(model.state_dict(), content.tensors):
         raise WeightsError(f"{path}: {difference}; the file is damaged or of another version, give another")
-    model.load_state_dict(content.tensors)
+    model.float().load_state_dict(content.tensors)
     return model.to(device).eval()
 
 

@@ -54,7 +54,7 @@ def conv_net(channels):
 
     def function(x):
         for kernel in kernels:
-            x = F.relu(F.conv2d(x, kernel, bias=torch.full((channels,), 0.3), padding=kernel.shape[-1] // 2))
+            x = F.relu(F.conv2d(x, kernel, bias=x.new_full((channels,), 0.3), padding=kernel.shape[-1] // 2))
         return x
 
     return function
@@ -578,3 +578,15 @@ def test_the_chosen_tile_fits_the_memory_and_the_model(needs, device_type, heigh
             assert side[0] * side[1] * (1000 + 24) <= 3 * 2**27
         elif free == 1e12:
             assert (tile, batch) == (0, 1)
+
+
+def test_tiles_do_not_depend_on_the_default_type_of_torch():
+    image, net = random_image(3, 70, 91), conv_net(3)
+    doubled = Preparation(lambda rows: 2 * rows, margin=0, channels=3)
+    expected = tiled(lambda x: net(x[:, :3]) + x[:, 3:], image, prepare=doubled)
+    torch.set_default_dtype(torch.float64)
+    try:
+        result = tiled(lambda x: net(x[:, :3]) + x[:, 3:], image, prepare=doubled)
+    finally:
+        torch.set_default_dtype(torch.float32)
+    torch.testing.assert_close(result, expected, rtol=0, atol=0)
