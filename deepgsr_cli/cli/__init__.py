@@ -6,6 +6,7 @@ from __future__ import annotations
 import importlib
 import io
 import logging
+import os
 import signal
 import sys
 from collections.abc import Iterator, Mapping
@@ -119,6 +120,12 @@ def main(
         if isinstance(stream, io.TextIOWrapper):
             # A name the terminal cannot show must not stop the work.
             stream.reconfigure(errors="replace")
+    try:
+        os.getcwd()
+    except OSError as error:  # without it, libraries end the process
+        raise UserError(
+            f"the folder the command runs in cannot be used, {error.strerror}; change to another"
+        ) from error
     for library in ("tifffile", "PIL", "imageio"):
         # What they find in a file is told by the commands, once and with its name.
         logging.getLogger(library).setLevel(logging.CRITICAL)

@@ -94,3 +94,19 @@ def test_a_pipe_is_read_once_and_whole(tmp_path: Path) -> None:
     result = CliRunner().invoke(app, ["denoise", str(pipe), "-o", str(out), "--sigma", "0"])
     assert result.exit_code == 0, result.stderr
     assert out.read_bytes() == data
+
+
+@pytest.mark.skipif(os.name == "nt", reason="there, the folder one is in cannot be removed")
+def test_a_working_folder_that_is_gone_is_named(
+    picture: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    gone = tmp_path / "gone"
+    gone.mkdir()
+    monkeypatch.chdir(gone)
+    gone.rmdir()
+    for path in (str(picture), "a.png"):
+        result = CliRunner().invoke(app, ["denoise", path, "--sigma", "0"])
+        assert result.exit_code == 1
+        assert result.stderr == (
+            "the folder the command runs in cannot be used, No such file or directory; change to another\n"
+        )
