@@ -3,9 +3,13 @@
 from __future__ import annotations
 
 import functools
-from typing import Literal
+from collections.abc import Callable
+from typing import Literal, ParamSpec, TypeVar
 
 import torch
+
+P = ParamSpec("P")
+R = TypeVar("R")
 
 Precision = Literal["fp32", "bf16", "fp16"]
 # What may be asked for: of "auto", `settled` says what it is.
@@ -19,6 +23,17 @@ _BF16_CAPABILITY = (8, 0)
 def autocast(device: torch.device, precision: Precision) -> torch.autocast:
     """Context in which a network on the device computes in a precision, as far as it is safe."""
     return torch.autocast(device.type, dtype=_HALF.get(precision), enabled=precision in _HALF)
+
+
+def outside_autocast(function: Callable[P, R]) -> Callable[P, R]:
+    """Have a function compute as ever where its caller has autocast on, which is for the caller's network."""
+
+    @functools.wraps(function)
+    def exact(*arguments: P.args, **options: P.kwargs) -> R:
+        with torch.autocast("cpu", enabled=False), torch.autocast("cuda", enabled=False):
+            return function(*arguments, **options)
+
+    return exact
 
 
 def settled(asked: AskedPrecision, device: torch.device) -> Precision:

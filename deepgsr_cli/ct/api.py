@@ -13,6 +13,7 @@ import numpy as np
 
 from deepgsr_cli.compute.arrays import as_numpy
 from deepgsr_cli.compute.device import select_device
+from deepgsr_cli.compute.precision import outside_autocast
 from deepgsr_cli.ct.arrays import as_geometry, as_pixel_mm, as_sinogram, as_slice
 from deepgsr_cli.ct.denoising import check_level, denoised, level_of
 from deepgsr_cli.ct.denoising import load_network as load_denoiser
@@ -30,6 +31,7 @@ if TYPE_CHECKING:
     from torch import Tensor
 
 
+@outside_autocast
 def reconstruct_ct(
     data: ArrayLike | Tensor,
     geometry: Geometry | str | os.PathLike[str] | None = None,
@@ -91,10 +93,11 @@ def reconstruct_ct(
     model = load_network(weights, device, offline=False).model if method.name == "deepgsr" else None
     result = reconstructed(A, y, method, model=model)
     for doubt in [] if geometry is None else doubt_result(result, y, A.geometry, method):
-        warnings.warn(doubt, ResultWarning, stacklevel=2)
+        warnings.warn(doubt, ResultWarning, stacklevel=3)
     return to_hu(result.x)
 
 
+@outside_autocast
 def denoise_ct(
     hu: ArrayLike | Tensor,
     sigma: float | None = None,

@@ -10,6 +10,7 @@ import numpy as np
 
 from deepgsr_cli.compute.arrays import as_numpy
 from deepgsr_cli.compute.device import select_device
+from deepgsr_cli.compute.precision import outside_autocast
 from deepgsr_cli.errors import ResultWarning, ShapeError, UsageError, check_seed
 from deepgsr_cli.formats.patterns import Measurement
 from deepgsr_cli.phase.jobs import checked_operator, load_prior, retrieve_picture
@@ -23,6 +24,7 @@ if TYPE_CHECKING:
     from torch import Tensor
 
 
+@outside_autocast
 def retrieve_phase(
     measurement: Measurement | ArrayLike | Tensor,
     masks: ArrayLike | Tensor | None = None,
@@ -83,7 +85,7 @@ def retrieve_phase(
     prior = load_prior(settings, Restorer(weights, RunOptions(device)))
     retrieval = retrieve_picture(A, measured, settings, prior, seed=seed)
     for doubt in retrieval.doubts:
-        warnings.warn(doubt, ResultWarning, stacklevel=2)
+        warnings.warn(doubt, ResultWarning, stacklevel=3)
     return retrieval.picture[0, 0].cpu().numpy() / np.float32(PEAK)
 
 

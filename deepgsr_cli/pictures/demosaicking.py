@@ -13,6 +13,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from deepgsr_cli.compute.device import select_device
+from deepgsr_cli.compute.precision import outside_autocast
 from deepgsr_cli.compute.tiling import TileNeeds, apply_tiled
 from deepgsr_cli.errors import OptionError, ShapeError
 from deepgsr_cli.formats.mosaics import Mosaic, check_even, check_levels, check_pattern, read_mosaic, scaled
@@ -173,6 +174,7 @@ def demosaick(
     weights: str | None = None,
     device: str = "auto",
 ) -> np.ndarray: ...
+@outside_autocast
 def demosaick(
     mosaic: Tensor | NumpyPicture,
     pattern: str | None = None,

@@ -16,7 +16,7 @@ from torch import Tensor
 
 from deepgsr_cli.compute.device import free_memory, select_device
 from deepgsr_cli.compute.levels import to_floats
-from deepgsr_cli.compute.precision import settled
+from deepgsr_cli.compute.precision import outside_autocast, settled
 from deepgsr_cli.compute.tiling import (
     Preparation,
     TileNeeds,
@@ -428,6 +428,7 @@ class Restorer:
         strength: float = 1.0,
         white: float | None = None,
     ) -> np.ndarray: ...
+    @outside_autocast
     def __call__(
         self,
         picture: Tensor | NumpyPicture,
@@ -484,6 +485,7 @@ class Restorer:
         strength: float = 1.0,
         white: float | None = None,
     ) -> np.ndarray: ...
+    @outside_autocast
     def decompress(
         self,
         picture: Tensor | NumpyPicture,
@@ -542,6 +544,7 @@ class Restorer:
         strength: float = 1.0,
         white: float | None = None,
     ) -> np.ndarray: ...
+    @outside_autocast
     def enlarge(
         self,
         picture: Tensor | NumpyPicture,
