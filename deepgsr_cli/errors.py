@@ -91,6 +91,10 @@ class WeightsError(UserError):
     """Weights that are unknown, damaged, or cannot be fetched."""
 
 
+class DivergenceError(UserError):
+    """A training whose weights are no numbers any more."""
+
+
 class DeviceError(UserError):
     """A device that was asked for and is not there."""
 

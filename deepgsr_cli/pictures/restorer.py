@@ -194,7 +194,8 @@ _MOST_REMOVED = 1.25
 # noise remove as much as those for photographs, if they are told so many times its level; their errors are
 # others, and the mean is better than both: of 27 pictures to train on, with white noise before JPEG 90, 75
 # and 50, by 0.25 dB than by those for photographs alone. Of a camera's noise it would be 0.1 to 0.3 dB worse,
-# and the mean of a picture's result and of that of the picture turned is 0.07 dB better.
+# and the mean of a picture's result and of that of the picture mirrored at its diagonal is 0.08 dB better;
+# with the picture turned or mirrored otherwise it is 0.07.
 _COARSE_TOLD = 1.7
 # Change of a pixel, on the [0, 1] scale, that no network makes that works: such a tile stays as it is.
 _FAILED = 2.0
@@ -382,11 +383,11 @@ class Restorer:
 
     def _second(self, level: float, channels: int, *, coarse: bool) -> Second | None:
         """Return what to average the result of the weights for photographs with, whose errors are others: for
-        coarse noise that of the weights for white, else that of the picture turned, if it is not turned
-        anyway."""
+        coarse noise that of the weights for white, else that of the picture mirrored at its diagonal, if
+        it is not mirrored anyway."""
         if coarse:
             return Second(self, min(_COARSE_TOLD * level, self.sigma_limit(channels)))
-        return None if self.options.ensemble else Second(self.camera, level, turned=True)
+        return None if self.options.ensemble else Second(self.camera, level, mirrored=True)
 
     def confirms(self, found: NoiseFinding, kind: str, level: float, pixels: np.ndarray) -> bool:
         """Whether what is found in a picture is noise: that is sure, or the network removes most of it.

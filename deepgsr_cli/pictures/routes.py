@@ -54,12 +54,12 @@ class Second:
     Attributes:
         restorer: Restoration, for another kind of noise or the same.
         sigma: Noise level that it is told, on the 0-255 scale.
-        turned: Whether it sees the picture turned by half a turn.
+        mirrored: Whether it sees the picture mirrored at its diagonal.
     """
 
     restorer: Remover
     sigma: float
-    turned: bool = False
+    mirrored: bool = False
 
 
 @dataclass(frozen=True)
@@ -155,9 +155,9 @@ class Choice:
 
         if self.second is None:
             return by(self.restorer, self.sigma, pixels, progress)
-        turn = np.s_[:, ::-1, ::-1] if self.second.turned else np.s_[:]
-        given = pixels[turn].copy()
-        others = by(self.second.restorer, self.second.sigma, given, part(progress, 0, 2))[turn]
+        axes = (0, 2, 1) if self.second.mirrored else (0, 1, 2)
+        given = pixels.transpose(axes).copy()
+        others = by(self.second.restorer, self.second.sigma, given, part(progress, 0, 2)).transpose(axes)
         restored = by(self.restorer, self.sigma, pixels, part(progress, 1, 2))
         average(restored, others)
         return restored

@@ -14,6 +14,12 @@ if TYPE_CHECKING:
     from deepgsr_cli.compute.precision import Precision
 
 
+# Side of a crop, in pixels, below which the blur of a camera reaches over all of it.
+_LEAST_PATCH = 16
+# Crops of a step: far more than any memory holds.
+_MOST_CROPS = 1_000_000
+
+
 @dataclass(frozen=True)
 class TrainConfig:
     """What a training run is; every field is an option of `deepgsr train`, of the tasks that know it.
@@ -116,9 +122,22 @@ class TrainConfig:
         if self.scenes < 0:
             raise OptionError("scenes", self.scenes, "give 0 or more")
         check_seed(self.seed)
-        for name in ("steps", "batch", "patch", "validate_every", "max_minutes", "learning_rate"):
+        for name in ("steps", "validate_every", "max_minutes", "clip"):
             if not getattr(self, name) > 0:
                 raise OptionError(name, getattr(self, name), "give more than 0")
+        for name, low, high in (
+            ("batch", 1, _MOST_CROPS),
+            ("patch", _LEAST_PATCH, math.inf),
+            ("warmup", 0, math.inf),
+            ("weight_decay", 0, 1),
+        ):
+            if not low <= getattr(self, name) <= high:
+                bounds = f"{low} or more" if high == math.inf else f"{low} to {high}"
+                raise OptionError(name, getattr(self, name), f"give {bounds}")
+        if not 0 < self.learning_rate <= 1:
+            raise OptionError("learning_rate", self.learning_rate, "give more than 0, and at most 1")
+        if not 0 <= self.ema < 1:
+            raise OptionError("ema", self.ema, "give 0 or more, and less than 1")
 
 
 # What may differ between a run and its continuation without making it another run.

@@ -19,7 +19,7 @@ from torch import Tensor
 
 from deepgsr_cli.compute.device import select_device
 from deepgsr_cli.compute.processes import Processes
-from deepgsr_cli.errors import InputError, UsageError
+from deepgsr_cli.errors import DivergenceError, InputError, UsageError
 from deepgsr_cli.files import atomic_write, clean_up, make_folder
 from deepgsr_cli.models.deepgsr import skip_new_blocks, told_more
 from deepgsr_cli.training.config import CHANGEABLE, TrainConfig, plain_config, public_config
@@ -198,6 +198,7 @@ def train(
         UsageError: The folder holds another run, or the task cannot do what is asked.
         InputError: No data, or the state to go on from is damaged.
         OutputError: The folder cannot be made.
+        DivergenceError: The weights are no numbers any more; files of the run are as they were.
         ProcessError: Another process of the run has ended.
     """
     # Momentum of features that have died decays to denormal numbers, which make products 20 times slower.
@@ -265,6 +266,11 @@ def train(
             run.seconds, since = processes.agreed(run.seconds + now - since), now
             if first and (run.step % config.validate_every == 0 or run.share() >= 1):
                 last_psnr = run.validate(validation)
+                if math.isnan(last_psnr):
+                    raise DivergenceError(
+                        f"step {run.step}: the weights are no numbers any more; give a lower --learning-rate"
+                        f" than {config.learning_rate:g}, and a new --output"
+                    )
                 run.rows.append((run.step, round(run.seconds, 1), _mean(losses), last_psnr))
                 if last_psnr > run.best:
                     run.best = last_psnr

@@ -258,19 +258,19 @@ def test_a_tile_where_a_network_fails_stays_as_it_is(restorer, monkeypatch):
 
 @pytest.mark.parametrize("dtype", [np.float32, np.uint8])
 @pytest.mark.parametrize("strength", [1, 0.5])
-@pytest.mark.parametrize("turned", [False, True])
-def test_two_restorations_are_averaged(restorer, dtype, strength, turned):
+@pytest.mark.parametrize("mirrored", [False, True])
+def test_two_restorations_are_averaged(restorer, dtype, strength, mirrored):
     photo, white = restorer.specialist("photo"), restorer.specialist("denoise")
-    given = in_noise(scene(), 12)
+    given = in_noise(scene(), 12)[:, :-3]
     given = to_uint8(given).transpose(2, 0, 1).copy() if dtype == np.uint8 else given
-    second = given[:, ::-1, ::-1] if turned else given
+    second = given.transpose(0, 2, 1) if mirrored else given
     results = [
         each.restore_pixels(pixels.copy(), sigma, strength=strength, in_place=True).astype(np.float64)
         for each, sigma, pixels in ((photo, 12, given), (white, 20, second))
     ]
-    results[1] = results[1][:, ::-1, ::-1] if turned else results[1]
+    results[1] = results[1].transpose(0, 2, 1) if mirrored else results[1]
     told = []
-    mean = Choice(photo, 12, second=Second(white, 20, turned)).run(
+    mean = Choice(photo, 12, second=Second(white, 20, mirrored)).run(
         given.copy(), strength=strength, progress=lambda *done: told.append(done)
     )
     np.testing.assert_allclose(mean, sum(results) / 2, atol=0.5 if dtype == np.uint8 else 1e-5)
@@ -288,13 +288,13 @@ def test_noise_of_a_camera_is_removed_twice_in_two_ways(restorer, dependent, noi
     second = choice.second
     assert (choice.restorer.task, choice.sigma) == ("photo", 10)
     if dependent or noise == "camera":
-        assert (second.restorer, second.sigma, second.turned) == (choice.restorer, 10, True)
+        assert (second.restorer, second.sigma, second.mirrored) == (choice.restorer, 10, True)
     else:
-        assert (second.restorer.task, second.turned) == ("denoise", False)
+        assert (second.restorer.task, second.mirrored) == ("denoise", False)
         assert 10 < second.sigma < 20
 
 
-def test_a_picture_that_is_turned_anyway_is_not_turned_again(monkeypatch):
+def test_a_picture_that_is_mirrored_anyway_is_not_mirrored_again(monkeypatch):
     found = NoiseFinding("camera", (9.0,) * 3, 10.0, True, True, 0.999)
     monkeypatch.setattr("deepgsr_cli.pictures.restorer.noise_of", lambda *_: found)
     denoiser = Restorer(options=RunOptions(device="cpu", ensemble=True))

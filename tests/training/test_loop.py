@@ -9,7 +9,7 @@ import pytest
 import torch
 
 import deepgsr_cli.pictures.training
-from deepgsr_cli.errors import InputError, OptionError, OutputError, UsageError
+from deepgsr_cli.errors import DivergenceError, InputError, OptionError, OutputError, UsageError
 from deepgsr_cli.files import atomic_write
 from deepgsr_cli.formats.codecs import gray
 from deepgsr_cli.formats.image import Image, picture_paths, read_channels, write_image
@@ -60,6 +60,21 @@ def test_training_lowers_the_error_on_held_out_pictures(config, loss):
         rows = list(csv.DictReader(file))
     noisy = np.mean([-20 * math.log10(75 * part / 255) for part in (0.2, 1 / 3, 2 / 3)])
     assert float(rows[-1]["validation_psnr_db"]) > noisy + 2  # clipping alone gives less than 1
+
+
+def test_a_run_that_diverges_ends_with_a_sentence_and_keeps_its_weights(config):
+    config = dataclasses.replace(config, steps=2, validate_every=1)
+    train(config)
+    state = torch.load(config.output / "state.pt", weights_only=True)
+    for part in ("model", "average"):
+        for tensor in state[part].values():
+            tensor.fill_(math.nan)
+    torch.save(state, config.output / "state.pt")
+    kept = [config.output / name for name in ("model.safetensors", "state.pt", "log.csv")]
+    before = [path.read_bytes() for path in kept]
+    with pytest.raises(DivergenceError, match="step 3: the weights are no numbers any more; give a lower"):
+        train(dataclasses.replace(config, steps=4), resume=True)
+    assert [path.read_bytes() for path in kept] == before
 
 
 def test_a_run_draws_its_curve(config, draw_curve, monkeypatch):
@@ -138,6 +153,14 @@ def test_a_folder_with_a_run_is_not_overwritten(config, trained):
         ({"precision": "fp8"}, "--precision fp8"),
         ({"scales": (0.5, 1.0)}, "--scale 1: give factors between 0 and 1"),
         ({"scenes": -1}, "--scenes -1: give 0 or more"),
+        ({"ema": math.nan}, "--ema nan: give 0 or more, and less than 1"),
+        ({"ema": 1.0}, "--ema 1: give 0 or more"),
+        ({"clip": math.nan}, "--clip nan: give more than 0"),
+        ({"weight_decay": math.inf}, "--weight-decay inf: give 0 to 1"),
+        ({"learning_rate": math.inf}, "--learning-rate inf: give more than 0, and at most 1"),
+        ({"warmup": -1}, "--warmup -1: give 0 or more"),
+        ({"batch": 10**20}, "--batch 100000000000000000000: give 1 to 1000000"),
+        ({"patch": 1}, "--patch 1: give 16 or more"),
         ({"seed": 2**32}, "--seed 4294967296: give 0 to 4294967295"),
     ],
 )
