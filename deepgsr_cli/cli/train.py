@@ -266,6 +266,10 @@ class CTRecon(Slices):
 
     batch: CropsAStep = 4
     patch: Patch = 128
+    learning_rate: LearningRate = 4e-3
+    optimizer: Optimizer = "muon"
+    warmup: WarmUp = 50
+    loss: Loss = "psnr"
 
 
 @dataclass(frozen=True, kw_only=True)
