@@ -84,9 +84,7 @@ def main() -> None:
     rows = []
     for kind, name, given, clean in cases():
         choice = restorer.choose(given)
-        restored = given
-        if choice.restorer is not None:
-            restored = choice.restorer.restore_pixels(given, choice.sigma, clipped=True)
+        restored = choice.run(given.copy(), clipped=True)
         row = {
             "kind": kind,
             "picture": name,
