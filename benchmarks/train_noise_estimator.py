@@ -22,6 +22,7 @@ def main() -> None:
     parser.add_argument("--output", type=Path, required=True, help="The weights.")
     parser.add_argument("--start", type=Path, help="Weights to start from.")
     parser.add_argument("--minutes", type=float, default=5)
+    parser.add_argument("--learning-rate", type=float, default=2e-3, help="The highest, of AdamW.")
     parser.add_argument("--size", type=int, default=128, help="Side of a crop in pixels.")
     parser.add_argument("--fresh", type=int, default=4, help="New photographs a step.")
     parser.add_argument("--batch", type=int, default=16, help="Photographs a step.")
@@ -40,7 +41,7 @@ def main() -> None:
     from deepgsr_cli.models.noise_estimator import Estimate, NoiseEstimator
     from deepgsr_cli.pictures.camera import FOR_ESTIMATION, level_of, photographed, varied
     from deepgsr_cli.pictures.dataset import Crops, read_pictures, smaller_copies
-    from deepgsr_cli.pictures.scenes import structures
+    from deepgsr_cli.pictures.scenes import grains, structures
     from deepgsr_cli.version import __version__
     from deepgsr_cli.weights.checkpoint import load_checkpoint, save_checkpoint
 
@@ -51,7 +52,7 @@ def main() -> None:
     def pictures_of(chosen: list[Path], scenes: int) -> list[np.ndarray]:
         pictures = read_pictures(chosen, 3, options.large)
         draw = np.random.default_rng(options.seed)
-        pictures += [structures(pictures, draw) for _ in range(scenes)]
+        pictures += [kind(pictures, draw) for kind in (structures, grains) for _ in range(scenes)]
         return pictures + smaller_copies(pictures, (0.6,), options.large)
 
     to_train = pictures_of([path for i, path in enumerate(paths) if i % 12 != 5], 40)
@@ -92,7 +93,7 @@ def main() -> None:
     if options.start:
         kinds = {"noise-estimator": NoiseEstimator}
         model.load_state_dict(load_checkpoint(options.start, kinds).model.state_dict())
-    optimizer = torch.optim.AdamW(model.parameters(), lr=2e-3, weight_decay=1e-4)
+    optimizer = torch.optim.AdamW(model.parameters(), lr=options.learning_rate, weight_decay=1e-4)
     # All that are kept, as 8 bits; the newest take the places of the oldest.
     pictures = torch.empty(options.kept, 3, options.size, options.size, dtype=torch.uint8)
     truths = torch.empty(options.kept, 7)
@@ -112,7 +113,8 @@ def main() -> None:
     step, total = 0, torch.zeros(2)
     while (share := (time.monotonic() - started) / 60 / max(options.minutes, 1e-9)) < 1:
         for group in optimizer.param_groups:
-            group["lr"] = 2e-3 * min(1, (step + 1) / 50) * (0.5 + 0.5 * math.cos(math.pi * share)) + 1e-5
+            rise, fall = min(1, (step + 1) / 50), 0.5 + 0.5 * math.cos(math.pi * share)
+            group["lr"] = options.learning_rate * rise * fall + 1e-5
         keep(photographs(train, options.fresh))
         chosen = torch.randint(min(made, options.kept), (options.batch,), generator=generator)
         x = pictures[chosen].float() / 255

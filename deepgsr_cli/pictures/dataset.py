@@ -54,7 +54,7 @@ def smaller_copies(pictures: Sequence[np.ndarray], scales: Sequence[float], size
 
 # Of pictures to train on, the share whose contrast is stretched; the most of their pixels that this makes
 # black and white; and the least range that is stretched to all, as more would stretch the steps of 8 bits.
-_STRETCHED, _MOST_BLACK, _MOST_WHITE, _LEAST_RANGE = 0.25, 0.3, 0.15, 0.6
+_STRETCHED, _MOST_BLACK, _MOST_WHITE, _LEAST_RANGE = 0.4, 0.4, 0.15, 0.6
 
 
 def with_more_contrast(clean: Tensor, generator: torch.Generator) -> Tensor:

@@ -47,6 +47,58 @@ def structures(pictures: Sequence[np.ndarray], generator: np.random.Generator) -
     return (pixels * _light(generator)).round().clip(0, 255).astype(np.uint8)
 
 
+def grains(pictures: Sequence[np.ndarray], generator: np.random.Generator) -> np.ndarray:
+    """Ground of sand, gravel or grass, (C, 384, 384), uint8: textures that are taken for noise.
+
+    Grains of one to some ten pixels lie on each other, round or long, the small ones many: a dead leaves
+    model. In half of the scenes they cover a part of a real picture.
+
+    Args:
+        pictures: Real pictures, (C, H, W), uint8, at least 64 x 64, which lend colours and textures.
+        generator: Random generator of everything.
+    """
+    channels, sheet = len(pictures[0]), 2 * SIDE
+    palette = _patch(pictures, 48, 48, generator).reshape(48 * 48, -1).astype(np.float32)
+    middle = palette.mean(0)
+    palette = middle + (palette - middle) * np.float32(generator.uniform(0.5, 1.5))
+    least, most = generator.uniform(1.2, 2.5), generator.uniform(4, 20)
+    # Long grains lie in about one direction, as blades of grass do.
+    longer = generator.uniform(4, 12) if generator.random() < 0.3 else 1.0
+    direction, spread = generator.uniform(0, np.pi), generator.uniform(0.1, 0.5)
+    # Radii of a density of r^-3, as the dead leaves of natural images have, in pixels of the sheet; as many
+    # as cover it twice.
+    area = (np.pi if longer == 1 else 2 * longer) * 2 * least**2 * np.log(most / least)
+    count = int(2 * sheet**2 / area)
+    share = generator.random(count)
+    radii = (least**-2 - share * (least**-2 - most**-2)) ** -0.5
+    shade = generator.normal(1, generator.uniform(0, 0.2), count)
+    colours = palette[generator.integers(len(palette), size=count)] * shade[:, None]
+    places = generator.uniform(0, sheet, (count, 2))
+    angles = generator.normal(direction, spread, count)
+    scene = Image.fromarray(_patch(pictures, sheet, sheet, generator))
+    ground = scene.copy()
+    draw = ImageDraw.Draw(ground)
+    draw.rectangle((0, 0, sheet, sheet), fill=_colour(middle))
+    for (x, y), r, angle, colour in zip(places, radii, angles, colours):
+        if longer > 1:
+            dx, dy = longer * r * np.cos(angle), longer * r * np.sin(angle)
+            draw.line((x - dx, y - dy, x + dx, y + dy), fill=_colour(colour), width=max(1, round(r)))
+        else:
+            draw.ellipse((x - r, y - r, x + r, y + r), fill=_colour(colour))
+    mask = Image.new("L", (sheet, sheet), 255)
+    if generator.random() < 0.5:
+        horizon = generator.uniform(0.1, 0.6, 2) * sheet
+        ImageDraw.Draw(mask).polygon([(0, 0), (sheet, 0), (sheet, horizon[0]), (0, horizon[1])], fill=0)
+    scene.paste(ground, mask=mask)
+    pixels = np.asarray(scene.reduce(2), np.float32).reshape(SIDE, SIDE, channels).transpose(2, 0, 1)
+    return (pixels * _light(generator)).round().clip(0, 255).astype(np.uint8)
+
+
+def _colour(values: np.ndarray) -> tuple[int, ...]:
+    """As `ImageDraw` takes it."""
+    return tuple(int(value) for value in values.clip(0, 255))
+
+
 def _facade(pictures: Sequence[np.ndarray], side: int, generator: np.random.Generator) -> Image.Image:
     """Repetition of a cell, with shapes drawn into it; the light changes a little from cell to cell."""
     height, width = (int(2 * np.exp(generator.uniform(np.log(5), np.log(60)))) for _ in range(2))

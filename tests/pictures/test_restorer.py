@@ -450,7 +450,7 @@ def test_of_white_noise_that_is_found_what_texture_adds_is_not_told(monkeypatch,
 @pytest.mark.parametrize(
     ("kind", "probability", "share", "colour", "task"),
     [
-        ("camera", 0.98, 0.4, 0.2, "photo"),
+        ("camera", 0.995, 0.4, 0.2, "photo"),
         ("camera", 0.85, 0.7, 0.4, "photo"),
         ("camera", 0.85, 0.6, 0.4, None),
         ("camera", 0.85, 1.5, 0.4, None),
