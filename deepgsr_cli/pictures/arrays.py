@@ -26,6 +26,8 @@ from deepgsr_cli.formats.image import (
 # What a restored array comes of.
 NumpyPicture: TypeAlias = np.ndarray | str | Path
 
+# Pillow's modes whose samples are light and alpha, or of a type that is refused as such.
+_LIGHT = {"1", "L", "LA", "RGB", "RGBA", "I", "F", "I;16", "I;16L", "I;16B", "I;16N"}
 # Value of white by dtype; 1 for floating point.
 _WHITE = {"uint8": 255.0, "uint16": 65535.0}
 
@@ -37,9 +39,13 @@ def as_array(picture: NumpyPicture | Tensor) -> np.ndarray:
     """Samples of a picture, (H, W), (H, W, S) or (N, H, W, S), in their own dtype; of bfloat16, as float32.
 
     Raises:
-        ShapeError: Another shape, or a dtype other than uint8, uint16 or floating point.
+        ShapeError: Another shape, a dtype other than uint8, uint16 or floating point, or a picture of Pillow
+            whose samples are no light, as those of a palette.
         InputError: The file cannot be read.
     """
+    mode = getattr(picture, "mode", "") if hasattr(picture, "getbands") else ""  # of a picture of Pillow
+    if mode and mode not in _LIGHT:
+        raise ShapeError(f"a picture of Pillow's mode {mode}: give picture.convert('RGB')")
     array = samples_of(read_image(Path(picture))) if isinstance(picture, str | Path) else as_numpy(picture)
     _check_shape(array.shape)
     if array.dtype.name not in _WHITE and array.dtype.kind != "f":

@@ -1,6 +1,7 @@
 import numpy as np
 import pytest
 import torch
+from PIL import Image as Pillow
 
 from deepgsr_cli.errors import ShapeError, UsageError
 from deepgsr_cli.formats.image import Image, read_image, write_image
@@ -217,3 +218,18 @@ def test_upscale_is_the_restorer_by_one_call(upscale_weights):
     assert upscale(picture, 4, ensemble=True, **options).shape == (148, 212, 3)
     with pytest.raises(ShapeError, match="give white=255"):
         upscale(picture.astype(np.float32), **options)
+
+
+@pytest.mark.parametrize("mode", ["P", "CMYK", "YCbCr", "HSV", "LAB"])
+def test_samples_of_pillow_that_are_no_light_are_refused(mode):
+    picture = (
+        Pillow.fromarray(np.zeros((20, 20, 3), np.uint8)) if mode != "LAB" else Pillow.new("LAB", (20, 20))
+    )
+    with pytest.raises(ShapeError, match=rf"mode {mode}: give picture.convert\('RGB'\)"):
+        denoise(picture if mode == "LAB" else picture.convert(mode), 25)
+
+
+def test_a_picture_of_pillow_is_as_its_array():
+    array = np.random.default_rng(0).integers(0, 256, (20, 24, 3)).astype(np.uint8)
+    expected = denoise(array, 25, device="cpu")
+    np.testing.assert_array_equal(denoise(Pillow.fromarray(array), 25, device="cpu"), expected)
