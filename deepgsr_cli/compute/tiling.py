@@ -362,9 +362,8 @@ class _Cut:
 
     def __init__(self, image: Tensor, prepare: Preparation | None) -> None:
         self._image, self._prepare = image, prepare
-        self._maps = torch.empty(
-            0, 0, 0, dtype=torch.float32
-        )  # what is prepared; it stays in its place, as in `_Blended`
+        # What is prepared; it stays in its place, as in `_Blended`.
+        self._maps = torch.empty(0, 0, 0, dtype=torch.float32)
 
     def begin(self, start: int, stop: int, columns: list[Span], together: int) -> None:
         """Begin a row of tiles.
@@ -443,9 +442,8 @@ class _Blended:
         self.out, self.finished = out, 0
         self._height, self._width = image.shape[-2:]
         self._apart = out is None or not np.may_share_memory(image.numpy(), out.numpy())
-        self._room = torch.ones(
-            self._height, dtype=torch.float32
-        )  # what the rows of tiles above have left of each row's weight
+        # What the rows of tiles above have left of each row's weight.
+        self._room = torch.ones(self._height, dtype=torch.float32)
         none = torch.empty(0, 0, 0, dtype=torch.float32)
         self._held, self._sums = none, [none, none]  # where the following lie
         # What is finished of the row, its share in the next row, and that of the row above in this one.
