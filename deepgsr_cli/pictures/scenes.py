@@ -43,8 +43,7 @@ def structures(pictures: Sequence[np.ndarray], generator: np.random.Generator) -
         points = centre + generator.uniform(0.2, 0.7) * sheet * np.stack((np.cos(angles), np.sin(angles)), 1)
         ImageDraw.Draw(mask).polygon([tuple(point) for point in points], fill=255)
         scene.paste(turned, mask=mask)
-    pixels = np.asarray(scene.reduce(2), np.float32).reshape(SIDE, SIDE, channels).transpose(2, 0, 1)
-    return (pixels * _light(generator)).round().clip(0, 255).astype(np.uint8)
+    return _lit(scene, generator)
 
 
 def grains(pictures: Sequence[np.ndarray], generator: np.random.Generator) -> np.ndarray:
@@ -57,7 +56,7 @@ def grains(pictures: Sequence[np.ndarray], generator: np.random.Generator) -> np
         pictures: Real pictures, (C, H, W), uint8, at least 64 x 64, which lend colours and textures.
         generator: Random generator of everything.
     """
-    channels, sheet = len(pictures[0]), 2 * SIDE
+    sheet = 2 * SIDE
     palette = _patch(pictures, 48, 48, generator).reshape(48 * 48, -1).astype(np.float32)
     middle = palette.mean(0)
     palette = middle + (palette - middle) * np.float32(generator.uniform(0.5, 1.5))
@@ -76,9 +75,8 @@ def grains(pictures: Sequence[np.ndarray], generator: np.random.Generator) -> np
     places = generator.uniform(0, sheet, (count, 2))
     angles = generator.normal(direction, spread, count)
     scene = Image.fromarray(_patch(pictures, sheet, sheet, generator))
-    ground = scene.copy()
+    ground = Image.new(scene.mode, scene.size, _colour(middle))
     draw = ImageDraw.Draw(ground)
-    draw.rectangle((0, 0, sheet, sheet), fill=_colour(middle))
     for (x, y), r, angle, colour in zip(places, radii, angles, colours):
         if longer > 1:
             dx, dy = longer * r * np.cos(angle), longer * r * np.sin(angle)
@@ -90,8 +88,7 @@ def grains(pictures: Sequence[np.ndarray], generator: np.random.Generator) -> np
         horizon = generator.uniform(0.1, 0.6, 2) * sheet
         ImageDraw.Draw(mask).polygon([(0, 0), (sheet, 0), (sheet, horizon[0]), (0, horizon[1])], fill=0)
     scene.paste(ground, mask=mask)
-    pixels = np.asarray(scene.reduce(2), np.float32).reshape(SIDE, SIDE, channels).transpose(2, 0, 1)
-    return (pixels * _light(generator)).round().clip(0, 255).astype(np.uint8)
+    return _lit(scene, generator)
 
 
 def _colour(values: np.ndarray) -> tuple[int, ...]:
@@ -130,6 +127,12 @@ def _patch(
     piece = picture[:, top : top + h, left : left + w]
     piece = np.ascontiguousarray(piece[0] if len(piece) == 1 else piece.transpose(1, 2, 0))
     return np.asarray(Image.fromarray(piece).resize((width, height))) if (h, w) != (height, width) else piece
+
+
+def _lit(scene: Image.Image, generator: np.random.Generator) -> np.ndarray:
+    """Pixels of a scene that is drawn twice as large, (C, 384, 384), uint8, under a smooth light."""
+    pixels = np.asarray(scene.reduce(2), np.float32).reshape(SIDE, SIDE, -1).transpose(2, 0, 1)
+    return (pixels * _light(generator)).round().clip(0, 255).astype(np.uint8)
 
 
 def _light(generator: np.random.Generator) -> np.ndarray:
