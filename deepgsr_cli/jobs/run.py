@@ -146,10 +146,10 @@ def passed_over(run: Run, work: Work, number: int, *, existed: bool = True) -> O
     if action == "skip":
         result = _reviewed(work, job, pictures=number < run.pictures) if run.reviewing else None
         return Outcome(number, "skipped", result=result, heading=Heading.of(work))
-    there = {os.path.exists(target): target for target in job.targets}
+    first, *others = sorted(job.targets, key=os.path.exists, reverse=True)  # those that are there first
     if run.skip_existing:
-        raise OutputError(f"{there[True]}: exists without {there[False]}; give --overwrite or another -o")
-    raise OutputError(f"{there[True]}: exists; give --overwrite, --skip-existing or another -o")
+        raise OutputError(f"{first}: exists without {others[0]}; give --overwrite or another -o")
+    raise OutputError(f"{first}: exists; give --overwrite, --skip-existing or another -o")
 
 
 def attempted(
