@@ -513,24 +513,23 @@ def write_inputs(folder: Path) -> None:
 # The runs
 
 
-def run_cases(folder: Path, groups: set[str] | None = None) -> dict[str, dict[str, Outcome]]:
-    """Run the cases of some groups, or all, in a folder.
+def run_cases(folder: Path, group: str) -> dict[str, Outcome]:
+    """Run the cases of a group in a folder.
 
     Args:
         folder: With the inputs; gets the outputs, and is the working folder meanwhile.
-        groups: None for all.
+        group: Of the cases.
 
     Returns:
-        By group, the outcome of each case, by its number and name.
+        The outcome of each case, by its number and name.
     """
-    outcomes: dict[str, dict[str, Outcome]] = {}
+    outcomes: dict[str, Outcome] = {}
     before = Path.cwd()
     os.chdir(folder)
     try:
         for case in cases():
-            if groups is None or case.group in groups:
-                group = outcomes.setdefault(case.group, {})
-                group[f"{len(group) + 1:02} {case.name}"] = _run(case, folder)
+            if case.group == group:
+                outcomes[f"{len(outcomes) + 1:02} {case.name}"] = _run(case, folder)
     finally:
         os.chdir(before)
     return outcomes
@@ -753,11 +752,11 @@ def _sha256(data: bytes) -> str:
 
 def _outcomes(groups: set[str] | None) -> dict[str, dict[str, Outcome]]:
     """By group; each in a folder of its own, where no other has left a file."""
-    outcomes: dict[str, dict[str, Outcome]] = {}
-    for group in sorted({case.group for case in cases()} if groups is None else groups):
+    outcomes, known = {}, {case.group for case in cases()}
+    for group in sorted(known if groups is None else known & groups):
         with tempfile.TemporaryDirectory() as name:
             write_inputs(Path(name))
-            outcomes |= run_cases(Path(name), {group})
+            outcomes[group] = run_cases(Path(name), group)
     return outcomes
 
 

@@ -74,7 +74,7 @@ def test_a_help_is_as_it_was(helps, name):
 @pytest.mark.parametrize("group", GROUPS)
 def test_a_group_comes_out_as_it_was(folder: Path, group, compared, monkeypatch):
     monkeypatch.setattr(Reconstruction, "_beside", compared)
-    outcomes = golden_cases.run_cases(folder, {group})[group]
+    outcomes = golden_cases.run_cases(folder, group)
     check_text(golden_cases.texts_of(outcomes), kept(f"texts/{group}.txt"))
     arrays, golden = golden_cases.arrays_of(outcomes), golden_cases.read_pixels(group)
     assert sorted(arrays) == sorted(golden)
