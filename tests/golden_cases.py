@@ -203,7 +203,7 @@ def _tomography() -> Iterator[Case]:
     group = "ct-recon"
     measured = "ct-recon sinogram.npy --geometry scan.toml"
     yield Case(group, "sinogram", f"{measured} --method fbp -o measured.tif --json", ("measured.tif",))
-    # The residual of the eighth iteration is that of the noise to many digits: rounding would decide on a ninth.
+    # The residual of the eighth iteration is that of the noise: rounding would decide on a ninth.
     yield Case(group, "measured series", f"{measured} --method cgls --iterations 8 -o measured")
     yield Case(group, "series", "ct-recon scan -o ct_out --views 24 --method fbp --json")
     yield Case(group, "again", "ct-recon scan -o ct_out --views 24 --method fbp --json")

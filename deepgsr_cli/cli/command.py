@@ -87,7 +87,7 @@ def add(
     ]
 
     def callback(**values: Any) -> None:
-        do(options(**values))
+        do(options(**{name: _positive_zero(value) for name, value in values.items()}))
 
     callback.__doc__ = "\n\n".join(filter(None, (inspect.getdoc(options), about)))
     callback.__annotations__ = {parameter.name: parameter.annotation for parameter in parameters}
@@ -95,6 +95,13 @@ def add(
     heading = ["Examples:" if len(examples) > 1 else "Example:"] if examples else []
     epilog = "\n\n".join([*([note] if note else []), *heading, *examples])
     app.command(name, epilog=epilog, cls=_Command)(callback)
+
+
+def _positive_zero(value: Any) -> Any:
+    """Value of an option, 0 for -0, which compares as 0, but has the sign of a negative number."""
+    if isinstance(value, list):
+        return [_positive_zero(each) for each in value]
+    return value + 0.0 if isinstance(value, float) else value
 
 
 class _Command(typer.core.TyperCommand):

@@ -218,8 +218,9 @@ class Restoration(StagedWork):
         return result, restore if isinstance(restore, str) else None
 
     def _load(self, image: Image) -> None:
-        """Load the model for a picture, unless what is found in the picture decides which."""
-        if not self.restorer.looks:
+        """Load the model for a picture, unless what is found in the picture decides which. Weights that are
+        asked for have to fit although nothing may be left to do."""
+        if self.restorer.weights is not None or not self.restorer.looks:
             self.restorer.load(len(image.stored))
 
     def _given(self, image: Image) -> Image:

@@ -495,3 +495,40 @@ def test_a_value_that_is_empty_is_refused(arguments, tmp_path, monkeypatch):
     assert result.exit_code == 2
     assert "is empty, as a variable is that is not set; give a value" in result.stderr
     assert not list(tmp_path.iterdir())
+
+
+@pytest.mark.parametrize("options", [["--sigma", "25"], ["--sigma", "0"], ["--strength", "0"], []])
+def test_weights_that_do_not_fit_are_refused_although_nothing_is_to_be_done(options, tmp_path):
+    pixels = np.full((1, 20, 30), 0.3, np.float32)
+    write_image(tmp_path / "flat.png", Image(pixels, "uint8", "PNG"))
+    target = tmp_path / "out.png"
+    arguments = [
+        "denoise",
+        str(tmp_path / "flat.png"),
+        "-o",
+        str(target),
+        "--weights",
+        "deepgsr-ct",
+        *options,
+    ]
+    result = CliRunner().invoke(app, arguments)
+    assert result.exit_code == 2
+    assert "--weights deepgsr-ct: trained for ct-recon" in result.stderr
+    assert not target.exists()
+
+
+def test_zero_has_no_sign(tmp_path, monkeypatch):
+    """Some functions refuse -0 as a negative number, and a table would show it as one."""
+
+    @dataclass(frozen=True, kw_only=True)
+    class Options:
+        levels: Annotated[list[float], option(panel=MEASUREMENT, help="Levels.")]
+        shift: Annotated[float, option(panel=MEASUREMENT, help="Shift.")] = 1.0
+
+    monkeypatch.setitem(globals(), "Options", Options)
+    got = []
+    small = typer.Typer()
+    command.add(small, "do", Options, got.append)
+    arguments = ["--levels", "-0", "--levels", "-2", "--shift", "-0.0"]
+    assert CliRunner().invoke(small, arguments).exit_code == 0
+    assert str(got[0]) == str(Options(levels=[0.0, -2.0], shift=0.0))
