@@ -245,7 +245,7 @@ class Upscale(Generated):
 
 @dataclass(frozen=True, kw_only=True)
 class Slices(TrainOptions):
-    """Options of trainings on CT slices."""
+    """Options of trainings on CT slices, with the defaults that learn fastest (docs/training.md)."""
 
     data: Annotated[
         list[Path],
@@ -257,6 +257,10 @@ class Slices(TrainOptions):
     held_out: Annotated[int, option(panel=FILES, help="Files of the data to validate on, the last ones.")] = (
         TrainConfig.held_out
     )
+    learning_rate: LearningRate = 4e-3
+    optimizer: Optimizer = "muon"
+    warmup: WarmUp = 50
+    loss: Loss = "psnr"
     validate_every: ValidateEvery = 500
 
 
@@ -266,10 +270,6 @@ class CTRecon(Slices):
 
     batch: CropsAStep = 4
     patch: Patch = 128
-    learning_rate: LearningRate = 4e-3
-    optimizer: Optimizer = "muon"
-    warmup: WarmUp = 50
-    loss: Loss = "psnr"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -279,10 +279,6 @@ class CTDenoise(Slices):
 
     batch: CropsAStep = 8
     patch: Patch = 96
-    learning_rate: LearningRate = 4e-3
-    optimizer: Optimizer = "muon"
-    warmup: WarmUp = 50
-    loss: Loss = "psnr"
     preset: Annotated[
         str, option(panel=QUALITY, help="Shape of the network: small, wide, deep or paper.")
     ] = TrainConfig.preset
@@ -304,7 +300,6 @@ class MAR(Slices):
     ] = None
     batch: Annotated[int, option(panel=QUALITY, help="Cases a step.")] = 1
     patch: Annotated[int, option(panel=QUALITY, help="Side of a case in pixels.")] = 256
-    loss: Annotated[str, option(panel=QUALITY, help="Loss: charbonnier or mse.")] = TrainConfig.loss
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -27,8 +27,9 @@ from deepgsr_cli.tomography.radon import Radon
 NOMINAL_SIZE, NOMINAL_FIELD_MM = 416, 416 * 512 / 416 * 0.3
 # What 12 bits hold, 3071 HU: reconstructed metal is cut off there.
 _HIGHEST = (1 + 3071 / 1000) * WATER_ATTENUATION
-# Cases that a run trains on: as many as can be simulated in a small part of its time.
-_NUM_CASES = 240
+# Cases that are kept, and the steps after which one gives way to another: on a CPU a fourth of the time of a
+# run goes to simulation then, and each is seen a few times, turned otherwise.
+_NUM_CASES, _LIFE = 240, 1920
 # Tissue is cut off at 1800 HU, so that a slice has no metal but what is put in.
 _DENSEST = (1 + 1800 / 1000) * WATER_ATTENUATION
 # Of a slice, at most this part is metal, and of metal at least this part is in tissue.
@@ -155,7 +156,8 @@ def _fan(size: int, field_mm: float) -> Geometry:
 
 
 class MetalCases:
-    """Cases of random cut-outs with random metal, a function of the seed; each is made on first use and kept.
+    """Cases of random cut-outs with random metal, a function of the seed and the step; each is made on first
+    use and kept until its place is another's.
 
     Args:
         slices: Slices in HU, (H, W) each.
@@ -180,17 +182,19 @@ class MetalCases:
         ]
         self.cut_outs = CutOuts(whole, size, device, masked=0.1, with_objects=0.2)
         self._scans: dict[int, CaseScan] = {}
-        self._cases: dict[int, MetalCase] = {}
+        self._cases: dict[int, tuple[int, MetalCase]] = {}
 
-    def __call__(self, batch: int, generator: torch.Generator) -> MetalCase:
+    def __call__(self, batch: int, generator: torch.Generator, step: int) -> MetalCase:
         """A batch of cases of one setting, turned by quarters and mirrored at random alike."""
         u = torch.rand(batch + 3, generator=generator).tolist()
         setting, each = int(u[0] * len(SETTINGS)), _NUM_CASES // len(SETTINGS)
-        cases = [self._case(setting, setting + len(SETTINGS) * int(v * each)) for v in u[3:]]
+        cases = [self._case(setting, setting + len(SETTINGS) * int(v * each), step) for v in u[3:]]
         return turned(_batch(cases), int(4 * u[1]), mirror=u[2] < 0.5)
 
-    def _case(self, setting: int, i: int) -> MetalCase:
-        if i not in self._cases:
+    def _case(self, setting: int, place: int, step: int) -> MetalCase:
+        """The case of a place at a step; one place after another is renewed."""
+        i = place + _NUM_CASES * ((step + _LIFE * place // _NUM_CASES) // _LIFE)
+        if place not in self._cases or self._cases[place][0] != i:
             if setting not in self._scans:
                 self._scans[setting] = CaseScan(self.size, SETTINGS[setting])
             streams = np.random.SeedSequence([self.seed, i]).generate_state(2, np.uint64)
@@ -198,8 +202,8 @@ class MetalCases:
             x = self.cut_outs(1, generator).clamp(max=_DENSEST)
             metals = implanted_metals(len(SETTINGS[setting].metals), x, self.shapes, generator)
             noise = torch.Generator(self.device).manual_seed(int(streams[1] >> 1))
-            self._cases[i] = self._scans[setting](x, metals, noise)
-        return self._cases[i]
+            self._cases[place] = i, self._scans[setting](x, metals, noise)
+        return self._cases[place][1]
 
 
 def implanted_metals(count: int, x: Tensor, shapes: Sequence[Tensor], generator: torch.Generator) -> Tensor:

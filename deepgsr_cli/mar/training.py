@@ -14,7 +14,6 @@ from deepgsr_cli.ct.figures import PEAK_ATTENUATION
 from deepgsr_cli.ct.network import ATTENUATION_SCALE_MM
 from deepgsr_cli.ct.slices import read_hu, reduced
 from deepgsr_cli.ct.training import error_in_window, split_slices
-from deepgsr_cli.errors import OptionError
 from deepgsr_cli.evaluation.metrics import psnr
 from deepgsr_cli.files import named
 from deepgsr_cli.mar.cases import NOMINAL_FIELD_MM, CaseScan, MetalCase, MetalCases, Setting, implanted_metal
@@ -31,15 +30,15 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class MetalSample:
-    """A case, and what the error of each of its images counts.
+    """A case, and the error of each of its images that a network has to beat.
 
     Attributes:
         case: The slices as they are scanned.
-        weight: The inverse error of normalised metal artifact reduction, (B,).
+        error: That of normalised metal artifact reduction, by the loss, (B,).
     """
 
     case: MetalCase
-    weight: Tensor
+    error: Tensor
 
     @property
     def clean(self) -> Tensor:
@@ -56,8 +55,6 @@ class MAR:
     given = "normalised metal artifact reduction"
 
     def __init__(self, config: TrainConfig, device: torch.device) -> None:
-        if config.loss == "psnr":
-            raise OptionError("loss", "psnr", "mar is measured against NMAR; give charbonnier or mse")
         self.config, self.device = config, device
         self.shape = preset_of(config, METAL_PRESETS)
         paths, held_out = split_slices(config)
@@ -77,7 +74,7 @@ class MAR:
         return MetalReduction(shape)
 
     def sample(self, draw: Draw) -> MetalSample:
-        return self._sample(self.cases(self.config.batch, draw.cpu))
+        return self._sample(self.cases(self.config.batch, draw.cpu, draw.step))
 
     def validation(self) -> list[MetalSample]:
         """Slices reduced to 13/8 of the side of a case (416 of 256 pixels), with titanium of a random shape,
@@ -95,20 +92,24 @@ class MAR:
         return samples
 
     def _sample(self, case: MetalCase) -> MetalSample:
-        return MetalSample(case, 1 / self._errors(case.start.normalised, case))
+        return MetalSample(case, self._errors(case.start.normalised, case))
 
     def loss(self, model: nn.Module, sample: MetalSample) -> Tensor:
         """Error outside metal of the last image and, with a smaller weight, of those before it, over that of
-        normalised metal artifact reduction, which has a loss of 1."""
+        normalised metal artifact reduction, which has a loss of 1; of the psnr loss, a logarithm, 0."""
         assert isinstance(model, MetalReduction)
-        case, weight = sample.case, sample.weight
+        case = sample.case
         with autocast(self.device, self.config.precision):
             *passes, result = model.iterates(case.operator, case.sinogram, case.start, unrolled=False)
-        loss = (self._errors(result, case) * weight).mean()
+        loss = self._relative_error(result, sample)
         if not passes:
             return loss
-        before = torch.stack([(self._errors(x, case) * weight).mean() for x in passes]).mean()
+        before = torch.stack([self._relative_error(x, sample) for x in passes]).mean()
         return (loss + STAGES_WEIGHT * before) / (1 + STAGES_WEIGHT)
+
+    def _relative_error(self, x: Tensor, sample: MetalSample) -> Tensor:
+        error = self._errors(x, sample.case)
+        return (error - sample.error if self.config.loss == "psnr" else error / sample.error).mean()
 
     def _errors(self, x: Tensor, case: MetalCase) -> Tensor:
         """Errors of images outside metal, (B,), where water is about 1."""

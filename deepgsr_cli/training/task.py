@@ -24,10 +24,12 @@ class Draw:
     Attributes:
         cpu: Generator on the CPU: for what is chosen there.
         device: Generator on the device: for what is made there.
+        step: The step, counted from 0.
     """
 
     cpu: torch.Generator
     device: torch.Generator
+    step: int
 
     @classmethod
     def of(cls, device: torch.device, seed: int, step: int, rank: int = 0) -> Draw:
@@ -35,7 +37,7 @@ class Draw:
         seeds = [seed, step, rank] if rank else [seed, step]
         streams = np.random.SeedSequence(seeds).generate_state(2, np.uint64) >> np.uint64(1)
         cpu, own = (int(stream) for stream in streams)
-        return cls(torch.Generator().manual_seed(cpu), torch.Generator(device).manual_seed(own))
+        return cls(torch.Generator().manual_seed(cpu), torch.Generator(device).manual_seed(own), step)
 
 
 class Sample(Protocol):

@@ -1,4 +1,5 @@
 import dataclasses
+import itertools
 import math
 
 import numpy as np
@@ -180,15 +181,31 @@ def test_cases_are_a_function_of_the_seed_and_made_once(folders, monkeypatch):
         return MetalCases(slices, shapes, SIZE, seed, CPU)
 
     first, other = cases(3), cases(4)
-    case = first._case(0, 8)
-    assert first._case(0, 8) is case
+    case = first._case(0, 8, 0)
+    assert first._case(0, 8, 1) is case
     assert len(made) == 1
     # Whatever came before.
     again = cases(3)
-    again._case(1, 9)
-    for name, tensor in images(again._case(0, 8)).items():
+    again._case(1, 9, 0)
+    for name, tensor in images(again._case(0, 8, 0)).items():
         assert torch.equal(tensor, images(case)[name]), name
-    assert not torch.equal(other._case(0, 8).sinogram, case.sinogram)
+    assert not torch.equal(other._case(0, 8, 0).sinogram, case.sinogram)
+
+
+def test_cases_are_renewed_one_after_another_as_a_function_of_the_step(monkeypatch):
+    monkeypatch.setattr(deepgsr_cli.mar.cases, "_NUM_CASES", 4)
+    monkeypatch.setattr(deepgsr_cli.mar.cases, "_LIFE", 8)
+
+    def cases():
+        return MetalCases([anatomy(0)], (), SIZE, 0, CPU)
+
+    run = cases()
+    steps = [[run._case(0, place, step) for place in range(4)] for step in range(17)]
+    changes = [sum(a is not b for a, b in zip(*pair, strict=True)) for pair in itertools.pairwise(steps)]
+    assert changes == [0, 1] * 8
+    resumed = cases()
+    for place in range(4):
+        assert torch.equal(resumed._case(0, place, 16).sinogram, run._case(0, place, 16).sinogram)
 
 
 def test_a_batch_has_one_operator_and_every_setting_comes(monkeypatch):
@@ -197,7 +214,7 @@ def test_a_batch_has_one_operator_and_every_setting_comes(monkeypatch):
     cases = MetalCases([anatomy(0)], (), SIZE, 0, CPU)
     kinds = []
     for seed in range(8):
-        batch = cases(2, generator(seed))
+        batch = cases(2, generator(seed), seed)
         A = batch.operator
         assert batch.clean.shape == (2, 1, SIZE, SIZE)
         y = A(batch.clean)
@@ -212,7 +229,7 @@ def test_a_batch_has_one_operator_and_every_setting_comes(monkeypatch):
 @pytest.mark.parametrize("mirror", [False, True])
 @pytest.mark.parametrize("quarters", range(4))
 def test_a_turned_case_is_of_the_same_sinogram(quarters, mirror):
-    case = MetalCases([anatomy(0)], (), SIZE, 0, CPU)._case(0, 0)
+    case = MetalCases([anatomy(0)], (), SIZE, 0, CPU)._case(0, 0, 0)
     other = turned(case, quarters, mirror=mirror)
     expected = np.rot90(case.clean.numpy(), quarters, (2, 3))
     expected = expected[..., ::-1] if mirror else expected
@@ -232,16 +249,20 @@ def test_the_task_is_registered_and_says_what_it_trains_on(config):
     np.testing.assert_array_equal(task.held_out[1], anatomy(4))
 
 
+class Given(MetalReduction):
+    """A network whose passes all have one image."""
+
+    image: torch.Tensor
+
+    def iterates(self, A, y, start, *, unrolled=True):
+        return [self.image] * 2
+
+
 def test_normalised_metal_artifact_reduction_has_a_loss_of_1(config):
     """And no error inside metal counts."""
     task = MAR(config, CPU)
     sample = task.sample(Draw.of(CPU, 0, 0))
     start = sample.case.start
-
-    class Given(MetalReduction):
-        def iterates(self, A, y, start, *, unrolled=True):
-            return [self.image] * 2
-
     model = Given(METAL_PRESETS["tiny"])
     model.image = start.normalised
     assert float(task.loss(model, sample)) == pytest.approx(1, rel=1e-5)
@@ -253,6 +274,19 @@ def test_normalised_metal_artifact_reduction_has_a_loss_of_1(config):
     assert float(task.loss(model, sample)) < 0.3
     model.image = start.normalised + 0.01
     assert float(task.loss(model, sample)) > 1.2
+
+
+def test_the_psnr_loss_is_what_is_gained_on_normalised_metal_artifact_reduction(config):
+    """In nepers: half of each error is a gain of log 2, whatever the case."""
+    task = MAR(dataclasses.replace(config, loss="psnr"), CPU)
+    sample = task.sample(Draw.of(CPU, 0, 0))
+    model = Given(METAL_PRESETS["tiny"])
+    model.image = sample.case.start.normalised
+    assert float(task.loss(model, sample)) == pytest.approx(0, abs=1e-6)
+    in_window = model.image.clamp(0, PEAK_ATTENUATION)
+    truth = sample.clean.clamp(0, PEAK_ATTENUATION)
+    model.image = truth + 0.5 * (in_window - truth)
+    assert float(task.loss(model, sample)) == pytest.approx(-math.log(2), abs=0.02)
 
 
 def test_validation_is_by_turns_from_the_sinogram_and_from_the_image(config):
@@ -271,7 +305,8 @@ def test_validation_is_by_turns_from_the_sinogram_and_from_the_image(config):
         assert task.psnr(model, sample) == pytest.approx(expected, abs=1e-3)
 
 
-def test_a_resumed_run_equals_an_unbroken_one_bit_for_bit(config):
+def test_a_resumed_run_equals_an_unbroken_one_bit_for_bit(config, monkeypatch):
+    monkeypatch.setattr(deepgsr_cli.mar.cases, "_LIFE", 2)
     checkpoint = check_resumed_equals_unbroken(config, 2)
     assert isinstance(checkpoint.model, MetalReduction)
     assert checkpoint.info["task"] == "mar"

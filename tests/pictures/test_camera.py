@@ -299,7 +299,7 @@ def config(**values: object) -> TrainConfig:
 
 def test_the_network_is_told_about_the_white_noise_that_is_as_hard_to_remove() -> None:
     clean = scenes(200, 16, 16)
-    photos, told = TASKS["photo"].degrade(clean, config(), Draw(seeded(), seeded(1)))
+    photos, told = TASKS["photo"].degrade(clean, config(), Draw(seeded(), seeded(1), 0))
     level = level_of(photos, clean)
     exact = white_equivalent(level, torch.minimum(white_part(photos - clean)[:, None], level))
     exact, said = exact.clamp(max=75 / 255), told[:, :1]

@@ -136,7 +136,6 @@ def test_a_folder_with_a_run_is_not_overwritten(config, trained):
     ("change", "sentence"),
     [
         ({"preset": "huge"}, "--preset huge: known are small, base, wide, deep, collaborative, paper"),
-        ({"loss": "psnr", "task": "mar", "preset": "small"}, "--loss psnr: mar is measured against NMAR"),
         ({"task": "derain", "preset": "collaborative"}, "--preset collaborative: its filter has to know"),
         ({"loss": "l3"}, "--loss l3: known are charbonnier, mse, psnr"),
         ({"sigma_min": 80.0}, "--sigma-min 80: give 0 to --sigma-max, 75"),
