@@ -146,7 +146,7 @@ class CTDenoise:
         self.summary = f"{counted(len(slices), 'CT slice')} of {named(paths, 'file')}"
 
     def network(self) -> nn.Module:
-        return DeepGSR(self.shape.without_groups() if self.config.without_groups else self.shape)
+        return DeepGSR(self.shape)
 
     def sample(self, draw: Draw) -> DoseSample:
         batch = self.config.batch

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import dataclasses
 import math
 from dataclasses import dataclass
 from pathlib import Path
@@ -200,10 +199,7 @@ class CTRecon:
         self.summary = f"{counted(len(slices), 'CT slice')} of {named(paths, 'file')}"
 
     def network(self) -> nn.Module:
-        shape = self.shape
-        if self.config.without_groups:
-            shape = dataclasses.replace(shape, prior=shape.prior.without_groups())
-        return Unrolled(shape)
+        return Unrolled(self.shape)
 
     def sample(self, draw: Draw) -> CTSample:
         batch = self.config.batch

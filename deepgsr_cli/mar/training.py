@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import dataclasses
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
@@ -68,10 +67,7 @@ class MAR:
         )
 
     def network(self) -> nn.Module:
-        shape = self.shape
-        if self.config.without_groups:
-            shape = dataclasses.replace(shape, prior=shape.prior.without_groups())
-        return MetalReduction(shape)
+        return MetalReduction(self.shape)
 
     def sample(self, draw: Draw) -> MetalSample:
         return self._sample(self.cases(self.config.batch, draw.cpu, draw.step))

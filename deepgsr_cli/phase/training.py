@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import dataclasses
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
@@ -106,10 +105,7 @@ class Phase:
         self.summary = summary_of(training)
 
     def network(self) -> nn.Module:
-        shape = self.shape
-        if self.config.without_groups:
-            shape = dataclasses.replace(shape, prior=shape.prior.without_groups())
-        return UnrolledPhase(shape)
+        return UnrolledPhase(self.shape)
 
     def sample(self, draw: Draw) -> PhaseSample:
         x = self.crops(self.config.batch, draw.cpu)

@@ -194,7 +194,6 @@ def _shape(config: TrainConfig) -> DeepGSRConfig | GroupSCConfig | NSRConfig:
             config.preset,
             f"it makes sides {ours} times as long, {task.name} {theirs} times; give {' or '.join(fitting)}",
         )
-    shape = shape.without_groups() if config.without_groups else shape
     try:
         if task.mosaic:
             shape = dataclasses.replace(shape, channels=3, mosaic=True)

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import dataclasses
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Protocol, TypeVar
+from typing import TYPE_CHECKING, Any, Protocol, TypeVar
 
 import numpy as np
 import torch
@@ -83,14 +84,19 @@ class TrainingTask(Protocol[S]):
 
 
 def preset_of(config: TrainConfig, presets: Mapping[str, T]) -> T:
-    """Shape of the network that a run asks for.
+    """Shape of the network that a run asks for, without group blocks where it asks for that.
 
     Raises:
         OptionError: There is none of that name.
     """
     if config.preset not in presets:
         raise OptionError("preset", config.preset, f"known are {', '.join(presets)}")
-    return presets[config.preset]
+    shape: Any = presets[config.preset]
+    if not config.without_groups:
+        return shape
+    if hasattr(shape, "prior"):
+        return dataclasses.replace(shape, prior=shape.prior.without_groups())
+    return shape.without_groups()
 
 
 def split_evenly(items: list[T], held_out: int) -> tuple[list[T], list[T]]:

@@ -382,7 +382,9 @@ def test_memory_is_given_back_before_a_large_picture_is_written(monkeypatch, tmp
 def test_a_pgm_without_noise_is_its_own_bytes(tmp_path, denoiser, name):
     source = tmp_path / name
     source.write_bytes(b"P5 # odd\n32 20\n100\n" + bytes(640))
-    result = Restoration(denoiser(1), FileOptions())(Job(source, tmp_path / f"out{source.suffix}", Path(name)))
+    result = Restoration(denoiser(1), FileOptions())(
+        Job(source, tmp_path / f"out{source.suffix}", Path(name))
+    )
     assert "written unchanged" in result.note
     assert (tmp_path / f"out{source.suffix}").read_bytes() == source.read_bytes()
 
