@@ -72,14 +72,14 @@ class Demosaick(ModelOptions, TileOptions, BatchOptions):
         ),
     ] = None
     black: Annotated[
-        float | None, option(panel=MEASUREMENT, help="Value of black.", default="0; a raw file's own")
+        float | None, option(panel=MEASUREMENT, help="Stored value of black.", default="0; a raw file's own")
     ] = None
     white: Annotated[
         float | None,
         option(
             panel=MEASUREMENT,
-            help="Value of white.",
-            default="the largest of the sample type, 1 of floats; a raw file's own",
+            help="Stored value of white.",
+            default="the largest of the file's bits, 1 of floats; a raw file's own",
         ),
     ] = None
     sigma: Annotated[

@@ -52,7 +52,7 @@ def decode_avif(name: str, stream: IO[bytes], max_pixels: int) -> Decoded:
     samples = samples.reshape(*samples.shape[:2], -1)
     if bits > 8:
         samples = as_16_bits(samples, bits)
-    return Decoded(samples, orientation, metadata, left_out=left_out)
+    return Decoded(samples, orientation, metadata, left_out=left_out, top=2**bits - 1)
 
 
 def describe_avif(picture: AvifImageFile, data: bytes) -> tuple[int, Metadata, tuple[str, ...]]:

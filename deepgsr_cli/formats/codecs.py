@@ -124,6 +124,8 @@ class Decoded(NamedTuple):
         left_out: Sentences without an end on what of the file is not read, and is lost unless the file is
             copied.
         mended: Whether a fault of the container is gone once the picture is written.
+        top: Largest number that the file can hold, where `samples` are spread from 0 to it over the range of
+            their dtype, rounded.
     """
 
     samples: np.ndarray
@@ -133,6 +135,7 @@ class Decoded(NamedTuple):
     notes: tuple[str, ...] = ()
     left_out: tuple[str, ...] = ()
     mended: bool = False
+    top: int | None = None
 
 
 def as_16_bits(samples: np.ndarray, bits: int) -> np.ndarray:

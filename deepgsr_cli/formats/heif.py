@@ -33,12 +33,14 @@ def decode_heif(name: str, stream: IO[bytes], max_pixels: int) -> Decoded:
     info = pictures.info
     samples = np.asarray(pictures)
     samples = samples.reshape(*samples.shape[:2], -1)
+    top = None
     if samples.dtype == np.uint16:  # the bits of the file, at the top of sixteen
         bits = int(info["bit_depth"])
-        samples = as_16_bits(samples >> (16 - bits), bits)
+        samples, top = as_16_bits(samples >> (16 - bits), bits), 2**bits - 1
     exif = (info.get("exif") or b"").removeprefix(b"Exif\0\0") or None
     # libheif has turned the picture upright by what the container says, which EXIF repeats.
     _, exif, xmp = made_true(exif, info.get("xmp"), (samples.shape[1], samples.shape[0]))
     count = len(pictures)
     notes = (f"1 of {count} pictures in the file is read",) if count > 1 else ()
-    return Decoded(samples, 1, Metadata(icc=info.get("icc_profile"), exif=exif, xmp=xmp), notes=notes)
+    metadata = Metadata(icc=info.get("icc_profile"), exif=exif, xmp=xmp)
+    return Decoded(samples, 1, metadata, notes=notes, top=top)

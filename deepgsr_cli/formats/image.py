@@ -447,7 +447,7 @@ def make_image(name: str, decoded: Decoded, format: str, white: float) -> Image:
     Raises:
         InputError: Pixels that are NaN or infinite, and are not said to have no value.
     """
-    samples, orientation, metadata, nodata, notes, left_out, mended = decoded
+    samples, orientation, metadata, nodata, notes, left_out, mended = decoded[:7]
     if orientation > 4:
         metadata = metadata.turned()
     samples = upright(samples, orientation)

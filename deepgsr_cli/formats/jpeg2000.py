@@ -62,7 +62,8 @@ def decode_jpeg2000(name: str, stream: IO[bytes], max_pixels: int) -> Decoded:
     notes = []
     if count in (2, 4) and b"cdef" not in header:
         notes.append("no meaning is stated of its last band, which is kept as it is, as transparency is")
-    return Decoded(samples, orientation, Metadata(icc=icc, exif=exif, xmp=xmp), notes=tuple(notes))
+    metadata = Metadata(icc=icc, exif=exif, xmp=xmp)
+    return Decoded(samples, orientation, metadata, notes=tuple(notes), top=2**bits - 1)
 
 
 def encode_jpeg2000(stream: IO[bytes], samples: np.ndarray, metadata: Metadata) -> None:

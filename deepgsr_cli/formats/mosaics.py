@@ -53,7 +53,8 @@ class Mosaic:
         orientation: How it is to be turned to be seen, EXIF's 1 to 8.
         metadata: Carried to what is made of it.
         camera: Of a raw file.
-        highest: Largest share of the file's range that occurs in it; None if white was given or is known.
+        highest: Largest stored value that occurs in it; None if white was given or is known.
+        top: Largest value that its file can hold.
     """
 
     values: np.ndarray
@@ -64,6 +65,7 @@ class Mosaic:
     metadata: Metadata = field(default_factory=Metadata)
     camera: Camera | None = None
     highest: float | None = None
+    top: float = 1.0
 
 
 class _Samples(NamedTuple):
@@ -91,8 +93,8 @@ def read_mosaic(
     Args:
         source: A path, or a binary stream of anything but a raw file, which is read to its end.
         black: Stored value that stands for 0; None for what a raw file says, and 0 of others.
-        white: Stored value that stands for 1; None for what a raw file says, and the largest of the sample
-            type, or 1 of floats.
+        white: Stored value that stands for 1; None for what a raw file says, and the largest of as many bits
+            as a sample has in the file, or 1 of floats.
         max_pixels: Most pixels the header may claim.
 
     Raises:
@@ -106,10 +108,9 @@ def read_mosaic(
     values, full, about = _samples(name, source, max_pixels)
     check_even(values.shape, name)
     check_levels(black or 0.0, full if white is None else white)
-    highest = float(values.max()) / full if white is None and values.dtype.kind == "u" else None
-    return replace(
-        about, values=scaled(values, black or 0.0, full if white is None else white), highest=highest
-    )
+    highest = float(values.max()) if white is None and values.dtype.kind == "u" else None
+    levels = scaled(values, black or 0.0, full if white is None else white)
+    return replace(about, values=levels, highest=highest, top=full)
 
 
 def check_pattern(pattern: str) -> str:
@@ -174,7 +175,11 @@ def _samples(name: str, source: Path | BinaryIO, max_pixels: int) -> _Samples:
         orientation=orientation,
         metadata=replace(metadata, icc=None),  # a gray one
     )
-    return _Samples(samples[..., 0], _WHITE[depth], about)
+    full = _WHITE[depth]
+    if decoded.top is None or decoded.top == full:
+        return _Samples(samples[..., 0], full, about)
+    stored = np.rint(samples[..., 0] * (decoded.top / full)).astype(samples.dtype)
+    return _Samples(stored, float(decoded.top), about)
 
 
 def _in_colour(name: str, channels: int) -> str:

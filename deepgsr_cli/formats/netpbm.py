@@ -51,7 +51,7 @@ def decode_netpbm(name: str, stream: IO[bytes], max_pixels: int) -> Decoded:
         left_out = ("the first picture in the file is read, those that follow are left out",)
     elif rest:
         left_out = (f"what follows the picture in the file is left out ({counted(len(rest), 'byte')})",)
-    return Decoded(samples, 1, Metadata(comments=_comments(head[:at])), left_out=left_out)
+    return Decoded(samples, 1, Metadata(comments=_comments(head[:at])), left_out=left_out, top=top)
 
 
 def encode_netpbm(stream: IO[bytes], samples: np.ndarray, metadata: Metadata) -> None:

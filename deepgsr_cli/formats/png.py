@@ -42,7 +42,7 @@ def decode_png(name: str, stream: IO[bytes], max_pixels: int) -> Decoded:
     kept: list[bytes] = []
     notes: list[str] = []
     icc = exif = xmp = resolution = None
-    width = height = 0
+    width = height = bits = 0
     colour_type = interlaced = -1
     profiles = 0
     data = memoryview(stream.read())
@@ -54,7 +54,7 @@ def decode_png(name: str, stream: IO[bytes], max_pixels: int) -> Decoded:
         if not kind:
             notes.append(f"its {chunk[4:8].tobytes().decode()} chunk is damaged and left out")
         if kind == b"IHDR":
-            width, height, _, colour_type, _, _, interlaced = struct.unpack_from(">IIBBBBB", body)
+            width, height, bits, colour_type, _, _, interlaced = struct.unpack_from(">IIBBBBB", body)
             check_size(name, width, height, max_pixels)
         if kind == b"acTL" and struct.unpack_from(">I", body)[0] > 1:
             raise InputError(f"{name}: is an animated PNG, and one picture is read; extract its frames first")
@@ -91,7 +91,9 @@ def decode_png(name: str, stream: IO[bytes], max_pixels: int) -> Decoded:
     left_out = (
         (f"what follows the picture in the file is left out ({counted(rest, 'byte')})",) if rest else ()
     )
-    return Decoded(samples, orientation, metadata, notes=tuple(notes), left_out=left_out, mended=bool(notes))
+    top = None if colour_type == 3 else 2**bits - 1
+    mended = bool(notes)
+    return Decoded(samples, orientation, metadata, None, tuple(notes), left_out, mended, top)
 
 
 def _decode(core: list[bytes | memoryview]) -> np.ndarray:

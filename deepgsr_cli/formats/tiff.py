@@ -170,7 +170,9 @@ def decode_page(
     )
     if mended := page.photometric == 3 and _is_short(page):
         notes.append("its colour map has 8 bits where TIFF has 16, and is read so")
-    return Decoded(samples, orientation, metadata, nodata, tuple(notes), tuple(left_out), mended)
+    has_numbers = samples.dtype.kind == "u" and page.photometric != 3
+    top = 2**page.bitspersample - 1 if has_numbers else None
+    return Decoded(samples, orientation, metadata, nodata, tuple(notes), tuple(left_out), mended, top)
 
 
 def describe_planes(decoded: Decoded, plane: int) -> Decoded:

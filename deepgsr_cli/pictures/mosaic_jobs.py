@@ -157,10 +157,9 @@ class Demosaicking(StagedWork):
         width, height = _size(mosaic)
         result = Result({"width": width, "height": height, "depth": mosaic.depth, "pattern": pattern})
         result.facts["method"] = self.demosaicker.method
-        if mosaic.highest is not None and mosaic.highest < _DIM:
-            full = np.iinfo(mosaic.depth).max
+        if mosaic.highest is not None and mosaic.highest < _DIM * mosaic.top:
             result.note = (
-                f"its largest value is {mosaic.highest * full:.0f} of {full}; if white is less than that,"
+                f"its largest value is {mosaic.highest:.0f} of {mosaic.top:.0f}; if white is less than that,"
                 " give --white"
             )
         return mosaic, pattern, result

@@ -1,3 +1,5 @@
+import struct
+import zlib
 from io import BytesIO
 
 import imagecodecs
@@ -8,6 +10,7 @@ import tifffile
 
 from deepgsr_cli.errors import InputError, OptionError, ShapeError
 from deepgsr_cli.formats.mosaics import read_mosaic
+from deepgsr_cli.formats.png import PNG_SIGNATURE, png_chunk
 from tests.dng import BLACK, NEUTRAL, WHITE, XYZ_TO_CAMERA, write_dng
 
 
@@ -55,9 +58,48 @@ def test_a_pgm_says_where_white_is(tmp_path):
     np.testing.assert_allclose(read_mosaic(text).values.ravel() * 4095, range(0, 4000, 500), atol=0.01)
 
 
+@pytest.mark.parametrize(
+    ("kind", "bits"),
+    [
+        *(("tif", bits) for bits in (1, 4, 10, 12, 14)),
+        *(("png", bits) for bits in (1, 2, 4)),
+        ("jp2", 5),
+        ("jp2", 12),
+    ],
+)
+def test_levels_are_stored_values_whatever_the_depth(tmp_path, kind, bits):
+    top = 2**bits - 1
+    values = stored(np.uint16 if bits > 8 else np.uint8, top=top)
+    path = tmp_path / f"mosaic.{kind}"
+    if kind == "tif":
+        tifffile.imwrite(path, values, photometric="minisblack", bitspersample=bits)
+    elif kind == "png":
+        path.write_bytes(gray_png(values, bits))
+    else:
+        path.write_bytes(imagecodecs.jpeg2k_encode(values, level=0, bitspersample=bits, reversible=True))
+    mosaic = read_mosaic(path)
+    np.testing.assert_allclose(mosaic.values * top, values, rtol=0, atol=1e-3)
+    assert (mosaic.highest, mosaic.top) == (values.max(), top)
+    black, white = top * 0.1, top * 0.8
+    levels = read_mosaic(path, black=black, white=white)
+    np.testing.assert_allclose(levels.values, (values - black) / (white - black), rtol=0, atol=1e-4)
+
+
+def gray_png(values, bits):
+    """A PNG of fewer bits than a byte a sample."""
+    height, width = values.shape
+    rows = [np.packbits(np.unpackbits(row[:, None], 1)[:, 8 - bits :]).tobytes() for row in values]
+    header = struct.pack(">IIBBBBB", width, height, bits, 0, 0, 0, 0)
+    data = zlib.compress(b"".join(b"\0" + row for row in rows))
+    chunks = png_chunk(b"IHDR", header) + png_chunk(b"IDAT", data) + png_chunk(b"IEND", b"")
+    return PNG_SIGNATURE + chunks
+
+
 def test_values_of_fewer_bits_than_their_samples_are_found_dark(tmp_path):
     path = written(tmp_path, "npy", stored(np.uint16, top=4095), 0)
-    assert read_mosaic(path).highest < 0.1
+    mosaic = read_mosaic(path)
+    assert mosaic.highest < 4096
+    assert mosaic.top == 65535
     assert read_mosaic(path, white=4095).highest is None
 
 
