@@ -63,9 +63,19 @@ def begin_gif(
         stream.write(_comment(comment))
 
 
-def write_gif_frame(stream: IO[bytes], samples: np.ndarray, duration_ms: float) -> None:
-    """Write a frame of the size of the animation."""
-    pixels, palette, transparent = _indexed(samples)
+def write_gif_frame(
+    stream: IO[bytes], samples: np.ndarray, duration_ms: float, *, cleared: bool = False
+) -> None:
+    """Write a frame of the size of the animation.
+
+    Args:
+        stream: Gets it.
+        samples: (H, W) or (H, W, S), uint8.
+        duration_ms: How long it is shown.
+        cleared: Whether its area is cleared after it even if it is opaque, as other frames are not. It has a
+            transparent colour then, as some readers clear to that, and 255 others.
+    """
+    pixels, palette, transparent = _indexed(samples, cleared=cleared)
     colours, image = _parts(_still(pixels, palette))
     bits = (len(colours) // 3).bit_length() - 2
     stream.write(_control(transparent, duration_ms))
@@ -93,8 +103,9 @@ def _packed(samples: np.ndarray) -> np.ndarray:
     return red << 16 | green << 8 | blue
 
 
-def _indexed(samples: np.ndarray) -> tuple[np.ndarray, bytes, int | None]:
-    """Samples, uint8, as indices, (H, W), into a palette, with the index of transparency if there is any.
+def _indexed(samples: np.ndarray, *, cleared: bool = False) -> tuple[np.ndarray, bytes, int | None]:
+    """Samples, uint8, as indices, (H, W), into a palette, with the index of transparency if there is any, or
+    the area is cleared.
 
     Up to 256 colours stay exactly; more are cut by the median (Heckbert, SIGGRAPH 1982), without dither,
     which would be noise again.
@@ -105,6 +116,8 @@ def _indexed(samples: np.ndarray) -> tuple[np.ndarray, bytes, int | None]:
     if samples.ndim == 3 and samples.shape[2] in (2, 4):
         clear = samples[..., -1] < 128
         clear = clear if clear.any() else None
+    if cleared and clear is None:
+        clear = np.zeros(samples.shape[:2], bool)
     room = _COLOURS - (clear is not None)
     packed = _packed(samples)
     shown = packed if clear is None else packed[~clear]
@@ -148,7 +161,7 @@ def _parts(still: bytes) -> tuple[bytes, bytes]:
 
 
 def _control(transparent: int | None, duration_ms: float) -> bytes:
-    """What is said of a frame before it; the area is cleared after one with transparency."""
+    """What is said of a frame before it; the area is cleared after one with a transparent colour."""
     hundredths = min(65535, round(duration_ms / 10))
     flags = 0 if transparent is None else 1 | 2 << 2
     return b"\x21\xf9\x04" + struct.pack("<BHBB", flags, hundredths, transparent or 0, 0)

@@ -65,6 +65,7 @@ class Pages:
         still_first: Whether the first is no frame of the animation, but shown where none can be.
         left_out: Sentences without an end on what of the file is not read, and is lost unless the file is
             copied.
+        has_alpha: Whether frames of an animation may have transparent pixels.
     """
 
     format: str
@@ -73,6 +74,7 @@ class Pages:
     loop: int | None = None
     still_first: bool = False
     left_out: tuple[str, ...] = ()
+    has_alpha: bool = False
 
 
 def open_pages(source: Path | BytesIO, *, max_pixels: int = MAX_PIXELS, white: float = 1.0) -> Pages | None:
@@ -241,7 +243,11 @@ def _gif_frames(file: _File, stream: IO[bytes]) -> Pages | None:
     metadata = Metadata(
         comments=(comment.encode() if isinstance(comment, str) else comment,) if comment else ()
     )
-    return Pages("GIF", count, lambda: _frames(file, "GIF", count, "RGBA", metadata, 1), facts.get("loop"))
+
+    def read() -> Iterator[Image]:
+        return _frames(file, "GIF", count, "RGBA", metadata, 1)
+
+    return Pages("GIF", count, read, facts.get("loop"), has_alpha="transparency" in facts)
 
 
 def _png_frames(file: _File, stream: IO[bytes]) -> Pages | None:
@@ -272,7 +278,8 @@ def _png_frames(file: _File, stream: IO[bytes]) -> Pages | None:
         return _frames(file, "PNG", count, mode, decoded.metadata, decoded.orientation)
 
     left_out = (*decoded.notes, *decoded.left_out)
-    return Pages("PNG", count, read, facts.get("loop"), bool(facts.get("default_image")), left_out)
+    still_first = bool(facts.get("default_image"))
+    return Pages("PNG", count, read, facts.get("loop"), still_first, left_out, has_alpha="A" in mode)
 
 
 def _webp_frames(file: _File, stream: IO[bytes]) -> Pages | None:
@@ -288,7 +295,11 @@ def _webp_frames(file: _File, stream: IO[bytes]) -> Pages | None:
     frame = bytes(chunks[b"ANMF"][16:20])
     metadata = Metadata(icc=icc, exif=exif, xmp=xmp, lossless=frame == b"VP8L")
     mode = "RGBA" if canvas[0] & 0x10 else "RGB"
-    return Pages("WEBP", count, lambda: _frames(file, "WEBP", count, mode, metadata, 1), facts.get("loop"))
+
+    def read() -> Iterator[Image]:
+        return _frames(file, "WEBP", count, mode, metadata, 1)
+
+    return Pages("WEBP", count, read, facts.get("loop"), has_alpha=mode == "RGBA")
 
 
 def _avif_frames(file: _File, stream: IO[bytes]) -> Pages | None:
@@ -308,16 +319,19 @@ def _avif_frames(file: _File, stream: IO[bytes]) -> Pages | None:
         raise InputError(
             f"{file.name}: is an animated AVIF of {bits} bits, and of 8 are read; extract its frames first"
         )
+
     # Pillow does not tell how often it is shown: for ever, as browsers do where nothing is said.
-    return Pages(
-        "AVIF", count, lambda: _frames(file, "AVIF", count, mode, metadata, orientation), 0, False, left_out
-    )
+    def read() -> Iterator[Image]:
+        return _frames(file, "AVIF", count, mode, metadata, orientation)
+
+    return Pages("AVIF", count, read, 0, left_out=left_out, has_alpha="A" in mode)
 
 
 def _write_gif(stream: IO[bytes], first: Image, images: Iterator[Image], pages: Pages) -> None:
     begin_gif(stream, first.pixels.shape[:0:-1], pages.loop, first.metadata.comments)
     for image in images:
-        write_gif_frame(stream, samples_of(image), image.metadata.duration_ms or 0.0)
+        duration_ms = image.metadata.duration_ms or 0.0
+        write_gif_frame(stream, samples_of(image), duration_ms, cleared=pages.has_alpha)
     end_gif(stream)
 
 

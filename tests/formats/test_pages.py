@@ -132,6 +132,27 @@ def test_animations_come_back_frame_by_frame_with_durations_and_loop(format: str
             assert after.info["duration"] == (50, 60, 70)[number]
 
 
+@pytest.mark.parametrize("kinds", ["otto", "tooto", "ooot"])
+@pytest.mark.parametrize("format", ["PNG", "WEBP"])
+def test_an_opaque_frame_of_a_gif_does_not_shine_through_the_next(format: str, kinds: str) -> None:
+    first, *others = pictures = frames("RGBA", len(kinds))
+    for picture, kind in zip(pictures, kinds, strict=True):
+        if kind == "o":
+            picture.putalpha(255)
+    stream = io.BytesIO()
+    lossless = {"lossless": True} if format == "WEBP" else {}
+    first.save(stream, format, save_all=True, append_images=others, duration=50, **lossless)
+    _, out = there_and_back(stream.getvalue(), "GIF")
+    for data in (out, there_and_back(out, "GIF")[1]):
+        with PIL.Image.open(io.BytesIO(data)) as after:
+            for number, picture in enumerate(pictures):
+                after.seek(number)
+                samples, wanted = (np.asarray(one.convert("RGBA")) for one in (after, picture))
+                np.testing.assert_array_equal(samples[..., 3], wanted[..., 3])
+                shown = wanted[..., 3] > 0
+                np.testing.assert_array_equal(samples[shown], wanted[shown])
+
+
 def test_an_animation_of_grays_stays_gray_and_a_still_before_it_stays() -> None:
     read, out = there_and_back(animation("PNG", "L", default_image=True, duration=[60, 70]), "PNG")
     assert [len(pixels) for pixels in read] == [1, 1, 1]
