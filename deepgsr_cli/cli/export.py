@@ -9,20 +9,21 @@ from typing import Annotated
 import typer
 
 from deepgsr_cli.cli.command import add
-from deepgsr_cli.cli.options import FILES, Offline, Overwrite, option
+from deepgsr_cli.cli.options import FILES, Offline, Overwrite, check_suffix, option
 from deepgsr_cli.errors import OptionError
 
 
 @dataclass(frozen=True, kw_only=True)
 class Export:
-    """Write the network of a picture task for other programs, as an ONNX file.
+    """Write a network for other programs, as an ONNX file.
 
-    Networks with the collaborative filter, deepgsr-gray and deepgsr-color, cannot be exported. The package
-    onnx is needed: pip install 'deepgsr[onnx]'.
+    What is exported are the networks of denoise, derain, restore, dejpeg and demosaick, for pictures and
+    for the noise of CT slices, but none with the collaborative filter, which deepgsr-gray, deepgsr-color and
+    deepgsr-photo have. The package onnx is needed: pip install 'deepgsr[onnx]'.
     """
 
     weights: Annotated[str, typer.Argument(help="NAME, FILE, or hf://owner/repo/file.")]
-    output: Annotated[Path, option("--output", "-o", panel=FILES, help="File to write.")]
+    output: Annotated[Path, option("--output", "-o", panel=FILES, help="File to write, .onnx.")]
     format: Annotated[str, option(panel=FILES, help="Format: onnx.")] = "onnx"
     offline: Offline = False
     overwrite: Overwrite = False
@@ -31,6 +32,7 @@ class Export:
 def _export(options: Export) -> None:
     if options.format != "onnx":
         raise OptionError("format", options.format, "give onnx")
+    check_suffix("-o", options.output, ".onnx")
     from deepgsr_cli.pictures.onnx import export_onnx
 
     export_onnx(options.weights, options.output, offline=options.offline, overwrite=options.overwrite)

@@ -456,17 +456,17 @@ def parse_format(text: str | None) -> str | None:
 
 def check_report(path: Path | None) -> None:
     """Refuse a report that could not be written before the work is done rather than after."""
-    _check_suffix("--report", path, ".html", ".json")
+    check_suffix("--report", path, ".html", ".json")
     check_place("--report", path)
 
 
 def check_csv(path: Path | None) -> None:
     """Refuse a table that could not be written before the work is done rather than after."""
     check_place("--csv", path)
-    _check_suffix("--csv", path, ".csv")
+    check_suffix("--csv", path, ".csv")
 
 
-def _check_suffix(name: str, path: Path | None, *suffixes: str) -> None:
+def check_suffix(name: str, path: Path | None, *suffixes: str) -> None:
     """Refuse another kind of file, which may be one that is not to be replaced, as a picture."""
     if path is not None and path.suffix.lower() not in suffixes:
         raise UsageError(f"{name} {path}: give a file that ends in {' or '.join(suffixes)}")

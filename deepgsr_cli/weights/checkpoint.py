@@ -41,6 +41,15 @@ class Content:
     tensors: dict[str, torch.Tensor]
     sha256: str
 
+    @property
+    def kind(self) -> str:
+        """Kind of the model, as its configuration names it; empty where it names none."""
+        try:
+            config = json.loads(self.config)
+        except ValueError:
+            return ""
+        return str(config.get("model", "")) if isinstance(config, dict) else ""
+
 
 @dataclass(frozen=True)
 class Checkpoint(Generic[M]):

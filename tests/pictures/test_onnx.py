@@ -37,6 +37,7 @@ def export(*arguments):
     [
         (PLAIN, [(37, 53), (64, 64), (101, 30)]),
         (dataclasses.replace(PLAIN, channels=3, conditions=0), [(37, 53), (64, 48)]),
+        (dataclasses.replace(PLAIN, channels=3, mosaic=True), [(36, 52), (64, 64), (18, 74), (37, 53)]),
         (GROUPS, [(128, 128), (131, 140), (136, 129)]),
     ],
 )
@@ -48,7 +49,7 @@ def test_the_file_gives_what_the_network_gives(tmp_path, config, sizes):
     generator = torch.Generator().manual_seed(1)
     for size in sizes:
         for sigma in (0.1, 0.2)[: 1 + bool(config.conditions)]:
-            image = torch.rand(1, config.channels, *size, generator=generator)
+            image = torch.rand(1, 1 if config.mosaic else config.channels, *size, generator=generator)
             condition = torch.full((1, config.conditions), sigma) if config.conditions else None
             feed = {"image": image.numpy()}
             if condition is not None:
@@ -67,6 +68,29 @@ def test_a_network_with_the_filter_is_refused(tmp_path):
     assert result.exit_code
     assert "WEIGHTS deepgsr-gray: the network has a collaborative filter" in " ".join(result.output.split())
     assert not (tmp_path / "w.onnx").exists()
+
+
+@pytest.mark.parametrize(
+    ("weights", "task", "kind"),
+    [
+        ("deepgsr-upscale", "upscale", "nsr"),
+        ("deepgsr-ct", "ct-recon", "unrolled"),
+        ("deepgsr-noise", "noise", "noise-estimator"),
+    ],
+)
+def test_a_network_of_another_kind_is_refused(tmp_path, weights, task, kind):
+    result = export(weights, "-o", tmp_path / "w.onnx")
+    assert result.exit_code == 2
+    sentence = f"WEIGHTS {weights}: trained for {task}, a network of the kind {kind}, and"
+    assert sentence in " ".join(result.output.split())
+    assert not (tmp_path / "w.onnx").exists()
+
+
+def test_a_file_that_ends_otherwise_is_refused(tmp_path):
+    result = export("deepgsr-gray-fast", "-o", tmp_path / "w.png")
+    assert result.exit_code == 2
+    assert "give a file that ends in .onnx" in " ".join(result.output.split())
+    assert not (tmp_path / "w.png").exists()
 
 
 def test_a_file_that_is_there_is_kept_unless_told(tmp_path):
