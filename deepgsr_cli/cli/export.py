@@ -19,7 +19,7 @@ class Export:
 
     What is exported are the networks of denoise, derain, restore, dejpeg and demosaick, for pictures and
     for the noise of CT slices, but none with the collaborative filter, which deepgsr-gray, deepgsr-color and
-    deepgsr-photo have. The package onnx is needed: pip install 'deepgsr[onnx]'.
+    deepgsr-photo have. The package onnx is needed: pip install 'deepgsr\\[onnx]'.
     """
 
     weights: Annotated[str, typer.Argument(help="NAME, FILE, or hf://owner/repo/file.")]

@@ -63,6 +63,10 @@ def test_the_file_gives_what_the_network_gives(tmp_path, config, sizes):
     assert session.get_modelmeta().custom_metadata_map["task"] == "denoise"
 
 
+def test_the_help_names_the_package_to_install():
+    assert "pip install 'deepgsr[onnx]'" in " ".join(export("--help").output.split())
+
+
 def test_a_network_with_the_filter_is_refused(tmp_path):
     result = export("deepgsr-gray", "-o", tmp_path / "w.onnx")
     assert result.exit_code
