@@ -55,6 +55,12 @@ class OptionError(UsageError):
         return f"{self.flag} {_shown(self.value)}{gap}{self.advice}"
 
 
+def check_text(option: str, value: object, advice: str) -> None:
+    """Raise an OptionError with the advice unless an argument is a text."""
+    if not isinstance(value, str):
+        raise OptionError(option, value, f"a {type(value).__name__} is no text; {advice}")
+
+
 def check_seed(seed: int) -> None:
     """Raise unless all random generators take the seed, NumPy's oldest, of 32 bits, too."""
     if not 0 <= seed < 2**32:

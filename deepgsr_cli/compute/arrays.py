@@ -1,12 +1,16 @@
-"""Arrays of whatever callers of Python have."""
+"""Arrays and numbers of whatever callers of Python have."""
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+import math
+from numbers import Real
+from typing import TYPE_CHECKING, overload
 
 import numpy as np
 import torch
 from torch import Tensor
+
+from deepgsr_cli.errors import OptionError, ShapeError, first_line
 
 if TYPE_CHECKING:
     from numpy.typing import ArrayLike
@@ -16,8 +20,54 @@ def as_numpy(values: ArrayLike | Tensor) -> np.ndarray:
     """Values in their own dtype; those of bfloat16, which numpy does not have, in float32.
 
     A tensor may be on any device, and may require its gradient, which is not followed.
+
+    Raises:
+        ShapeError: They are no array, as a list of parts of several shapes, or a masked one.
     """
+    if isinstance(values, np.ma.MaskedArray):
+        raise ShapeError("a masked array, whose mask would be lost; fill it first, as by numpy.ma.filled")
     if not isinstance(values, Tensor):
-        return np.asarray(values)
+        try:
+            return np.asarray(values)
+        except (RuntimeError, TypeError, ValueError) as error:
+            raise ShapeError(
+                f"a {type(values).__name__} that is no array ({first_line(error)}); give an array, or what"
+                " differs in shape one by one"
+            ) from error
     there = values.detach().cpu().resolve_conj().resolve_neg()
     return (there.float() if there.dtype == torch.bfloat16 else there).numpy()
+
+
+@overload
+def as_number(option: str, value: object) -> float: ...
+@overload
+def as_number(option: str, value: object, *, or_none: bool) -> float | None: ...
+def as_number(option: str, value: object, *, or_none: bool = False) -> float | None:
+    """A number of Python, numpy or torch, or the one in an array; with `or_none`, None may take its place.
+
+    Raises:
+        OptionError: The argument of this name is none.
+    """
+    if value is None and or_none:
+        return None
+    if isinstance(value, Real):
+        return float(value)
+    if isinstance(value, np.ndarray | np.generic | Tensor):
+        array = as_numpy(value)
+        if array.size == 1 and array.dtype.kind in "biuf":
+            return float(array.reshape(()))
+    raise OptionError(option, value, f"a {type(value).__name__} is no number; give a number")
+
+
+def as_whole(option: str, value: object) -> int:
+    """A whole number of whatever `as_number` takes.
+
+    Raises:
+        OptionError: The argument of this name is none.
+    """
+    if isinstance(value, int):
+        return value
+    number = as_number(option, value)
+    if not math.isfinite(number) or not number.is_integer():
+        raise OptionError(option, number, "give a whole number")
+    return int(number)

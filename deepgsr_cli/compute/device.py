@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from deepgsr_cli.errors import MissingDeviceError, OptionError
+from deepgsr_cli.errors import MissingDeviceError, OptionError, check_text
 
 if TYPE_CHECKING:
     import torch
@@ -39,6 +39,7 @@ def select_device(name: str) -> torch.device:
     """
     import torch
 
+    check_text("device", name, "give auto, cpu, cuda, cuda:N or mps")
     if not re.fullmatch(r"auto|cpu|mps|cuda(:\d+)?", name, re.ASCII):
         raise OptionError("device", name, "not a device; give auto, cpu, cuda, cuda:N or mps")
     present = _device_names()

@@ -11,16 +11,16 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from deepgsr_cli.compute.arrays import as_numpy
+from deepgsr_cli.compute.arrays import as_number, as_numpy, as_whole
 from deepgsr_cli.compute.device import select_device
 from deepgsr_cli.compute.precision import outside_autocast
 from deepgsr_cli.ct.arrays import as_geometry, as_pixel_mm, as_sinogram, as_slice
 from deepgsr_cli.ct.denoising import check_level, denoised, level_of
 from deepgsr_cli.ct.denoising import load_network as load_denoiser
-from deepgsr_cli.ct.methods import Method, load_network, reconstructed
+from deepgsr_cli.ct.methods import METHODS, Method, load_network, reconstructed
 from deepgsr_cli.ct.plausibility import doubt_result
 from deepgsr_cli.ct.simulation import SimulatedScan, check_views, estimated_photons
-from deepgsr_cli.errors import OptionError, ResultWarning, UsageError, check_seed
+from deepgsr_cli.errors import OptionError, ResultWarning, UsageError, check_seed, check_text
 from deepgsr_cli.pictures.restorer import RunOptions
 from deepgsr_cli.tomography.attenuation import to_attenuation, to_hu
 from deepgsr_cli.tomography.geometry import Geometry, sparse_view
@@ -71,7 +71,9 @@ def reconstruct_ct(
     """
     if (geometry is None) == (num_views is None):
         raise UsageError("give either geometry, for a sinogram, or num_views and pixel_mm, for a slice in HU")
-    method = Method(method, precision="auto") if isinstance(method, str) else method
+    if not isinstance(method, Method):
+        check_text("method", method, f"known are {', '.join(METHODS)}, or give a Method")
+        method = Method(method, precision="auto")
     where = select_device(device)
     if geometry is not None:
         if pixel_mm is not None:
@@ -81,7 +83,7 @@ def reconstruct_ct(
         if method.photons is None:
             method = replace(method, photons=estimated_photons(y))
     else:
-        assert num_views is not None
+        num_views, seed = as_whole("num_views", num_views), as_whole("seed", seed)
         check_views(num_views)
         check_seed(seed)
         hu = as_slice(data)
@@ -126,6 +128,7 @@ def denoise_ct(
         WeightsError: The weights are unknown or damaged.
         DeviceError: The device is not there.
     """
+    sigma, strength = as_number("sigma", sigma, or_none=True), as_number("strength", strength)
     check_level(sigma)
     if not 0 <= strength <= 1:
         raise OptionError("strength", strength, "give 0 (nothing) to 1 (all)")

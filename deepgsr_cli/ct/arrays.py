@@ -30,7 +30,7 @@ def as_geometry(geometry: Geometry | str | os.PathLike[str]) -> Geometry:
     return geometry if isinstance(geometry, Geometry) else read_geometry(Path(geometry))
 
 
-def as_pixel_mm(pixel_mm: float | Sequence[float] | None) -> tuple[float, float]:
+def as_pixel_mm(pixel_mm: float | Sequence[float] | np.ndarray | Tensor | None) -> tuple[float, float]:
     """Spacing of the rows and of the columns, of both or of one for both.
 
     Raises:
@@ -39,6 +39,8 @@ def as_pixel_mm(pixel_mm: float | Sequence[float] | None) -> tuple[float, float]
     """
     if pixel_mm is None:
         raise UsageError("a slice in HU needs pixel_mm, the spacing of its pixels; a sinogram, its geometry")
+    if isinstance(pixel_mm, np.ndarray | Tensor):
+        pixel_mm = as_numpy(pixel_mm).tolist()
     both = pixel_mm if isinstance(pixel_mm, Iterable) else (pixel_mm, pixel_mm)
     row_mm, column_mm = (spacing_mm("pixel_mm", value) for value in several("pixel_mm", both, 2))
     return row_mm, column_mm

@@ -11,7 +11,7 @@ from typing import Any, BinaryIO, NamedTuple
 
 import numpy as np
 
-from deepgsr_cli.errors import InputError, OptionError, ShapeError
+from deepgsr_cli.errors import InputError, OptionError, ShapeError, check_text
 from deepgsr_cli.files import check_readable, reading
 from deepgsr_cli.formats.codecs import MAX_PIXELS, Metadata, check_size
 from deepgsr_cli.formats.exif import TEXT_TAGS, exif_of
@@ -115,8 +115,9 @@ def read_mosaic(
 
 def check_pattern(pattern: str) -> str:
     """Return a pattern in capitals; raise an OptionError where there is no such one."""
+    advice = f"give the colours of the first 2 x 2 pixels, row by row: {', '.join(PATTERNS)}"
+    check_text("pattern", pattern, advice)
     if pattern.upper() not in PATTERNS:
-        advice = f"give the colours of the first 2 x 2 pixels, row by row: {', '.join(PATTERNS)}"
         raise OptionError("pattern", pattern, advice)
     return pattern.upper()
 

@@ -10,7 +10,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from deepgsr_cli.compute.arrays import as_numpy
+from deepgsr_cli.compute.arrays import as_number, as_numpy
 from deepgsr_cli.compute.device import select_device
 from deepgsr_cli.compute.precision import outside_autocast
 from deepgsr_cli.ct.arrays import as_geometry, as_pixel_mm, as_sinogram, as_slice
@@ -66,7 +66,7 @@ def reduce_metal(
     """
     metal = as_numpy(metal)
     if metal.ndim == 0:
-        check_threshold("metal", float(metal))
+        check_threshold("metal", as_number("metal", metal))
     settings = MetalMethod(method, keep_metal=keep_metal, precision="auto")
     where = select_device(device)
     model = load_network(weights, device, offline=False).model if method == "deepgsr" else None

@@ -11,7 +11,7 @@ from torch import Tensor
 
 from deepgsr_cli.compute.precision import autocast, settled
 from deepgsr_cli.ct.methods import gaussian_blur, no_weights
-from deepgsr_cli.errors import OptionError
+from deepgsr_cli.errors import OptionError, check_text
 from deepgsr_cli.mar.network import KINDS, MetalReduction, metal_start
 from deepgsr_cli.mar.nmar import linear_interpolation, nmar
 from deepgsr_cli.mar.trace import METAL_HU
@@ -75,6 +75,7 @@ class MetalMethod:
     precision: AskedPrecision = "fp32"
 
     def __post_init__(self) -> None:
+        check_text("method", self.name, f"known are {', '.join(METHODS)}")
         if self.name not in METHODS:
             raise OptionError("method", self.name, f"known are {', '.join(METHODS)}")
         check_threshold("threshold_hu", self.threshold_hu)

@@ -8,13 +8,13 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from deepgsr_cli.compute.arrays import as_numpy
+from deepgsr_cli.compute.arrays import as_number, as_numpy, as_whole
 from deepgsr_cli.compute.device import select_device
 from deepgsr_cli.compute.precision import outside_autocast
-from deepgsr_cli.errors import ResultWarning, ShapeError, UsageError, check_seed
+from deepgsr_cli.errors import ResultWarning, ShapeError, UsageError, check_seed, check_text
 from deepgsr_cli.formats.patterns import Measurement
 from deepgsr_cli.phase.jobs import checked_operator, load_prior, retrieve_picture
-from deepgsr_cli.phase.methods import Settings
+from deepgsr_cli.phase.methods import METHODS, Settings
 from deepgsr_cli.phase.priors import DENOISER
 from deepgsr_cli.phase.projections import PEAK
 from deepgsr_cli.pictures.restorer import Restorer, RunOptions
@@ -62,8 +62,13 @@ def retrieve_phase(
         WeightsError: The weights are unknown or damaged.
         DeviceError: The device is not there.
     """
+    seed, oversampling = as_whole("seed", seed), as_number("oversampling", oversampling)
+    alpha = as_number("alpha", alpha, or_none=True)
     check_seed(seed)
-    settings = Settings(method) if isinstance(method, str) else method
+    if not isinstance(method, Settings):
+        check_text("method", method, f"known are {', '.join(METHODS)}, or give Settings")
+        method = Settings(method)
+    settings = method
     if isinstance(measurement, Measurement):
         if masks is not None or alpha is not None:
             raise UsageError("a Measurement says masks and alpha itself; leave them out")
@@ -80,7 +85,7 @@ def retrieve_phase(
     if settings.method in ("red", "unrolled") and measured.alpha is None and measured.snr_db is None:
         raise UsageError(f'the method {settings.method} needs the noise level; give alpha, or method="hio"')
     if settings.method != "unrolled":
-        weights = weights or DENOISER
+        weights = DENOISER if weights is None else weights
     A = checked_operator(measured).to(select_device(device))
     prior = load_prior(settings, Restorer(weights, RunOptions(device)))
     retrieval = retrieve_picture(A, measured, settings, prior, seed=seed)

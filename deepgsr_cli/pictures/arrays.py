@@ -11,7 +11,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from deepgsr_cli.compute.arrays import as_numpy
+from deepgsr_cli.compute.arrays import as_number, as_numpy
 from deepgsr_cli.errors import OptionError, ShapeError
 from deepgsr_cli.formats.image import (
     HIGHEST,
@@ -84,6 +84,7 @@ def white_of(dtype: np.dtype, white: float | None) -> float:
     Raises:
         UsageError: It is not above 0 and finite, or the dtype has no such value.
     """
+    white = as_number("white", white, or_none=True)
     if white is None:
         return _WHITE.get(dtype.name, 1.0)
     most = _WHITE.get(dtype.name, math.inf)

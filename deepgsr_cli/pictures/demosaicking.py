@@ -12,10 +12,11 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from deepgsr_cli.compute.arrays import as_number
 from deepgsr_cli.compute.device import select_device
 from deepgsr_cli.compute.precision import outside_autocast
 from deepgsr_cli.compute.tiling import TileNeeds, apply_tiled
-from deepgsr_cli.errors import OptionError, ShapeError
+from deepgsr_cli.errors import OptionError, ShapeError, check_text
 from deepgsr_cli.formats.mosaics import Mosaic, check_even, check_levels, check_pattern, read_mosaic, scaled
 from deepgsr_cli.models.mosaics import MALVAR_REACH, bilinear, malvar
 from deepgsr_cli.pictures.arrays import NumpyPicture, as_array, is_flat, white_of
@@ -56,6 +57,7 @@ class Demosaicker:
     restorer: Restorer = field(init=False)
 
     def __post_init__(self) -> None:
+        check_text("method", self.method, f"known are {', '.join(METHODS)}")
         if self.method not in METHODS:
             raise OptionError("method", self.method, f"known are {', '.join(METHODS)}")
         self.restorer = Restorer(self.weights, self.options, self.notify, DEMOSAICK.name)
@@ -207,6 +209,8 @@ def demosaick(
         InputError: The file cannot be read, or is no mosaic.
         WeightsError: As `Restorer.load`.
     """
+    sigma = as_number("sigma", sigma, or_none=True)
+    black, white = as_number("black", black, or_none=True), as_number("white", white, or_none=True)
     demosaicker = Demosaicker(weights, RunOptions(device, "auto"), method=method)
     if isinstance(mosaic, str | Path):
         taken = read_mosaic(Path(mosaic), black=black, white=white)
@@ -220,7 +224,7 @@ def demosaick(
         top = white_of(array.dtype, white)
         check_levels(black or 0.0, top)
         taken = Mosaic(scaled(array, black or 0.0, top), array.dtype.name, "PNG")
-    pattern = check_pattern(pattern or taken.pattern or "RGGB")
+    pattern = check_pattern((taken.pattern or "RGGB") if pattern is None else pattern)
     balance(taken, pattern)
     level = demosaicker.level(taken.values, pattern) if sigma is None else sigma
     pixels = developed(demosaicker(taken.values, pattern, level), taken).transpose(1, 2, 0)

@@ -14,6 +14,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from deepgsr_cli.compute.arrays import as_number, as_whole
 from deepgsr_cli.compute.device import free_memory, select_device
 from deepgsr_cli.compute.levels import to_floats
 from deepgsr_cli.compute.precision import outside_autocast, settled
@@ -25,7 +26,7 @@ from deepgsr_cli.compute.tiling import (
     choose_tile,
     default_overlap,
 )
-from deepgsr_cli.errors import OptionError, ShapeError, UsageError
+from deepgsr_cli.errors import OptionError, ShapeError, UsageError, check_text
 from deepgsr_cli.formats.image import read_image
 from deepgsr_cli.pictures.arrays import (
     NumpyPicture,
@@ -112,6 +113,8 @@ class RunOptions:
     def __post_init__(self) -> None:
         for name, low in (("tile", 0), ("overlap", 0), ("batch", 1)):
             value = getattr(self, name)
+            if value is not None and not isinstance(value, int | np.integer):
+                raise OptionError(name, value, "give a whole number")
             if value is not None and value < low:
                 raise OptionError(name, value, f"give {low} or more")
 
@@ -245,6 +248,10 @@ class Restorer:
     seconds_loading: float = field(default=0.0, init=False)
 
     def __post_init__(self) -> None:
+        check_text("task", self.task, f"known are {', '.join(TASKS)}")
+        if self.task not in TASKS:
+            raise OptionError("task", self.task, f"known are {', '.join(TASKS)}")
+        check_text("noise", self.noise, f"known are {', '.join(get_args(Noise))}")
         if self.noise not in get_args(Noise):
             raise OptionError("noise", self.noise, f"known are {', '.join(get_args(Noise))}")
 
@@ -457,6 +464,7 @@ class Restorer:
             WeightsError: As `load`.
         """
         array = as_array(picture)
+        sigma, strength = as_number("sigma", sigma, or_none=True), as_number("strength", strength)
 
         def restore(pixels: np.ndarray) -> np.ndarray | None:
             _check(pixels, strength)
@@ -515,6 +523,7 @@ class Restorer:
             image = read_image(Path(picture))
             picture, coding = samples_of(image), image.metadata.jpeg
         array = as_array(picture)
+        quality, strength = as_number("quality", quality, or_none=True), as_number("strength", strength)
 
         def restore(pixels: np.ndarray) -> np.ndarray | None:
             compression = compression_of(pixels, coding, quality)
@@ -570,6 +579,7 @@ class Restorer:
             InputError: As `__call__`.
             WeightsError: As `load`.
         """
+        scale, strength = as_whole("scale", scale), as_number("strength", strength)
         check_enlargement(scale, method)
         array = as_array(picture)
         white = white_of(array.dtype, white)
@@ -677,7 +687,8 @@ class Restorer:
             raise UsageError("dejpeg has to know how a picture was compressed; call decompress")
         _check(pixels, strength)
         if (sigma is not None) != self.takes_sigma:
-            raise UsageError(f"sigma is {sigma}: denoise needs the noise level, the other tasks take none")
+            shown = "None" if sigma is None else f"{sigma:g}"
+            raise UsageError(f"sigma is {shown}: denoise needs the noise level, the other tasks take none")
         limit = self.sigma_limit(len(pixels))
         if sigma is not None and not 0 <= sigma <= limit:
             raise OptionError("sigma", sigma, f"these weights know 0 to {limit:g}; give a level within")

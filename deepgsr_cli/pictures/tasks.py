@@ -11,7 +11,7 @@ from dataclasses import dataclass, replace
 from enum import Enum
 from typing import TYPE_CHECKING, NamedTuple, Protocol
 
-from deepgsr_cli.errors import OptionError
+from deepgsr_cli.errors import OptionError, check_text
 
 if TYPE_CHECKING:
     import numpy as np
@@ -516,5 +516,7 @@ def check_enlargement(scale: int, method: str) -> None:
     """Raise an OptionError unless there is such a scale and such a method to enlarge by."""
     if scale not in UPSCALE.scales:
         raise OptionError("scale", scale, "give 2, 3 or 4")
-    if method not in (known := ("deepgsr", *UPSCALE.baselines)):
+    known = ("deepgsr", *UPSCALE.baselines)
+    check_text("method", method, f"known are {', '.join(known)}")
+    if method not in known:
         raise OptionError("method", method, f"known are {', '.join(known)}")

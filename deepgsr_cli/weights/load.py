@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import functools
 import json
+import os
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Generic, TypeVar
 
 from deepgsr_cli.compute.device import select_device
-from deepgsr_cli.errors import MissingWeightsError, OptionError, WeightsError
+from deepgsr_cli.errors import MissingWeightsError, OptionError, WeightsError, check_text
 from deepgsr_cli.weights.checkpoint import model_of, read_checkpoint
 from deepgsr_cli.weights.manifest import default_name
 from deepgsr_cli.weights.resolve import ResolvedWeights, resolve
@@ -61,6 +62,8 @@ def load(
         WeightsError: As `resolve.resolve` and `checkpoint.load_checkpoint`; or there are no default weights.
         OptionError: The weights are for another task.
     """
+    if spec is not None and not isinstance(spec, os.PathLike):
+        check_text("weights", spec, "give a name, a file or an hf:// address")
     try:
         name = spec or default_name(task, channels)
     except WeightsError as error:

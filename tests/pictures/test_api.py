@@ -3,7 +3,8 @@ import pytest
 import torch
 from PIL import Image as Pillow
 
-from deepgsr_cli.errors import ShapeError, UsageError
+import deepgsr_cli
+from deepgsr_cli.errors import OptionError, ShapeError, UsageError
 from deepgsr_cli.formats.image import Image, read_image, write_image
 from deepgsr_cli.pictures.api import denoise, derain, estimate_noise, restore, upscale
 from deepgsr_cli.pictures.restorer import Restorer, RunOptions
@@ -204,6 +205,61 @@ def test_errors_name_arguments():
         denoise(samples(3), 25, noise="grain")
     with pytest.raises(UsageError, match=r"^tile is -1: give 0 or more"):
         RunOptions(tile=-1)
+
+
+GRAY = np.full((16, 20), 0.5, np.float32)
+HU = np.zeros((16, 20))
+
+
+@pytest.mark.parametrize(
+    ("call", "argument"),
+    [
+        (lambda: deepgsr_cli.denoise(GRAY, sigma="25"), "sigma"),
+        (lambda: deepgsr_cli.denoise(GRAY, sigma=25, strength="1"), "strength"),
+        (lambda: deepgsr_cli.denoise(GRAY, sigma=25, white="1"), "white"),
+        (lambda: deepgsr_cli.denoise(GRAY, sigma=25, device=0), "device"),
+        (lambda: deepgsr_cli.denoise(noisy(1)[0].clip(0, 1), sigma=25, weights=3), "weights"),
+        (lambda: deepgsr_cli.denoise(GRAY, noise=np.ones(2)), "noise"),
+        (lambda: deepgsr_cli.dejpeg(GRAY, "10"), "quality"),
+        (lambda: deepgsr_cli.upscale(GRAY, "2"), "scale"),
+        (lambda: deepgsr_cli.upscale(GRAY, 2.5), "scale"),
+        (lambda: deepgsr_cli.upscale(GRAY, method=np.ones(2)), "method"),
+        (lambda: deepgsr_cli.estimate_noise(GRAY, white="1"), "white"),
+        (lambda: deepgsr_cli.demosaick(GRAY, 3), "pattern"),
+        (lambda: deepgsr_cli.demosaick(GRAY, sigma="0"), "sigma"),
+        (lambda: deepgsr_cli.demosaick(GRAY, black="0"), "black"),
+        (lambda: deepgsr_cli.demosaick(GRAY, method=["malvar"]), "method"),
+        (lambda: deepgsr_cli.denoise_ct(HU, "20"), "sigma"),
+        (lambda: deepgsr_cli.reconstruct_ct(HU, num_views="20", pixel_mm=1.0), "num_views"),
+        (lambda: deepgsr_cli.reconstruct_ct(HU, num_views=20, pixel_mm=1.0, seed="0"), "seed"),
+        (lambda: deepgsr_cli.reconstruct_ct(HU, num_views=20, pixel_mm=1.0, method=3), "method"),
+        (lambda: deepgsr_cli.reduce_metal(HU, pixel_mm=1.0, metal="3000"), "metal"),
+        (lambda: deepgsr_cli.reduce_metal(HU, pixel_mm=1.0, method=["li"]), "method"),
+        (lambda: deepgsr_cli.retrieve_phase(HU + 1, oversampling="2"), "oversampling"),
+        (lambda: deepgsr_cli.retrieve_phase(HU + 1, alpha="3"), "alpha"),
+        (lambda: deepgsr_cli.retrieve_phase(HU + 1, method=3), "method"),
+        (lambda: RunOptions(tile="64"), "tile"),
+        (lambda: Restorer(task="paint"), "task"),
+    ],
+)
+def test_a_value_of_a_wrong_type_names_its_argument(call, argument):
+    with pytest.raises(OptionError, match=rf"^{argument} is "):
+        call()
+
+
+def test_numbers_of_numpy_and_torch_are_taken(run):
+    picture = samples(3)
+    result = run(picture, 25.0)
+    for sigma in (np.array([25.0]), torch.tensor(25.0), np.int64(25)):
+        assert np.array_equal(run(picture, sigma), result)
+    assert upscale(GRAY, 2.0, method="bicubic").shape == (32, 40)
+
+
+def test_what_is_no_whole_array_is_refused():
+    with pytest.raises(ShapeError, match="is no array"):
+        denoise([GRAY, GRAY[:8]], sigma=20)
+    with pytest.raises(ShapeError, match="mask would be lost"):
+        denoise(np.ma.masked_less(GRAY, 0.2), sigma=20)
 
 
 def test_upscale_is_the_restorer_by_one_call(upscale_weights):
