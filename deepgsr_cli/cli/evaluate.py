@@ -26,7 +26,7 @@ from deepgsr_cli.cli.options import (
     parse_precision,
     parse_tile,
 )
-from deepgsr_cli.cli.output import finite, print_table, progress_bar, say
+from deepgsr_cli.cli.output import finite, print_table, progress_bar, say, silent
 from deepgsr_cli.cli.phase import Iterations, Restarts
 from deepgsr_cli.ct import NOTICE
 from deepgsr_cli.words import counted
@@ -285,7 +285,8 @@ def _evaluate(task: str, options: Options) -> None:
     keep_freed_memory()
     check_report(options.report)
     check_csv(options.csv_file)
-    evaluation = evaluation_of(task)(**_settings(options, evaluation_of(task)), notify=say)
+    tell = silent if options.quiet else say
+    evaluation = evaluation_of(task)(**_settings(options, evaluation_of(task)), notify=tell)
     methods = evaluation.methods  # a package that is missing is said first
     facts = evaluation.protocol()
     items = Items(evaluation)
@@ -302,17 +303,19 @@ def _evaluate(task: str, options: Options) -> None:
                 typer.echo(json.dumps(_finite(record(evaluation, score))))
     averages = means(evaluation, found)
     if remark := evaluation.remark(found):
-        say(remark)
+        tell(remark)
     if options.csv_file is not None:
         write_csv(options.csv_file, evaluation, found)
     if options.json_lines:
         typer.echo(json.dumps({"protocol": facts, "means": [_finite(mean.record()) for mean in averages]}))
-    else:
+    elif not options.quiet:
         _print(facts, evaluation.tables(averages))
     if options.report is not None:
         notice = {"notice": NOTICE} if evaluation.medical else {}
         items.write(options.report, task, {**facts, **notice}, averages)
     if evaluation.failures:
+        for failure in evaluation.failures if options.quiet else ():  # else each was told where it was read
+            say(failure, style="red")
         say(
             f"{counted(len(evaluation.failures), 'file')} could not be used, and the means are of the others",
             style="red",

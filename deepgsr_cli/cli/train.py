@@ -344,7 +344,10 @@ def _train(task: str, options: TrainOptions) -> None:
     }
     if not quiet:
         say(f"validation PSNR {end.best:.2f} dB; {end.given} has {end.psnr_given:.2f} dB")
-    typer.echo(json.dumps(facts) if options.json_lines else facts["weights"])
+    if options.json_lines:
+        typer.echo(json.dumps(facts))
+    elif not quiet:
+        typer.echo(facts["weights"])
 
 
 def _config(task: str, options: TrainOptions) -> TrainConfig:

@@ -403,6 +403,11 @@ def test_training_on_colour_pictures_says_that_it_is_for_gray_ones(run):
     for more in (("--channels", 1), ("--quiet",)):
         result = run("train", "denoise", "--data", "data", "-o", f"run{more[0]}", *options, *more)
         assert "--channels" not in result.stderr
+    result = run("train", "denoise", "--data", "data", "-o", "silent", *options, "--quiet")
+    assert (result.exit_code, result.output) == (0, "")
+    result = run("train", "denoise", "--data", "data", "-o", "as_json", *options, "--quiet", "--json")
+    assert json.loads(result.stdout)["weights"] == str(Path("as_json/model.safetensors"))
+    assert result.stderr == ""
 
 
 def test_eval_prints_the_protocol_and_the_means(run, tiny_weights):
@@ -427,6 +432,17 @@ def test_eval_prints_the_protocol_and_the_means(run, tiny_weights):
     assert len(lines) == 9
     psnrs = [line["psnr"] for line in lines[:-1] if (line["sigma"], line["method"]) == (50, "deepgsr")]
     assert lines[-1]["means"][-1]["psnr"] == pytest.approx(np.mean(psnrs))
+
+    assert len(run("eval", "denoise", *options, "--json", "--quiet").stdout.splitlines()) == 9
+    result = run("eval", "denoise", *options, "--quiet")
+    assert (result.exit_code, result.output) == (0, "")
+    Path("data/c.png").write_text("no picture")
+    result = run("eval", "denoise", *options, "--quiet")
+    assert (result.exit_code, result.stdout) == (1, "")
+    assert [line.split(":")[0] for line in result.stderr.splitlines()] == [
+        str(Path("data/c.png")),
+        "1 file could not be used, and the means are of the others",
+    ]
 
 
 @pytest.mark.parametrize(("file", "words"), [("none/x.csv", "there is no folder none"), (".", "is a folder")])
