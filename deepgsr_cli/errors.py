@@ -58,7 +58,7 @@ class OptionError(UsageError):
 def check_text(option: str, value: object, advice: str) -> None:
     """Raise an OptionError with the advice unless an argument is a text."""
     if not isinstance(value, str):
-        raise OptionError(option, value, f"a {type(value).__name__} is no text; {advice}")
+        raise OptionError(option, value, f"its type is {type(value).__name__}; {advice}")
 
 
 def check_seed(seed: int) -> None:

@@ -56,7 +56,7 @@ def as_number(option: str, value: object, *, or_none: bool = False) -> float | N
         array = as_numpy(value)
         if array.size == 1 and array.dtype.kind in "biuf":
             return float(array.reshape(()))
-    raise OptionError(option, value, f"a {type(value).__name__} is no number; give a number")
+    raise OptionError(option, value, f"its type is {type(value).__name__}; give a number")
 
 
 def as_whole(option: str, value: object) -> int:
