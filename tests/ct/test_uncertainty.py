@@ -13,6 +13,8 @@ from typer.testing import CliRunner
 import deepgsr_cli
 from deepgsr_cli.cli import app
 from deepgsr_cli.ct.methods import Method, load_network, reconstructed
+from deepgsr_cli.ct.simulation import SimulatedScan
+from deepgsr_cli.ct.slices import read_hu, reduced
 from deepgsr_cli.ct.uncertainty import WEIGHTS, expected_error, features
 from deepgsr_cli.tomography.attenuation import to_attenuation, to_hu
 from deepgsr_cli.tomography.geometry import Geometry, sparse_view
@@ -40,6 +42,20 @@ def test_errors_are_larger_where_they_are_expected_to_be(model):
     most = inside & (expected >= np.quantile(expected[inside], 0.8))
     assert error[most].mean() > 3 * error[inside & ~most].mean()
     assert expected[65:85, 65:129].mean() > 2 * expected[112:127, 75:120].mean()
+
+
+@pytest.mark.parametrize("size", [64, 128])
+def test_of_a_slice_of_few_pixels_two_thirds_of_the_errors_are_within(model, size):
+    """It was calibrated on 512 x 512 pixels."""
+    example = Path(__file__).parents[2] / "examples" / "ct" / "chest.dcm"
+    truth = to_attenuation(reduced(torch.from_numpy(read_hu(example)[0]), size).numpy(), CPU)
+    A = Radon(sparse_view((size, size), (400 / size, 400 / size), 60))
+    y = SimulatedScan(A.geometry, 1e5)(truth, (0, 1))
+    x = reconstructed(A, y, Method(photons=1e5), model=model).x
+    expected = expected_error(A, y, x, Method(photons=1e5), model)[0, 0].numpy()
+    error = np.abs(to_hu(x) - to_hu(truth))
+    within = (error <= expected)[to_hu(truth) > -900]
+    assert 0.5 < within.mean() < 0.8
 
 
 def test_each_feature_has_a_weight_and_is_finite(model):
