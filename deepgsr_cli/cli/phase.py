@@ -139,7 +139,7 @@ class Phase(ModelOptions, BatchOptions):
         float | None,
         option(
             panel=MEASUREMENT,
-            help="Noise level: the intensities' deviation is alpha times the magnitude.",
+            help="Noise level of pictures in 0-255: the intensities' deviation is alpha times the magnitude.",
             default="the file's; 27 for a simulation",
         ),
     ] = None

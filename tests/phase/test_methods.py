@@ -368,6 +368,27 @@ def test_a_measurement_in_other_units_gives_the_same_picture(run):
     assert np.abs(difference).max() <= 0.5 / 255 + 1e-6
 
 
+def test_an_alpha_that_is_typed_is_for_pictures_up_to_255_and_one_of_a_file_in_the_unit_of_its_peak(run):
+    run("phase", "--simulate", "in.png", "--alpha", 3, "-o", "a.png", "--keep-measurement", "m.npz")
+    with np.load("m.npz") as file:
+        fields = dict(file)
+    fields |= {"intensity": fields["intensity"] / 255**2, "peak": 1.0, "alpha": 3 / 255}
+    np.savez("scaled.npz", **fields)
+    for name, typed in (("file.tif", ()), ("typed.tif", ("--alpha", 3))):
+        result = run("phase", "scaled.npz", "-o", name, "--report", f"{name}.html", *typed)
+        assert result.exit_code == 0, result.output
+        assert "alpha 3" in Path(f"{name}.html").read_text(encoding="utf-8")
+    assert np.abs(read_image(Path("file.tif")).pixels - read_image(Path("typed.tif")).pixels).max() < 1e-4
+    result = run("phase", "scaled.npz", "-o", "out.png", "--alpha", 2000)
+    assert (result.exit_code, result.stderr.strip()) == (
+        2,
+        "--alpha 2000: give 0 to 1000, as for pictures in 0-255",
+    )
+    np.savez("wrong.npz", **{**fields, "alpha": 5.0})
+    result = run("phase", "wrong.npz", "-o", "out.png")
+    assert "--alpha 5: give 0 to 3.92157, as for pictures in 0-1" in result.stderr
+
+
 @pytest.mark.parametrize(
     ("arguments", "code", "words"),
     [
