@@ -1,7 +1,7 @@
 """Calibrate the uncertainty of ct-recon on slices that the network has not seen, or measure it on others.
 
     python benchmarks/calibrate_uncertainty.py --data SLICES [--limit 40] [--doses]
-    python benchmarks/calibrate_uncertainty.py --data TEST_SLICES --measure
+    python benchmarks/calibrate_uncertainty.py --data TEST_SLICES --measure [--size 128]
 
 Slices are spread evenly over the folder; each is scanned at 60 views, without noise and at 1e5 photons a ray,
 and once otherwise. The weights that are printed belong into `ct/uncertainty.py`: those of a Gamma model with
@@ -14,7 +14,8 @@ the errors without noise are within, and the weight of the noise, so that 68 % a
 within one standard deviation, which is to be 63 to 73 % in the body, and the mean error of the most uncertain
 5 % of pixels over that of all, both of pixels of the body and of those of the whole slice. Beside that stands
 what it would be, were the standard deviation of each pixel known and its error normal: a mixture of normal
-distributions, of any scales, is fitted to the errors.
+distributions, of any scales, is fitted to the errors. With --size it is of whole slices reduced to so many
+pixels a side.
 
 Sources:
     McCullagh and Nelder, Generalized Linear Models, 1989, ch. 8: the Gamma model and its iteration.
@@ -54,11 +55,14 @@ def main() -> None:
     parser.add_argument("--limit", type=int, default=40, help="Slices, evenly over the folder.")
     parser.add_argument("--doses", action="store_true", help="Fit the constant and the noise alone.")
     parser.add_argument("--measure", action="store_true", help="Measure the weights as they are.")
+    parser.add_argument("--size", type=int, help="Side in pixels that slices are reduced to.")
     options = parser.parse_args()
+
+    import torch
 
     from deepgsr_cli.compute.memory import keep_freed_memory
     from deepgsr_cli.ct.methods import load_network
-    from deepgsr_cli.ct.slices import eval_slices
+    from deepgsr_cli.ct.slices import eval_slices, reduced
     from deepgsr_cli.ct.uncertainty import WEIGHTS
 
     keep_freed_memory()
@@ -69,6 +73,10 @@ def main() -> None:
     scans, entries, errors, everywhere, shares = [], [], [], [], []
     for i, slice in enumerate(chosen):
         hu, pixel_mm = slice.read()
+        if options.size:
+            factor = max(hu.shape) / options.size
+            hu = reduced(torch.from_numpy(hu), options.size).numpy()
+            pixel_mm = (pixel_mm[0] * factor, pixel_mm[1] * factor)
         wanted = [(60, dose) for dose in DOSES]
         if not (options.measure or options.doses):
             wanted.append(OTHERS[i % len(OTHERS)])

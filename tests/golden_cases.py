@@ -288,9 +288,9 @@ def _metal() -> Iterator[Case]:
 
 
 def _phase() -> Iterator[Case]:
-    coded = "phase --simulate square.png --model cdp --alpha 9 --restarts 1 --json"
+    coded = "phase --simulate square.png --model cdp --alpha 9 --json"
     yield Case("deepgsr-gray", "phase", f"{coded} -o red.tif", ("red.tif",))
-    short = f"{coded} --iterations 10 --num-masks 2 --mask-kind quaternary"
+    short = f"{coded} --restarts 1 --iterations 10 --num-masks 2 --mask-kind quaternary"
     for method in ("er", "hio", "raar"):
         yield Case("phase", method, f"{short} --method {method} -o {method}.tif", (f"{method}.tif",))
     # Not bm3d, of another package: it comes out otherwise from run to run.
@@ -317,6 +317,7 @@ def _phase() -> Iterator[Case]:
         "unrolled": "measured.npz -o x.png --method unrolled",
         "exists": "measured.npz -o measured.png --method er",
         "restarts": "measured.npz -o x.png --method er --restarts 0",
+        "restarts of none": "measured.npz -o x.png --method unrolled --restarts 2",
     }.items():
         yield Case("phase", name, f"phase {arguments}")
     evaluate = "eval phase --data clean --size 32 --alpha 9 --limit 1 --restarts 1 --iterations 5 --method er"
@@ -346,7 +347,7 @@ def _training() -> Iterator[Case]:
     yield Case(group, "mar", f"train mar --data scan -o runs/mar {tiny} --patch 32")
     yield Case(group, "phase", f"train phase --data clean -o runs/phase {tiny} --patch 16")
     unrolled = "--method unrolled --weights runs/phase/model.safetensors -o unrolled.tif --json"
-    retrieve = f"phase --simulate square.png --alpha 9 --restarts 1 {unrolled}"
+    retrieve = f"phase --simulate square.png --alpha 9 {unrolled}"
     yield Case(group, "unrolled", retrieve, ("unrolled.tif",))
     use = "denoise noisy1.png -o trained.png --weights runs/denoise/model.safetensors --sigma 25 --json"
     yield Case(group, "trained", use, ("trained.png",))

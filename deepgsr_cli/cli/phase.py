@@ -41,7 +41,7 @@ Restarts = Annotated[
     int | None,
     option(
         panel=QUALITY,
-        help="Random starts, of which the best goes on.",
+        help="Random starts of er, hio and raar, and of red for fourier: the best goes on.",
         default="50 for fourier (20 with red), 3 for cdp",
     ),
 ]
@@ -49,7 +49,7 @@ Iterations = Annotated[
     int | None,
     option(
         panel=QUALITY,
-        help="Iterations of the projections from the best start.",
+        help="Iterations from the best start, of the same methods.",
         default="1000 for fourier (100 with red), 300 for cdp",
     ),
 ]
@@ -139,7 +139,7 @@ class Phase(ModelOptions, BatchOptions):
         float | None,
         option(
             panel=MEASUREMENT,
-            help="Noise level: the intensities' deviation is alpha times the magnitude.",
+            help="Noise level of pictures in 0-255: the intensities' deviation is alpha times the magnitude.",
             default="the file's; 27 for a simulation",
         ),
     ] = None

@@ -18,7 +18,8 @@ from deepgsr_cli.tomography.radon import Radon
 
 # What reports say of it.
 UNCERTAINTY = "standard deviation in HU, calibrated for deepgsr-ct on simulated scans of training patients"
-# Widths of the Gaussians that maps are averaged by, in pixels of 512.
+# Widths of the Gaussians that maps are averaged by, in pixels of 512, but never less than a pixel: narrower
+# ones average nothing.
 _WIDTHS = (1.0, 3.0)
 _LEAST_HU, _MOST_HU = 1.0, 2000.0
 # Added to magnitudes under a logarithm, in HU.
@@ -95,12 +96,13 @@ def features(A: Radon, y: Tensor, x: Tensor, photons: float | None, model: Unrol
     inside = inside if inside.any() else torch.ones_like(inside)
     entries, means = [torch.ones_like(x)], []
     for width in _WIDTHS:
-        found = [_magnitude(gaussian_blur(values.square(), scale * width)) for values in maps]
-        spread = gaussian_blur(x.square(), scale * width) - gaussian_blur(x, scale * width).square()
+        width_px = max(1.0, scale * width)
+        found = [_magnitude(gaussian_blur(values.square(), width_px)) for values in maps]
+        spread = gaussian_blur(x.square(), width_px) - gaussian_blur(x, width_px).square()
         found.append(_magnitude(spread))
         means = [torch.full_like(x, float(values[inside].mean())) for values in found]
         entries += found
-    rows, columns = torch.gradient(gaussian_blur(x, scale), dim=(2, 3))
+    rows, columns = torch.gradient(gaussian_blur(x, max(1.0, scale)), dim=(2, 3))
     entries.append(_magnitude(rows.square() + columns.square()))
     entries += [*means, *(torch.full_like(x, float(value)) for value in condition[0])]
     return torch.cat(entries)[:, 0]

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -52,7 +52,8 @@ def read_measurement(path: Path, **given: Any) -> Measurement:
     """Read a measurement, with what `given` says (and is not None) in place of what the file says.
 
     .npz, .h5 and .mat hold arrays named as the fields of `Measurement`; .npy and .tif hold the intensities
-    alone, (M, N) or (J, M, N), and so do the data of a CXI file. MATLAB files have patterns last, (M, N, J).
+    alone, (M, N) or (J, M, N), and so do the data of a CXI file. MATLAB files have patterns last, (M, N, J),
+    or first; see `_patterns_last`.
 
     Raises:
         InputError: The file cannot be read, or holds no intensities.
@@ -159,20 +160,35 @@ def _read_hdf5(path: Path) -> Mapping[str, Any]:
         return fields
 
 
-def _read_matlab(path: Path) -> Mapping[str, Any]:
-    fields = read_matlab(path)
-    return {name: _patterns_first(value) if name in _STACKS else value for name, value in fields.items()}
-
-
 # The fields that are a picture for each pattern.
 _STACKS = ("intensity", "masks")
 
 
-def _patterns_first(values: Any) -> Any:
-    """A stack of patterns, (J, M, N), of one that has the fewer of them, patterns, first or last."""
-    values = np.asarray(values)
-    last = values.ndim == 3 and values.shape[-1] < values.shape[0]
-    return np.ascontiguousarray(np.moveaxis(values, -1, 0)) if last else values
+def _read_matlab(path: Path) -> Mapping[str, Any]:
+    fields = read_matlab(path)
+    stacks = {name: np.asarray(fields[name]) for name in _STACKS if np.ndim(fields.get(name, 0)) == 3}
+    if stacks and _patterns_last([stack.shape for stack in stacks.values()]):
+        moved = {name: np.ascontiguousarray(np.moveaxis(stack, -1, 0)) for name, stack in stacks.items()}
+        fields = {**fields, **moved}
+    return fields
+
+
+def _patterns_last(shapes: Sequence[tuple[int, ...]]) -> bool:
+    """Whether stacks that go together are (M, N, J), as MATLAB has them, and not (J, M, N), as others write.
+
+    The number of patterns is that of masks, whose other sides may be shorter. Where that does not tell, they
+    are last, unless patterns would then be more than twice as oblong as the other way.
+    """
+    first_agrees, last_agrees = (len({shape[axis] for shape in shapes}) == 1 for axis in (0, -1))
+    if first_agrees != last_agrees:
+        return last_agrees
+    first, middle, last = shapes[0]
+    return _oblongness(first, middle) <= 2 * _oblongness(middle, last)
+
+
+def _oblongness(height: int, width: int) -> float:
+    """Longer side by the shorter one."""
+    return max(height, width) / max(min(height, width), 1)
 
 
 def _number(path: Path, name: str, value: Any) -> float:

@@ -170,19 +170,53 @@ def _read_segmentation(
             f"{path}: its {len(labels)} segments, {names}, are taken for metal together; choose by --segment"
         )
     of_target: dict[Path | None, list[int]] = {}
+    placed: list[np.ndarray] = []
     for job in jobs:
         assert isinstance(job, SliceJob)
-        header, frame = slice_header(job.series, job.index), job.series.slices[job.index].frame
-        place = Place.of(header, str(header.get("FrameOfReferenceUID", "")))
-        any_frame = {(str(header.SOPInstanceUID), n) for n in (None, 1 if frame is None else frame + 1)}
-        referred = [i for i, (sources, _) in enumerate(frames) if sources & any_frame]
-        of_target[job.target] = referred or [i for i, (_, at) in enumerate(frames) if at.is_at(place)]
+        found = _planes_of(path, job, planes, frames)
+        of_target[job.target] = list(range(len(placed), len(placed) + len(found)))
+        placed += found
     if not any(of_target.values()):
         raise InputError(
             f"{path}: none of its {counted(len(frames), 'frame')} is of a slice that was given, by reference"
             " or place; give the segmentation of this series"
         )
-    return planes, of_target, note
+    return np.stack(placed), of_target, note
+
+
+def _planes_of(
+    path: Path, job: SliceJob, planes: np.ndarray, frames: Sequence[tuple[set[tuple[str, int | None]], Place]]
+) -> list[np.ndarray]:
+    """Planes of a segmentation, (frames, H, W), that are of a slice, flipped to it if they are stored so.
+
+    Those are the frames that refer to the slice, or else those at its place. A frame that refers to several
+    slices, and says where it is, is of those at its place.
+
+    Raises:
+        InputError: A frame refers to this slice alone and has its pixels elsewhere.
+    """
+    header, frame = slice_header(job.series, job.index), job.series.slices[job.index].frame
+    place = Place.of(header, str(header.get("FrameOfReferenceUID", "")))
+    uid, shape = str(header.SOPInstanceUID), (planes.shape[1], planes.shape[2])
+    own = {(uid, None), (uid, 1)} if frame is None else {(uid, frame + 1)}
+    found = []
+    for i, (sources, at) in enumerate(frames):
+        # Without a number, a reference is to all frames of a file.
+        if not sources & {*own, (uid, None)}:
+            continue
+        # A mask of another shape is told from it later.
+        flips = at.flips_to(place, shape) if shape == job.series.shape else ()
+        if flips is not None:
+            found.append(np.flip(planes[i], flips))
+        elif not at.position_mm or (len(sources) == 1 and sources <= own):
+            raise InputError(
+                f"{path}: frame {i + 1} refers to {job.label}, but {at.difference(place, shape)};"
+                " resample the segmentation to the slices"
+            )
+    if not found:
+        flips_of = {i: at.flips_at(place, shape) for i, (_, at) in enumerate(frames)}
+        found = [np.flip(planes[i], flips) for i, flips in flips_of.items() if flips is not None]
+    return found
 
 
 def _chosen_segments(path: Path, labels: dict[int, str], segments: Sequence[str]) -> set[int]:

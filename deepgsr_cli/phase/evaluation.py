@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -20,7 +20,7 @@ from deepgsr_cli.formats.image import picture_paths, read_channels, to_uint8
 from deepgsr_cli.formats.resize import resized_in_8_bits
 from deepgsr_cli.phase import MOST_SIDE_PX
 from deepgsr_cli.phase.diffraction import Diffraction, coded_masks, oversampled_fourier
-from deepgsr_cli.phase.methods import METHODS, PRIORS, Settings, align, retrieve
+from deepgsr_cli.phase.methods import METHODS, PRIORS, Settings, align, retrieve, starts_at_random
 from deepgsr_cli.phase.noise import Noise, alpha_noise, check_alpha, check_snr, snr_noise, snr_sigma
 from deepgsr_cli.phase.priors import DENOISER, load_unrolled, weighted_denoiser
 from deepgsr_cli.phase.projections import PEAK, Retrieval
@@ -59,8 +59,8 @@ class PhaseRetrieval(Evaluation[Patterns, Retrieval, Tensor]):
         alphas: Noise levels of `phase.noise.alpha_noise`.
         snrs_db: Noise levels of `phase.noise.snr_noise`, in dB.
         size: Side in pixels the pictures are resized to.
-        restarts: As `phase.methods.Settings`.
-        iterations: As `phase.methods.Settings`.
+        restarts: As `phase.methods.Settings`, for the methods that have such.
+        iterations: As `phase.methods.Settings`, likewise.
     """
 
     model: str = "cdp"
@@ -96,11 +96,19 @@ class PhaseRetrieval(Evaluation[Patterns, Retrieval, Tensor]):
             check_snr(snr_db)
         if not 16 <= self.size <= MOST_SIDE_PX:
             raise UsageError(f"--size {self.size}: give 16 to {MOST_SIDE_PX}")
-        self._settings(METHODS[0])
+        starts = Settings("er", restarts=self.restarts, iterations=self.iterations)
+        if not any(self._starts_at_random(name) for name in self.method_names):
+            starts.refuse_starts(f"{' or '.join(self.method_names)} for {self.model}")
+
+    def _starts_at_random(self, name: str) -> bool:
+        return starts_at_random(name.partition("-")[0], mixing=self.model != "fourier")
 
     def _settings(self, name: str) -> Settings:
         method, _, prior = name.partition("-")
-        return Settings(method, prior or PRIORS[0], self.restarts, self.iterations)
+        settings = Settings(method, prior or PRIORS[0])
+        if not self._starts_at_random(name):
+            return settings
+        return replace(settings, restarts=self.restarts, iterations=self.iterations)
 
     @cached_property
     def paths(self) -> list[Path]:

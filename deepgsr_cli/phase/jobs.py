@@ -65,7 +65,8 @@ class Measured:
         oversampling: Samples a pixel in each direction, for "fourier".
         scaling: Scaling of the Fourier transform.
         peak: Largest value of the picture, as magnitude.
-        noise: Noise level alpha, and in dB; where one is given it takes the place of both.
+        noise: Noise level alpha for pictures in 0-255, whatever their peak, and in dB; where one is given it
+            takes the place of both.
         reference: True picture, or folder of true pictures with the names of the inputs.
     """
 
@@ -91,6 +92,9 @@ class Measured:
             scaling=self.scaling,
         )
         alpha, snr_db = self.noise
+        if alpha is not None:
+            check_alpha(alpha)
+            alpha = alpha * measurement.peak / PEAK
         if self.noise != (None, None):
             measurement = replace(measurement, alpha=alpha, snr_db=snr_db)
         return measurement, self.truth(job)
@@ -382,9 +386,8 @@ def _noise(measurement: Measurement) -> Noise | None:
         return Noise(sigma=math.sqrt(power / (1 + 10 ** (measurement.snr_db / 10))))
     if measurement.alpha is None:
         return None
-    alpha = measurement.alpha * PEAK / measurement.peak
-    check_alpha(alpha)
-    return Noise(alpha=alpha)
+    check_alpha(measurement.alpha, measurement.peak)
+    return Noise(alpha=measurement.alpha * PEAK / measurement.peak)
 
 
 def checked_operator(measurement: Measurement, truth: np.ndarray | None = None) -> Diffraction:
@@ -409,11 +412,16 @@ def checked_operator(measurement: Measurement, truth: np.ndarray | None = None) 
 def _described(measurement: Measurement) -> dict[str, str]:
     """Return what a protocol says of a measurement."""
     count, height, width = measurement.intensity.shape
-    snr_db, alpha = measurement.snr_db, measurement.alpha
+    if measurement.snr_db is not None:
+        noise = f"SNR {measurement.snr_db:g} dB"
+    elif measurement.alpha is not None:
+        noise = f"alpha {measurement.alpha * PEAK / measurement.peak:g}"
+    else:
+        noise = "of a level that is not known"
     return {
         "model": str(measurement.model),
         "patterns": f"{count} of {width} x {height}",
-        "noise": f"alpha {alpha}" if snr_db is None else f"SNR {snr_db:g} dB",
+        "noise": noise,
     }
 
 

@@ -53,8 +53,8 @@ class Settings:
     Attributes:
         method: Name of the method, one of `METHODS`.
         prior: Name of the denoiser of "red", one of `PRIORS`.
-        restarts: Number of random starts.
-        iterations: Iterations from the best start.
+        restarts: Number of random starts, of the projections alone; see `starts_at_random`.
+        iterations: Iterations of the projections from the best start, of them alone likewise.
     """
 
     method: str = "red"
@@ -73,6 +73,28 @@ class Settings:
             value = getattr(self, name)
             if value is not None and value < 1:
                 raise OptionError(name, value, "give 1 or more")
+        if self.method == "unrolled":
+            self.refuse_starts("unrolled")
+
+    def refuse_starts(self, methods: str) -> None:
+        """Refuse what is said of random starts where there are none.
+
+        Args:
+            methods: What has none, in words.
+
+        Raises:
+            OptionError: Restarts or iterations are given.
+        """
+        for name in ("restarts", "iterations"):
+            value = getattr(self, name)
+            if value is not None:
+                ours = "is of --method er, hio or raar, and of red for fourier"
+                raise OptionError(name, value, f"{ours}, not of {methods}; leave it out")
+
+
+def starts_at_random(method: str, *, mixing: bool) -> bool:
+    """Whether a method has projections from random starts, for masks that mix the pixels or not."""
+    return method in STEPS or (method == "red" and not mixing)
 
 
 def retrieve(
@@ -103,7 +125,8 @@ def retrieve(
         progress: Called with finished and all iterations.
 
     Raises:
-        UsageError: There is no noise level and the method needs it, or it is not for such patterns.
+        UsageError: There is no noise level and the method needs it, it is not for such patterns, or it has no
+            restarts or iterations for them, and such are given.
     """
     if not A.masks.imag.any():
         # Patterns of real pictures behind real masks are the same at k and -k: two measurements of each.
@@ -120,7 +143,8 @@ def retrieve(
         assert network is not None
         return _unrolled(constraints, noise, network)
     assert denoiser is not None
-    if A.mixes:
+    if not starts_at_random("red", mixing=A.mixes):
+        settings.refuse_starts("red for cdp")
         several = len(A.masks) > 2
         return message_passing(
             A,

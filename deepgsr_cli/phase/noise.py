@@ -9,6 +9,7 @@ import torch
 from torch import Tensor
 
 from deepgsr_cli.errors import OptionError
+from deepgsr_cli.phase.projections import PEAK
 
 
 def alpha_noise(z: Tensor, alpha: float, generator: torch.Generator) -> Tensor:
@@ -95,10 +96,11 @@ class PhaseNoise:
     snr_db: float = math.inf
 
 
-def check_alpha(alpha: float) -> None:
-    """Refuse an alpha that is no noise level."""
-    if not 0 <= alpha <= 1000:
-        raise OptionError("alpha", alpha, "give 0 to 1000, as for pictures in 0-255")
+def check_alpha(alpha: float, peak: float = PEAK) -> None:
+    """Refuse an alpha that is no noise level of pictures up to a peak."""
+    most = 1000 * peak / PEAK
+    if not 0 <= alpha <= most:
+        raise OptionError("alpha", alpha, f"give 0 to {most:g}, as for pictures in 0-{peak:g}")
 
 
 def check_snr(snr_db: float) -> None:

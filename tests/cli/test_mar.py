@@ -323,6 +323,9 @@ def segmentation(
     *,
     sources: list[Path] | None = None,
     z_mm: list[float] | None = None,
+    corner_mm: tuple[float, float] = (0, 0),
+    axes: tuple[float, ...] = (1, 0, 0, 0, 1, 0),
+    pixel_mm: tuple[float, float] = (PIXEL_MM, PIXEL_MM),
     fractional: bool = False,
 ) -> Path:
     """A DICOM segmentation whose frames refer to slices, or say where they are."""
@@ -351,15 +354,15 @@ def segmentation(
         BitsStored=8 if fractional else 1,
         HighBit=7 if fractional else 0,
         SharedFunctionalGroupsSequence=item(
-            PixelMeasuresSequence=item(PixelSpacing=[PIXEL_MM, PIXEL_MM]),
-            PlaneOrientationSequence=item(ImageOrientationPatient=[1, 0, 0, 0, 1, 0]),
+            PixelMeasuresSequence=item(PixelSpacing=list(pixel_mm)),
+            PlaneOrientationSequence=item(ImageOrientationPatient=list(axes)),
         ),
         PerFrameFunctionalGroupsSequence=[],
     )[0]
     for i in range(len(planes)):
         (groups,) = item()
         if z_mm is not None:
-            groups.PlanePositionSequence = item(ImagePositionPatient=[0, 0, z_mm[i]])
+            groups.PlanePositionSequence = item(ImagePositionPatient=[*corner_mm, z_mm[i]])
         if sources is not None:
             source = item(ReferencedSOPInstanceUID=pydicom.dcmread(sources[i]).SOPInstanceUID)
             groups.DerivationImageSequence = item(SourceImageSequence=source)
@@ -511,6 +514,72 @@ def test_a_segmentation_of_other_slices_or_another_file_is_refused(run, series, 
     result = run("mar", series, "-o", "out", "--mask", series / "0.dcm")
     assert result.exit_code == 1
     assert "is CT Image Storage, no segmentation" in result.stderr
+
+
+END_MM = (SIZE - 1) * PIXEL_MM
+FLIPPED = {
+    (0, 1): ((END_MM, END_MM), (-1, 0, 0, 0, -1, 0)),
+    (0,): ((0, END_MM), (1, 0, 0, 0, -1, 0)),
+    (1,): ((END_MM, 0), (-1, 0, 0, 0, 1, 0)),
+}
+
+
+@pytest.mark.parametrize("referred", [True, False])
+@pytest.mark.parametrize("flips", list(FLIPPED))
+def test_a_segmentation_that_is_stored_flipped_is_flipped_to_the_slice(
+    run, series, tmp_path, flips, referred
+):
+    path, (corner_mm, axes) = series / "1.dcm", FLIPPED[flips]
+    metal = rods() & (np.arange(SIZE) < 32)
+    sources = [path] if referred else None
+    options = {"sources": sources, "z_mm": [2.0], "corner_mm": corner_mm, "axes": axes}
+    mask = segmentation(tmp_path / "mask.dcm", [np.flip(metal, flips)], **options)
+    result = run("mar", path, "-o", "out.npy", "--mask", mask, "--json")
+    assert result.exit_code == 0, result.output
+    changed = np.load("out.npy") != stored(path) - 1024.0
+    assert json.loads(result.stdout)["metal_px"] == metal.sum()
+    assert not changed[metal].any()
+    assert changed[rods() & ~metal].any()
+
+
+@pytest.mark.parametrize(
+    ("geometry", "words"),
+    [
+        ({"corner_mm": (8.0, 0.0)}, "its pixels lie 8 mm away from the slice's, not on them"),
+        ({"z_mm": [0.0]}, "its pixels lie 2 mm away"),
+        ({"pixel_mm": (4.0, 3.0)}, "its pixels are 4 x 3 mm, not 4 x 4 mm"),
+        ({"pixel_mm": (4.0, 3.0), "z_mm": None}, "its pixels are 4 x 3 mm, not 4 x 4 mm"),
+        (
+            {"axes": (0, 1, 0, 1, 0, 0)},
+            "its rows and columns run along 0, 1, 0, 1, 0, 0, not 1, 0, 0, 0, 1, 0",
+        ),
+        ({"axes": (-1, 0, 0, 0, -1, 0)}, "its pixels lie 356 mm away"),
+    ],
+)
+def test_a_segmentation_on_another_grid_than_the_slice_it_refers_to_is_refused(
+    run, series, tmp_path, geometry, words
+):
+    options = {"sources": [series / "1.dcm"], "z_mm": [2.0], **geometry}
+    mask = segmentation(tmp_path / "mask.dcm", [rods()], **options)
+    result = run("mar", series / "1.dcm", "-o", "out.npy", "--mask", mask)
+    assert result.exit_code == 1, result.output
+    told = " ".join(result.stderr.split())
+    assert f"mask.dcm: frame 1 refers to {series / '1.dcm'}, but {words}" in told
+    assert told.endswith("resample the segmentation to the slices")
+    assert not Path("out.npy").exists()
+
+
+def test_a_segmentation_that_refers_to_all_slices_is_of_those_at_its_place(run, series, tmp_path):
+    slices = [series / f"{k}.dcm" for k in range(3)]
+    mask = segmentation(tmp_path / "mask.dcm", [rods()], sources=slices[:1], z_mm=[2.02])
+    seg = pydicom.dcmread(mask)
+    (derivation,) = seg.PerFrameFunctionalGroupsSequence[0].DerivationImageSequence
+    derivation.SourceImageSequence = [Dataset() for _ in slices]
+    for source, path in zip(derivation.SourceImageSequence, slices):
+        source.ReferencedSOPInstanceUID = pydicom.dcmread(path).SOPInstanceUID
+    result = run("mar", series, "-o", "out", "--mask", saved(seg, mask), "--json", "--format", "npy")
+    assert result.exit_code == 0, result.output
+    assert [json.loads(line)["metal_px"] for line in result.stdout.splitlines()] == [0, 18, 0]
 
 
 # Sinograms

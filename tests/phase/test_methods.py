@@ -346,7 +346,8 @@ def test_a_prior_whose_package_is_missing_is_named(run, monkeypatch):
 @pytest.mark.parametrize("model", ["fourier", "cdp"])
 def test_the_same_seed_gives_the_same_bytes(run, model, monkeypatch):
     monkeypatch.setattr(methods, "falling", lambda first, last, count: falling(first, last, 8))
-    options = ("--simulate", "in.png", "--model", model, "--restarts", 2, "--iterations", 20)
+    options: tuple[object, ...] = ("--simulate", "in.png", "--model", model)
+    options += ("--restarts", 2, "--iterations", 20) if model == "fourier" else ()
     for name, seed in (("a.png", 1), ("b.png", 1), ("c.png", 2)):
         result = run("phase", *options, "-o", name, "--seed", seed)
         assert result.exit_code == 0, result.output
@@ -367,6 +368,27 @@ def test_a_measurement_in_other_units_gives_the_same_picture(run):
     assert np.abs(difference).max() <= 0.5 / 255 + 1e-6
 
 
+def test_an_alpha_that_is_typed_is_for_pictures_up_to_255_and_one_of_a_file_in_the_unit_of_its_peak(run):
+    run("phase", "--simulate", "in.png", "--alpha", 3, "-o", "a.png", "--keep-measurement", "m.npz")
+    with np.load("m.npz") as file:
+        fields = dict(file)
+    fields |= {"intensity": fields["intensity"] / 255**2, "peak": 1.0, "alpha": 3 / 255}
+    np.savez("scaled.npz", **fields)
+    for name, typed in (("file.tif", ()), ("typed.tif", ("--alpha", 3))):
+        result = run("phase", "scaled.npz", "-o", name, "--report", f"{name}.html", *typed)
+        assert result.exit_code == 0, result.output
+        assert "alpha 3" in Path(f"{name}.html").read_text(encoding="utf-8")
+    assert np.abs(read_image(Path("file.tif")).pixels - read_image(Path("typed.tif")).pixels).max() < 1e-4
+    result = run("phase", "scaled.npz", "-o", "out.png", "--alpha", 2000)
+    assert (result.exit_code, result.stderr.strip()) == (
+        2,
+        "--alpha 2000: give 0 to 1000, as for pictures in 0-255",
+    )
+    np.savez("wrong.npz", **{**fields, "alpha": 5.0})
+    result = run("phase", "wrong.npz", "-o", "out.png")
+    assert "--alpha 5: give 0 to 3.92157, as for pictures in 0-1" in result.stderr
+
+
 @pytest.mark.parametrize(
     ("arguments", "code", "words"),
     [
@@ -381,6 +403,13 @@ def test_a_measurement_in_other_units_gives_the_same_picture(run):
         (("--simulate", "in.png", "--prior", "nlm"), 2, "--prior nlm: known are deepgsr, tv, bm3d"),
         (("--simulate", "in.png", "--method", "er", "--prior", "tv"), 2, "the method er has none"),
         (("--simulate", "in.png", "--restarts", 0), 2, "--restarts 0: give 1 or more"),
+        (("--simulate", "in.png", "--restarts", 2), 2, "--restarts 2 is of --method er, hio or raar, and"),
+        (("--simulate", "in.png", "--iterations", 9), 2, "and of red for fourier, not of red for cdp; leave"),
+        (
+            ("--simulate", "in.png", "--method", "unrolled", "--iterations", 9),
+            2,
+            ", not of unrolled; leave it",
+        ),
         (("--simulate", "in.png", "--alpha", -1), 2, "--alpha -1"),
         (("--simulate", "in.png", "--seed", -1), 2, "--seed -1: give 0 to 4294967295"),
         (("--simulate", "in.png", "--model", "lens"), 2, "--model lens"),
@@ -425,6 +454,33 @@ def test_eval_scores_all_methods_in_one_run(run):
     with open("scores.csv", encoding="utf-8", newline="") as file:
         assert [float(row["psnr"]) for row in csv.DictReader(file)] == [s["psnr"] for s in scores]
     assert len(json.loads(Path("r.json").read_text(encoding="utf-8"))["items"]) == 2
+
+
+def test_eval_takes_restarts_for_the_methods_that_have_such_and_refuses_them_for_none(run):
+    Path("data").mkdir()
+    Path("in.png").rename("data/in.png")
+    given = (
+        "eval",
+        "phase",
+        "--data",
+        "data",
+        "--size",
+        32,
+        "--alpha",
+        3,
+        "--restarts",
+        1,
+        "--iterations",
+        2,
+    )
+    result = run(*given, "--method", "red")
+    assert result.exit_code == 2
+    assert (
+        "--restarts 1 is of --method er, hio or raar, and of red for fourier, not of red for cdp"
+        in " ".join(result.stderr.split())
+    )
+    result = run(*given, "--method", "red", "--method", "er")
+    assert result.exit_code == 0, result.output
 
 
 def test_eval_draws_noise_and_starts_from_the_seed(run):

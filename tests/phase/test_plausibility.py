@@ -112,6 +112,27 @@ def test_matlab_files_hold_measurements(tmp_path, version, last):
     assert (read.model, read.alpha) == ("cdp", 1.0)
 
 
+@pytest.mark.parametrize("version", ["5", "7.3"])
+@pytest.mark.parametrize(
+    ("shape", "masks", "last"),
+    [
+        ((6, 5, 40), (6, 5, 40), True),  # more patterns than rows
+        ((6, 6, 6), None, True),
+        ((5, 6, 9), None, True),
+        ((2, 6, 5), None, False),
+        ((6, 8, 10), (3, 4, 10), True),
+        ((10, 8, 6), (10, 4, 3), False),
+    ],
+)
+def test_patterns_of_matlab_files_are_last_unless_sizes_tell(tmp_path, version, shape, masks, last):
+    generator = np.random.default_rng(0)
+    fields = {"intensity": generator.random(shape)} | ({"masks": generator.random(masks)} if masks else {})
+    saved_matlab(tmp_path / "m.mat", fields, version)
+    read = read_measurement(tmp_path / "m.mat")
+    for name, stack in fields.items():
+        np.testing.assert_array_equal(getattr(read, name), np.moveaxis(stack, -1, 0) if last else stack)
+
+
 @pytest.mark.parametrize("name", ["entry_1/data_1/data", "entry_1/instrument_1/detector_1/data"])
 def test_cxi_files_hold_intensities(tmp_path, name):
     intensity = np.fft.fftshift(measured("fourier").intensity, axes=(-2, -1))

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator
+from dataclasses import dataclass
 from pathlib import Path
-from typing import NamedTuple
 
 import numpy as np
 import pydicom
@@ -13,28 +14,99 @@ from pydicom.uid import UID, SegmentationStorage
 
 from deepgsr_cli.errors import InputError
 from deepgsr_cli.files import check_readable
+from deepgsr_cli.formats.dicom.header import numbers_of
 
 # Whose pixels are numbers of segments, which pydicom may not know yet (Supplement 243).
 LABEL_MAP = UID("1.2.840.10008.5.1.4.1.1.66.7")
-# How far the plane of a segmentation may be from its slice; writers round to a few decimals.
-_TOLERANCE_MM = 0.1
+# How far pixels of a segmentation may be from those of its slice; writers round to a few decimals.
+_TOLERANCE_PX = 0.25
 
 
-class Place(NamedTuple):
-    """Where a plane is: position, orientation and pixel size, empty where they are not known."""
+@dataclass(frozen=True)
+class Place:
+    """Where a plane is; empty what is not known.
+
+    Attributes:
+        frame_of_reference: UID of the coordinates.
+        position_mm: Centre of the first pixel, (x, y, z).
+        axes: Directions that rows and columns run along, (x, y, z, x, y, z).
+        pixel_mm: Distance between rows and between columns.
+    """
 
     frame_of_reference: str
-    numbers_mm: tuple[float, ...]
+    position_mm: tuple[float, ...]
+    axes: tuple[float, ...]
+    pixel_mm: tuple[float, ...]
 
     @classmethod
     def of(cls, header: Dataset, frame_of_reference: str) -> Place:
-        keywords = ("ImagePositionPatient", "ImageOrientationPatient", "PixelSpacing")
-        found = [tuple(map(float, header.get(keyword) or ())) for keyword in keywords]
-        return cls(frame_of_reference, sum(found, ()) if all(found) else ())
+        """Read the place of a header.
 
-    def is_at(self, other: Place) -> bool:
-        known = bool(self.numbers_mm and other.numbers_mm) and self.frame_of_reference == other[0]
-        return known and np.allclose(self.numbers_mm, other.numbers_mm, rtol=0, atol=_TOLERANCE_MM)
+        Raises:
+            ValueError: Numbers that are no place.
+        """
+        counts = {"ImagePositionPatient": 3, "ImageOrientationPatient": 6, "PixelSpacing": 2}
+        position, axes, pixel = (
+            numbers_of(header, keyword, count) or () for keyword, count in counts.items()
+        )
+        return cls(frame_of_reference, position, axes, pixel)
+
+    def flips_to(self, other: Place, shape: tuple[int, int]) -> tuple[int, ...] | None:
+        """Axes to flip a plane of a shape along so that its pixels lie on those of another.
+
+        What one of both does not say is taken to be the same.
+
+        Returns:
+            Of 0 and 1; None if no flips make its pixels lie there.
+        """
+        flips, distance_mm = self._nearest(other, shape)
+        most_mm = _TOLERANCE_PX * min(other.pixel_mm or self.pixel_mm or (1.0,))
+        return flips if distance_mm <= most_mm else None
+
+    def flips_at(self, other: Place, shape: tuple[int, int]) -> tuple[int, ...] | None:
+        """Axes as of `flips_to`, of places that are known; None for others."""
+        known = all(at.position_mm and at.axes and at.pixel_mm for at in (self, other))
+        same = known and self.frame_of_reference == other.frame_of_reference
+        return self.flips_to(other, shape) if same else None
+
+    def difference(self, other: Place, shape: tuple[int, int]) -> str:
+        """Say what is wrong with a plane that no flips bring to another: "its ..., not ..."."""
+        if self.axes and other.axes:
+            cosines = np.reshape(self.axes, (2, 3)) @ np.reshape(other.axes, (2, 3)).T
+            if not np.allclose(np.abs(cosines), np.eye(2), atol=0.01):
+                return f"its rows and columns run along {_numbers(self.axes)}, not {_numbers(other.axes)}"
+        if self.pixel_mm and other.pixel_mm and not np.allclose(self.pixel_mm, other.pixel_mm, rtol=1e-3):
+            (height, width), (rows, columns) = self.pixel_mm, other.pixel_mm
+            return f"its pixels are {height:g} x {width:g} mm, not {rows:g} x {columns:g} mm"
+        return f"its pixels lie {self._nearest(other, shape)[1]:.3g} mm away from the slice's, not on them"
+
+    def _nearest(self, other: Place, shape: tuple[int, int]) -> tuple[tuple[int, ...], float]:
+        """Flips that bring a plane nearest to another, and how far away its pixels are then, in mm."""
+        centre, sides = self._extent_mm(other, shape)
+        other_centre, other_sides = other._extent_mm(self, shape)
+        flips, distance_mm = [], math.dist(centre, other_centre)
+        for axis, (side, other_side) in enumerate(zip(sides, other_sides)):
+            kept, flipped = math.dist(side, other_side), math.dist([-x for x in side], other_side)
+            distance_mm += min(kept, flipped) / 2
+            if flipped < kept:
+                flips.append(axis)
+        return tuple(flips), distance_mm
+
+    def _extent_mm(self, other: Place, shape: tuple[int, int]) -> tuple[list[float], list[list[float]]]:
+        """Centre, (x, y, z), and from the first to the last pixel of a column and of a row.
+
+        The centre is 0 if one of both positions is not known.
+        """
+        axes = self.axes or other.axes or (1.0, 0.0, 0.0, 0.0, 1.0, 0.0)
+        pixel_mm = self.pixel_mm or other.pixel_mm or (1.0, 1.0)
+        down, along = [(size - 1) * mm for size, mm in zip(shape, pixel_mm)]
+        sides = [[down * x for x in axes[3:]], [along * x for x in axes[:3]]]
+        position = self.position_mm if other.position_mm else ()
+        return [x + (a + b) / 2 for x, a, b in zip(position, *sides)] or [0.0] * 3, sides
+
+
+def _numbers(values: tuple[float, ...]) -> str:
+    return ", ".join(f"{value:.3g}" for value in values)
 
 
 def read_segmentation(path: Path) -> Dataset:
