@@ -53,15 +53,16 @@ def smaller_copies(pictures: Sequence[np.ndarray], scales: Sequence[float], size
 
 
 # Of pictures to train on, the share whose contrast is stretched; the most of their pixels that this makes
-# black and white; and the least range that is stretched to all, as more would stretch the steps of 8 bits.
-_STRETCHED, _MOST_BLACK, _MOST_WHITE, _LEAST_RANGE = 0.4, 0.4, 0.15, 0.6
+# black and white; the least range that is stretched to all, as more would stretch the steps of 8 bits; and
+# the share of them that is stretched in each channel by itself.
+_STRETCHED, _MOST_BLACK, _MOST_WHITE, _LEAST_RANGE, _BY_CHANNEL = 0.5, 0.5, 0.15, 0.6, 0.25
 
 
 def with_more_contrast(clean: Tensor, generator: torch.Generator) -> Tensor:
     """Pictures, (B, C, H, W) in [0, 1], a share of them stretched until parts are black, or white, or both.
 
-    So are the shadows and lights of edited and of harshly lit pictures. Without them a network takes what
-    clipped noise leaves of black for a dark gray.
+    So are the shadows and lights of edited and of harshly lit pictures, and single channels of saturated
+    colours. Without them a network takes what clipped noise leaves of black for a dark gray.
 
     Args:
         clean: Pictures.
@@ -71,17 +72,43 @@ def with_more_contrast(clean: Tensor, generator: torch.Generator) -> Tensor:
     def drawn() -> Tensor:
         return torch.rand(len(clean), 1, 1, 1, device=clean.device, generator=generator)
 
-    ordered = clean.mean(1).flatten(1).sort(dim=1).values
+    gray = clean.mean(1, keepdim=True).expand_as(clean)
+    ordered = torch.where(drawn() < _BY_CHANNEL, clean, gray).flatten(2).sort(dim=2).values
 
     def level(share: Tensor) -> Tensor:
-        index = (share.flatten(1) * (ordered.shape[1] - 1)).long()
-        return ordered.gather(1, index)[..., None, None]
+        index = (share * (ordered.shape[2] - 1)).long().flatten(2).expand(-1, ordered.shape[1], -1)
+        return ordered.gather(2, index)[..., None]
 
     black = torch.where(drawn() < 0.75, level(_MOST_BLACK * drawn()), 0).clamp(max=1 - _LEAST_RANGE)
     white = torch.where(drawn() < 0.5, level(1 - _MOST_WHITE * drawn()), 1)
     white = torch.maximum(white, black + _LEAST_RANGE)
     stretched = ((clean - black) / (white - black)).clamp(0, 1)
     return torch.where(drawn() < _STRETCHED, stretched, clean)
+
+
+# Of pictures to train on, the share with black lines, how often each of their sides has one, and its width in
+# pixels at most.
+_LINED, _LINED_SIDES, _WIDEST_LINE = 0.15, 0.4, 3
+
+
+def with_black_edges(clean: Tensor, generator: torch.Generator) -> Tensor:
+    """Pictures, (B, C, H, W) in [0, 1], a share of them with black lines along their sides, as scans have.
+
+    Without them a network gives such a line the light of what is beside it.
+
+    Args:
+        clean: Pictures.
+        generator: Random generator, on the pictures' device.
+    """
+
+    def drawn(sides: int) -> Tensor:
+        return torch.rand(len(clean), sides, 1, 1, device=clean.device, generator=generator)
+
+    rows, columns = (torch.arange(size, device=clean.device) for size in clean.shape[-2:])
+    depths = torch.broadcast_tensors(rows[:, None], rows.flip(0)[:, None], columns, columns.flip(0))
+    width = (drawn(4) * _WIDEST_LINE).ceil() * (drawn(4) < _LINED_SIDES)
+    line = (torch.stack(depths) < width).any(1, keepdim=True) & (drawn(1) < _LINED)
+    return clean.masked_fill(line, 0)
 
 
 def pair_paths(folder: Path, degraded: str) -> list[tuple[Path, Path]]:

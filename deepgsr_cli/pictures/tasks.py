@@ -288,10 +288,10 @@ def _ease_of_steps(told: Tensor) -> Tensor:
     return (64 / (1 + 255 * told[:, 0])) ** 0.75
 
 
-def _with_more_contrast(clean: Tensor, draw: Draw) -> Tensor:
-    from deepgsr_cli.pictures.dataset import with_more_contrast
+def _with_more_black(clean: Tensor, draw: Draw) -> Tensor:
+    from deepgsr_cli.pictures.dataset import with_black_edges, with_more_contrast
 
-    return with_more_contrast(clean, draw.device)
+    return with_black_edges(with_more_contrast(clean, draw.device), draw.device)
 
 
 def _some_vivid(clean: Tensor, draw: Draw) -> Tensor:
@@ -409,7 +409,7 @@ DENOISE = PictureTask(
     degrade=_noisy,
     degrade_for_validation=_noisy_for_validation,
     given="the noisy input",
-    prepare=_with_more_contrast,
+    prepare=_with_more_black,
     baselines=("restore", "bm3d", "nlm", "tv"),
 )
 
