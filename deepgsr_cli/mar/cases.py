@@ -43,6 +43,8 @@ class MetalCase:
     Attributes:
         operator: Operator that the sinogram was measured with; virtual, for a case of the image alone.
         sinogram: (B, 1, V, N).
+        truth: What an image of the case should be, in 1/mm, (B, 1, H, W): the slice where the sinogram is
+            known, and `clean` where the image alone is, which is to keep the resolution that it has.
         clean: Reconstruction of the scan without metal, in 1/mm, (B, 1, H, W): only artifacts differ from it.
         metal: Mask of all metal that was put in, bool, (B, 1, H, W).
         start: Images and masks that the network starts from.
@@ -50,6 +52,7 @@ class MetalCase:
 
     operator: Radon
     sinogram: Tensor
+    truth: Tensor
     clean: Tensor
     metal: Tensor
     start: MetalStart
@@ -128,7 +131,8 @@ class CaseScan:
             image = self._image(y)
             y, found = A(image), metal_mask(image)
             found = torch.where(found.flatten(1).any(1)[:, None, None, None], found, metal)
-        return MetalCase(A, y, free, metal, metal_start(A, y, found))
+        truth = x if self.kernel is None else free
+        return MetalCase(A, y, truth, free, metal, metal_start(A, y, found))
 
     def _image(self, y: Tensor) -> Tensor:
         """Reconstruction of a sinogram of the scan, in 1/mm, (B, 1, H, W), as files hold it if it alone is
@@ -248,7 +252,7 @@ def _batch(cases: list[MetalCase]) -> MetalCase:
     return MetalCase(first.operator, start=MetalStart(**start), **tensors)
 
 
-_TENSORS = ("sinogram", "clean", "metal")
+_TENSORS = ("sinogram", "truth", "clean", "metal")
 
 
 class _Turned:
@@ -280,6 +284,7 @@ def turned(case: MetalCase, quarters: int, *, mirror: bool) -> MetalCase:
     return MetalCase(
         cast(Radon, _Turned(case.operator, quarters, mirror)),
         case.sinogram,
+        _turn(case.truth, quarters, mirror),
         _turn(case.clean, quarters, mirror),
         _turn(case.metal, quarters, mirror),
         dataclasses.replace(start, **images),

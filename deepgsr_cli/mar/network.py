@@ -137,7 +137,7 @@ class MetalReduction(nn.Module):
         """
         x = self.iterates(A, y, start)[-1]
         with torch.autocast(y.device.type, enabled=False):
-            return x, _completed(A, y, start, x)
+            return x, completed_sinogram(A, y, start, x)
 
     def iterates(self, A: Radon, y: Tensor, start: MetalStart, *, unrolled: bool = True) -> list[Tensor]:
         """The network's image of every pass, `refinements` + 1 of (B, 1, H, W), in 1/mm.
@@ -155,7 +155,7 @@ class MetalReduction(nn.Module):
             if k:
                 second = found[-1] if unrolled else found[-1].detach()
                 with exact:
-                    base = A.fbp(_completed(A, y, start, second))
+                    base = A.fbp(completed_sinogram(A, y, start, second))
             found.append(base + self._change(start, second, base, refining=k > 0))
         return found
 
@@ -172,6 +172,9 @@ class MetalReduction(nn.Module):
 KINDS = {"metal-reduction": MetalReduction}
 
 
-def _completed(A: Radon, y: Tensor, start: MetalStart, x: Tensor) -> Tensor:
-    """Sinogram with its trace rebuilt from an image, of which what is negative counts as zero."""
+def completed_sinogram(A: Radon, y: Tensor, start: MetalStart, x: Tensor) -> Tensor:
+    """Sinogram, (B, 1, V, N), with its trace rebuilt from an image of the network, x, (B, 1, H, W).
+
+    What is negative in the image counts as zero. The other arguments are those of `MetalReduction.iterates`.
+    """
     return rebuilt(A, y, start.trace, x.clamp(min=0))

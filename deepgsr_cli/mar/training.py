@@ -17,7 +17,7 @@ from deepgsr_cli.evaluation.metrics import psnr
 from deepgsr_cli.files import named
 from deepgsr_cli.mar.cases import NOMINAL_FIELD_MM, CaseScan, MetalCase, MetalCases, Setting, implanted_metal
 from deepgsr_cli.mar.masks import read_shapes
-from deepgsr_cli.mar.network import METAL_PRESETS, MetalReduction
+from deepgsr_cli.mar.network import METAL_PRESETS, MetalReduction, completed_sinogram
 from deepgsr_cli.tomography.attenuation import hu_to_attenuation
 from deepgsr_cli.training.losses import LOSSES, STAGES_WEIGHT
 from deepgsr_cli.training.task import Draw, preset_of
@@ -29,26 +29,28 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class MetalSample:
-    """A case, and the error of each of its images that a network has to beat.
+    """A case, and the errors of each of its slices that a network has to beat.
 
     Attributes:
         case: The slices as they are scanned.
-        error: That of normalised metal artifact reduction, by the loss, (B,).
+        error: That of normalised metal artifact reduction from the truth, by the loss, (B,).
+        error_from_clean: The same from the reconstruction of the scan without metal.
     """
 
     case: MetalCase
     error: Tensor
+    error_from_clean: Tensor
 
     @property
     def clean(self) -> Tensor:
-        """Reconstruction of the scan without metal, in 1/mm, (B, 1, H, W)."""
-        return self.case.clean
+        """What an image should be, in 1/mm, (B, 1, H, W)."""
+        return self.case.truth
 
 
 class MAR:
     """Metal artifact reduction: simulated scans of slices with metal in them, half of them known by their
-    sinograms and half by their images alone. The truth is the reconstruction of the scan without metal: with
-    the slice itself as the truth, a network learns what the simulation does besides, and takes off its noise.
+    sinograms and half by their images alone. The image of the network learns the truth of the cases; the
+    sinogram whose metal trace is rebuilt from it, the scan without metal, both as they are reconstructed.
     """
 
     given = "normalised metal artifact reduction"
@@ -88,29 +90,42 @@ class MAR:
         return samples
 
     def _sample(self, case: MetalCase) -> MetalSample:
-        return MetalSample(case, self._errors(case.start.normalised, case))
+        nmar = case.start.normalised
+        return MetalSample(case, *(self._errors(nmar, case, t) for t in (case.truth, case.clean)))
 
     def loss(self, model: nn.Module, sample: MetalSample) -> Tensor:
-        """Error outside metal of the last image and, with a smaller weight, of those before it, over that of
-        normalised metal artifact reduction, which has a loss of 1; of the psnr loss, a logarithm, 0."""
+        """Errors outside metal, over those of normalised metal artifact reduction, which has a loss of 1; of
+        the psnr loss, a logarithm, 0.
+
+        The mean of those of the last image and of the reconstruction whose metal trace is rebuilt from it,
+        and, with a smaller weight, of the images before it.
+        """
         assert isinstance(model, MetalReduction)
         case = sample.case
+        A, y, start = case.operator, case.sinogram, case.start
         with autocast(self.device, self.config.precision):
-            *passes, result = model.iterates(case.operator, case.sinogram, case.start, unrolled=False)
-        loss = self._relative_error(result, sample)
+            *passes, result = model.iterates(A, y, start, unrolled=False)
+        consistent = A.fbp(completed_sinogram(A, y, start, result))
+        loss = (self._loss_of_image(result, sample) + self._loss_of_sinogram(consistent, sample)) / 2
         if not passes:
             return loss
-        before = torch.stack([self._relative_error(x, sample) for x in passes]).mean()
+        before = torch.stack([self._loss_of_image(x, sample) for x in passes]).mean()
         return (loss + STAGES_WEIGHT * before) / (1 + STAGES_WEIGHT)
 
-    def _relative_error(self, x: Tensor, sample: MetalSample) -> Tensor:
-        error = self._errors(x, sample.case)
-        return (error - sample.error if self.config.loss == "psnr" else error / sample.error).mean()
+    def _loss_of_image(self, x: Tensor, sample: MetalSample) -> Tensor:
+        return self._relative(self._errors(x, sample.case, sample.case.truth), sample.error)
 
-    def _errors(self, x: Tensor, case: MetalCase) -> Tensor:
+    def _loss_of_sinogram(self, x: Tensor, sample: MetalSample) -> Tensor:
+        """That of the sinogram that x is the filtered backprojection of."""
+        return self._relative(self._errors(x, sample.case, sample.case.clean), sample.error_from_clean)
+
+    def _relative(self, error: Tensor, to_beat: Tensor) -> Tensor:
+        return (error - to_beat if self.config.loss == "psnr" else error / to_beat).mean()
+
+    def _errors(self, x: Tensor, case: MetalCase, expected: Tensor) -> Tensor:
         """Errors of images outside metal, (B,), where water is about 1."""
-        x = torch.where(case.clean > 0, x, x.clamp(min=0))  # in air, nothing is less than air
-        error = error_in_window(x, case.clean.clamp(min=0)) * ~case.metal
+        x = torch.where(expected > 0, x, x.clamp(min=0))  # in air, nothing is less than air
+        error = error_in_window(x, expected.clamp(min=0)) * ~case.metal
         return LOSSES[self.config.loss](ATTENUATION_SCALE_MM * error)
 
     def psnr(self, model: nn.Module, sample: MetalSample) -> float:
@@ -125,5 +140,5 @@ class MAR:
 
 
 def _psnr_outside_metal(x: Tensor, case: MetalCase) -> float:
-    outside = (t[~case.metal].numpy().clip(0, PEAK_ATTENUATION) for t in (x.cpu(), case.clean))
+    outside = (t[~case.metal].numpy().clip(0, PEAK_ATTENUATION) for t in (x.cpu(), case.truth))
     return psnr(*outside, peak=PEAK_ATTENUATION)

@@ -96,7 +96,9 @@ def config(folders, tmp_path, monkeypatch):
 def images(case):
     """Every tensor of a case, by name."""
     start = {f"start.{f.name}": getattr(case.start, f.name) for f in dataclasses.fields(case.start)}
-    return {"sinogram": case.sinogram, "clean": case.clean, "metal": case.metal, **start}
+    return {
+        "sinogram": case.sinogram, "truth": case.truth, "clean": case.clean, "metal": case.metal, **start,
+    }  # fmt: skip
 
 
 @pytest.mark.parametrize("size", [416, 256, SIZE])
@@ -124,13 +126,14 @@ def test_a_case_of_the_image_alone_is_a_virtual_scan_of_a_reconstruction():
 
 
 @pytest.mark.parametrize("setting", [PLAIN, VIRTUAL])
-def test_the_truth_is_the_reconstruction_of_the_same_scan_without_metal(setting):
-    """With its noise and its blur: where there is no metal nothing is left to learn."""
+def test_clean_is_the_reconstruction_of_the_same_scan_without_metal(setting):
+    """With its noise and its blur: only what metal does differs. Of an image alone, that is the truth."""
     x, none, metal = disk(0.7), torch.zeros(1, 1, SIZE, SIZE, dtype=torch.bool), disk(0.1) > 0
     scan = CaseScan(SIZE, setting)
     case, empty = (scan(x, mask, generator()) for mask in (metal, none))
     assert torch.equal(case.clean, empty.clean)
     assert not torch.equal(case.clean, x)
+    assert torch.equal(case.truth, x if setting.kernel is None else case.clean)
     if setting.kernel is None:
         assert torch.equal(empty.clean, empty.operator.fbp(empty.sinogram))
     error = float((case.start.normalised - case.clean)[~metal].square().mean())
@@ -231,9 +234,10 @@ def test_a_batch_has_one_operator_and_every_setting_comes(monkeypatch):
 def test_a_turned_case_is_of_the_same_sinogram(quarters, mirror):
     case = MetalCases([anatomy(0)], (), SIZE, 0, CPU)._case(0, 0, 0)
     other = turned(case, quarters, mirror=mirror)
-    expected = np.rot90(case.clean.numpy(), quarters, (2, 3))
-    expected = expected[..., ::-1] if mirror else expected
-    np.testing.assert_array_equal(other.clean.numpy(), expected)
+    for name in ("truth", "clean"):
+        expected = np.rot90(getattr(case, name).numpy(), quarters, (2, 3))
+        expected = expected[..., ::-1] if mirror else expected
+        np.testing.assert_array_equal(getattr(other, name).numpy(), expected)
     torch.testing.assert_close(other.operator(other.clean), case.operator(case.clean), rtol=1e-5, atol=1e-5)
     image = other.operator.fbp(case.sinogram)
     outside = ~other.start.metal
@@ -258,35 +262,70 @@ class Given(MetalReduction):
         return [self.image] * 2
 
 
-def test_normalised_metal_artifact_reduction_has_a_loss_of_1(config):
+class Reconstructed:
+    """An operator by which every sinogram is reconstructed as one image."""
+
+    def __init__(self, A, image):
+        self.A, self.image = A, image
+
+    def __call__(self, x, where=None):
+        return self.A(x, where)
+
+    def fbp(self, y):
+        return self.image
+
+
+@pytest.fixture(params=[PLAIN, VIRTUAL], ids=["sinogram", "image"])
+def loss(request, config, monkeypatch):
+    """The loss, by name, of an image and of the reconstruction of the completed sinogram; and the sample."""
+    monkeypatch.setattr(deepgsr_cli.mar.cases, "SETTINGS", (request.param,))
+    model = Given(METAL_PRESETS["tiny"])
+
+    def loss_of(name, image, reconstruction):
+        task = MAR(dataclasses.replace(config, loss=name), CPU)
+        sample = task.sample(Draw.of(CPU, 0, 0))
+        A, model.image = Reconstructed(sample.case.operator, reconstruction), image
+        sample = dataclasses.replace(sample, case=dataclasses.replace(sample.case, operator=A))
+        return float(task.loss(model, sample))
+
+    return loss_of, MAR(config, CPU).sample(Draw.of(CPU, 0, 0)).case
+
+
+def test_normalised_metal_artifact_reduction_has_a_loss_of_1(loss):
     """And no error inside metal counts."""
-    task = MAR(config, CPU)
-    sample = task.sample(Draw.of(CPU, 0, 0))
-    start = sample.case.start
-    model = Given(METAL_PRESETS["tiny"])
-    model.image = start.normalised
-    assert float(task.loss(model, sample)) == pytest.approx(1, rel=1e-5)
-    model.image = torch.where(sample.case.metal, 1.0, start.normalised)
-    assert float(task.loss(model, sample)) == pytest.approx(1, rel=1e-5)
-    model.image = sample.clean.clamp(min=PEAK_ATTENUATION * (sample.clean > PEAK_ATTENUATION)) - 0.01 * (
-        sample.clean == 0
-    )
-    assert float(task.loss(model, sample)) < 0.3
-    model.image = start.normalised + 0.01
-    assert float(task.loss(model, sample)) > 1.2
+    loss, case = loss
+    nmar = case.start.normalised
+    with_metal = torch.where(case.metal, 1.0, nmar)
+    assert loss("charbonnier", nmar, nmar) == pytest.approx(1, rel=1e-5)
+    assert loss("charbonnier", with_metal, with_metal) == pytest.approx(1, rel=1e-5)
+    assert loss("charbonnier", nmar + 0.01, nmar) > 1.1
+    assert loss("charbonnier", nmar, nmar + 0.01) > 1.1
 
 
-def test_the_psnr_loss_is_what_is_gained_on_normalised_metal_artifact_reduction(config):
+def test_the_image_is_to_be_the_truth_and_the_completed_sinogram_that_of_the_scan_without_metal(loss):
+    """Anything below zero is right in air, and anything above the window where the truth is."""
+    loss, case = loss
+
+    def right(x):
+        return x.clamp(min=0).masked_fill(x > PEAK_ATTENUATION, 2 * PEAK_ATTENUATION) - 0.01 * (x <= 0)
+
+    truth, clean = case.truth, case.clean
+    assert loss("mse", right(truth), right(clean)) == pytest.approx(0, abs=1e-9)
+    if not torch.equal(truth, clean):
+        assert loss("mse", right(clean), right(clean)) > 0.01
+        assert loss("mse", right(truth), right(truth)) > 0.01
+
+
+def test_the_psnr_loss_is_what_is_gained_on_normalised_metal_artifact_reduction(loss):
     """In nepers: half of each error is a gain of log 2, whatever the case."""
-    task = MAR(dataclasses.replace(config, loss="psnr"), CPU)
-    sample = task.sample(Draw.of(CPU, 0, 0))
-    model = Given(METAL_PRESETS["tiny"])
-    model.image = sample.case.start.normalised
-    assert float(task.loss(model, sample)) == pytest.approx(0, abs=1e-6)
-    in_window = model.image.clamp(0, PEAK_ATTENUATION)
-    truth = sample.clean.clamp(0, PEAK_ATTENUATION)
-    model.image = truth + 0.5 * (in_window - truth)
-    assert float(task.loss(model, sample)) == pytest.approx(-math.log(2), abs=0.02)
+    loss, case = loss
+    nmar = case.start.normalised
+    assert loss("psnr", nmar, nmar) == pytest.approx(0, abs=1e-6)
+
+    def halfway(truth):
+        return torch.lerp(*(x.clamp(0, PEAK_ATTENUATION) for x in (nmar, truth)), 0.5)
+
+    assert loss("psnr", halfway(case.truth), halfway(case.clean)) == pytest.approx(-math.log(2), abs=0.02)
 
 
 def test_validation_is_by_turns_from_the_sinogram_and_from_the_image(config):
