@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import functools
 from collections.abc import Callable
-from typing import Literal, ParamSpec, TypeVar
+from typing import Literal, ParamSpec, TypeVar, get_args
 
 import torch
+
+from deepgsr_cli.errors import OptionError
 
 P = ParamSpec("P")
 R = TypeVar("R")
@@ -18,6 +20,12 @@ AskedPrecision = Literal["auto", "fp32", "bf16", "fp16"]
 _HALF = {"bf16": torch.bfloat16, "fp16": torch.float16}
 # Of the first CUDA devices with matrix units for bfloat16, those of Ampere.
 _BF16_CAPABILITY = (8, 0)
+
+
+def check_precision(precision: object) -> None:
+    """Raise an OptionError unless this is a precision that may be asked for."""
+    if precision not in get_args(AskedPrecision):
+        raise OptionError("precision", precision, f"known are {', '.join(get_args(AskedPrecision))}")
 
 
 def autocast(device: torch.device, precision: Precision) -> torch.autocast:

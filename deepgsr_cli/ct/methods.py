@@ -12,7 +12,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from deepgsr_cli.compute.precision import autocast, settled
+from deepgsr_cli.compute.arrays import as_number, as_whole
+from deepgsr_cli.compute.precision import autocast, check_precision, settled
 from deepgsr_cli.ct.simulation import FEWEST_PHOTONS, MOST_PHOTONS, noise_variance
 from deepgsr_cli.ct.truncation import WholeScan, whole_scan
 from deepgsr_cli.errors import MissingWeightsError, OptionError, ShapeError
@@ -64,8 +65,13 @@ class Method:
     precision: AskedPrecision = "fp32"
 
     def __post_init__(self) -> None:
+        object.__setattr__(self, "photons", as_number("photons", self.photons, or_none=True))
+        object.__setattr__(self, "strength", as_number("strength", self.strength))
+        if self.iterations is not None:
+            object.__setattr__(self, "iterations", as_whole("iterations", self.iterations))
         if self.name not in METHODS:
             raise OptionError("method", self.name, f"known are {', '.join(METHODS)}")
+        check_precision(self.precision)
         if self.filter not in FILTERS:
             raise OptionError("filter", self.filter, f"known are {', '.join(FILTERS)}")
         if self.photons is not None and not FEWEST_PHOTONS <= self.photons <= MOST_PHOTONS:

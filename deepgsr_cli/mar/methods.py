@@ -9,7 +9,8 @@ from typing import TYPE_CHECKING
 import torch
 from torch import Tensor
 
-from deepgsr_cli.compute.precision import autocast, settled
+from deepgsr_cli.compute.arrays import as_number
+from deepgsr_cli.compute.precision import autocast, check_precision, settled
 from deepgsr_cli.ct.methods import gaussian_blur, no_weights
 from deepgsr_cli.errors import OptionError, check_text
 from deepgsr_cli.mar.network import KINDS, MetalReduction, metal_start
@@ -78,7 +79,9 @@ class MetalMethod:
         check_text("method", self.name, f"known are {', '.join(METHODS)}")
         if self.name not in METHODS:
             raise OptionError("method", self.name, f"known are {', '.join(METHODS)}")
+        object.__setattr__(self, "threshold_hu", as_number("threshold_hu", self.threshold_hu))
         check_threshold("threshold_hu", self.threshold_hu)
+        check_precision(self.precision)
 
     def describe(self) -> str:
         """The method and the settings it has, in a few words."""

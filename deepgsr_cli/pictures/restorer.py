@@ -17,7 +17,7 @@ from torch import Tensor
 from deepgsr_cli.compute.arrays import as_number, as_whole
 from deepgsr_cli.compute.device import free_memory, select_device
 from deepgsr_cli.compute.levels import to_floats
-from deepgsr_cli.compute.precision import outside_autocast, settled
+from deepgsr_cli.compute.precision import check_precision, outside_autocast, settled
 from deepgsr_cli.compute.tiling import (
     Preparation,
     TileNeeds,
@@ -111,12 +111,13 @@ class RunOptions:
     sharing: int = 1
 
     def __post_init__(self) -> None:
+        check_precision(self.precision)
         for name, low in (("tile", 0), ("overlap", 0), ("batch", 1)):
             value = getattr(self, name)
-            if value is not None and not isinstance(value, int | np.integer):
-                raise OptionError(name, value, "give a whole number")
-            if value is not None and value < low:
-                raise OptionError(name, value, f"give {low} or more")
+            if value is not None:
+                object.__setattr__(self, name, value := as_whole(name, value))
+                if value < low:
+                    raise OptionError(name, value, f"give {low} or more")
 
     @property
     def protocol(self) -> dict[str, str]:

@@ -706,3 +706,28 @@ def test_an_evaluation_goes_on_after_a_broken_slice(run, series):
     result = run("eval", "ct-recon", *options)
     assert result.exit_code == 1
     assert result.stdout == ""
+
+
+@pytest.mark.parametrize(
+    ("settings", "sentence"),
+    [
+        ({"name": ["tv"]}, r"method is \['tv'\]: known are deepgsr, fbp, sirt, cgls, tv"),
+        ({"filter": 3}, "filter is 3: known are ram-lak"),
+        ({"photons": "1e5"}, "photons is 1e5: its type is str; give a number"),
+        ({"iterations": "50"}, "iterations is 50: its type is str; give a number"),
+        ({"iterations": 2.5}, "iterations is 2.5: give a whole number"),
+        ({"iterations": 0}, "iterations is 0: give 1 or more"),
+        ({"strength": None}, "strength is None: its type is NoneType; give a number"),
+        ({"precision": "bf8"}, "precision is bf8: known are auto, fp32, bf16, fp16"),
+    ],
+)
+def test_a_setting_of_a_wrong_type_is_refused_in_a_sentence(settings, sentence):
+    with pytest.raises(OptionError, match=f"^{sentence}"):
+        Method(**settings)
+
+
+def test_settings_may_be_numbers_of_numpy_and_torch():
+    method = Method("tv", iterations=np.int64(5), strength=torch.tensor(2.0), photons=np.float32(1e5))
+    assert method == Method("tv", iterations=5, strength=2.0, photons=1e5)
+    assert type(method.iterations) is int
+    assert type(method.strength) is float

@@ -12,7 +12,7 @@ import torch
 from typer.testing import CliRunner
 
 from deepgsr_cli.cli import app
-from deepgsr_cli.errors import InputError, ShapeError, UsageError
+from deepgsr_cli.errors import InputError, OptionError, ShapeError, UsageError
 from deepgsr_cli.evaluation.metrics import psnr
 from deepgsr_cli.evaluation.run import scores
 from deepgsr_cli.formats.image import Image, read_image, write_image
@@ -530,3 +530,21 @@ def test_wrong_usage_of_eval_is_told(run, arguments, words):
     result = run("eval", "phase", "--data", ".", *arguments)
     assert result.exit_code == 2
     assert words in result.stderr
+
+
+@pytest.mark.parametrize(
+    ("settings", "sentence"),
+    [
+        ({"method": ["hio"]}, r"method is \['hio'\]: known are red, unrolled, er, hio, raar"),
+        ({"prior": 3}, "prior is 3: known are deepgsr, tv, bm3d"),
+        ({"restarts": "3"}, "restarts is 3: its type is str; give a number"),
+        ({"iterations": 2.5}, "iterations is 2.5: give a whole number"),
+    ],
+)
+def test_a_setting_of_a_wrong_type_is_refused_in_a_sentence(settings, sentence):
+    with pytest.raises(OptionError, match=f"^{sentence}"):
+        Settings(**settings)
+
+
+def test_settings_may_be_numbers_of_numpy():
+    assert Settings("hio", restarts=np.int64(2), iterations=np.array(3)) == Settings("hio", "deepgsr", 2, 3)

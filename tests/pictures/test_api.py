@@ -6,6 +6,7 @@ from PIL import Image as Pillow
 import deepgsr_cli
 from deepgsr_cli.errors import OptionError, ShapeError, UsageError
 from deepgsr_cli.formats.image import Image, read_image, write_image
+from deepgsr_cli.mar.methods import MetalMethod
 from deepgsr_cli.pictures.api import denoise, derain, estimate_noise, restore, upscale
 from deepgsr_cli.pictures.restorer import Restorer, RunOptions
 from tests.invoke import invoke
@@ -239,6 +240,10 @@ HU = np.zeros((16, 20))
         (lambda: deepgsr_cli.retrieve_phase(HU + 1, alpha="3"), "alpha"),
         (lambda: deepgsr_cli.retrieve_phase(HU + 1, method=3), "method"),
         (lambda: RunOptions(tile="64"), "tile"),
+        (lambda: RunOptions(batch=1.5), "batch"),
+        (lambda: RunOptions(precision=3), "precision"),
+        (lambda: MetalMethod(threshold_hu="3000"), "threshold_hu"),
+        (lambda: MetalMethod(precision="bf8"), "precision"),
         (lambda: Restorer(task="paint"), "task"),
     ],
 )
