@@ -33,13 +33,19 @@ def autocast(device: torch.device, precision: Precision) -> torch.autocast:
     return torch.autocast(device.type, dtype=_HALF.get(precision), enabled=precision in _HALF)
 
 
-def outside_autocast(function: Callable[P, R]) -> Callable[P, R]:
-    """Have a function compute as ever where its caller has autocast on, which is for the caller's network."""
+def with_own_defaults(function: Callable[P, R]) -> Callable[P, R]:
+    """Have a function compute as ever where its caller has autocast on, or another default device.
+
+    Both are for the caller's own networks.
+    """
 
     @functools.wraps(function)
     def exact(*arguments: P.args, **options: P.kwargs) -> R:
         with torch.autocast("cpu", enabled=False), torch.autocast("cuda", enabled=False):
-            return function(*arguments, **options)
+            if torch.get_default_device().type == "cpu":
+                return function(*arguments, **options)
+            with torch.device("cpu"):
+                return function(*arguments, **options)
 
     return exact
 

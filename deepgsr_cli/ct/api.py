@@ -13,7 +13,7 @@ import numpy as np
 
 from deepgsr_cli.compute.arrays import as_number, as_numpy, as_whole
 from deepgsr_cli.compute.device import select_device
-from deepgsr_cli.compute.precision import outside_autocast
+from deepgsr_cli.compute.precision import with_own_defaults
 from deepgsr_cli.ct.arrays import as_geometry, as_pixel_mm, as_sinogram, as_slice
 from deepgsr_cli.ct.denoising import check_level, denoised, level_of
 from deepgsr_cli.ct.denoising import load_network as load_denoiser
@@ -31,7 +31,7 @@ if TYPE_CHECKING:
     from torch import Tensor
 
 
-@outside_autocast
+@with_own_defaults
 def reconstruct_ct(
     data: ArrayLike | Tensor,
     geometry: Geometry | str | os.PathLike[str] | None = None,
@@ -99,7 +99,7 @@ def reconstruct_ct(
     return to_hu(result.x)
 
 
-@outside_autocast
+@with_own_defaults
 def denoise_ct(
     hu: ArrayLike | Tensor,
     sigma: float | None = None,

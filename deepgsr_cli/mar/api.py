@@ -12,7 +12,7 @@ from torch import Tensor
 
 from deepgsr_cli.compute.arrays import as_number, as_numpy
 from deepgsr_cli.compute.device import select_device
-from deepgsr_cli.compute.precision import outside_autocast
+from deepgsr_cli.compute.precision import with_own_defaults
 from deepgsr_cli.ct.arrays import as_geometry, as_pixel_mm, as_sinogram, as_slice
 from deepgsr_cli.ct.truncation import whole_scan
 from deepgsr_cli.errors import ShapeError, UsageError
@@ -28,7 +28,7 @@ if TYPE_CHECKING:
     from numpy.typing import ArrayLike
 
 
-@outside_autocast
+@with_own_defaults
 def reduce_metal(
     data: ArrayLike | Tensor,
     geometry: Geometry | str | os.PathLike[str] | None = None,

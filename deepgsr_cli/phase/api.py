@@ -10,7 +10,7 @@ import numpy as np
 
 from deepgsr_cli.compute.arrays import as_number, as_numpy, as_whole
 from deepgsr_cli.compute.device import select_device
-from deepgsr_cli.compute.precision import outside_autocast
+from deepgsr_cli.compute.precision import with_own_defaults
 from deepgsr_cli.errors import ResultWarning, ShapeError, UsageError, check_seed, check_text
 from deepgsr_cli.formats.patterns import Measurement
 from deepgsr_cli.phase.jobs import checked_operator, load_prior, retrieve_picture
@@ -24,7 +24,7 @@ if TYPE_CHECKING:
     from torch import Tensor
 
 
-@outside_autocast
+@with_own_defaults
 def retrieve_phase(
     measurement: Measurement | ArrayLike | Tensor,
     masks: ArrayLike | Tensor | None = None,

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, TypedDict, overload
 import numpy as np
 from torch import Tensor
 
-from deepgsr_cli.compute.precision import outside_autocast
+from deepgsr_cli.compute.precision import with_own_defaults
 from deepgsr_cli.errors import ShapeError
 from deepgsr_cli.pictures.arrays import NumpyPicture, as_array, to_pixels, white_of
 from deepgsr_cli.pictures.findings import NoiseFinding, load_noise_estimator, noise_of
@@ -181,7 +181,7 @@ def upscale(
     return restorer.enlarge(picture, scale, method=method, strength=strength, white=white)
 
 
-@outside_autocast
+@with_own_defaults
 def find_noise(picture: Tensor | NumpyPicture, *, white: float | None = None) -> NoiseFinding:
     """Find out what noise a picture has: its kind, its level by channel, and how sure that is.
 

@@ -14,7 +14,7 @@ from torch import Tensor
 
 from deepgsr_cli.compute.arrays import as_number
 from deepgsr_cli.compute.device import select_device
-from deepgsr_cli.compute.precision import outside_autocast
+from deepgsr_cli.compute.precision import with_own_defaults
 from deepgsr_cli.compute.tiling import TileNeeds, apply_tiled
 from deepgsr_cli.errors import OptionError, ShapeError, check_text
 from deepgsr_cli.formats.mosaics import Mosaic, check_even, check_levels, check_pattern, read_mosaic, scaled
@@ -176,7 +176,7 @@ def demosaick(
     weights: str | None = None,
     device: str = "auto",
 ) -> np.ndarray: ...
-@outside_autocast
+@with_own_defaults
 def demosaick(
     mosaic: Tensor | NumpyPicture,
     pattern: str | None = None,

@@ -17,7 +17,7 @@ from torch import Tensor
 from deepgsr_cli.compute.arrays import as_number, as_whole
 from deepgsr_cli.compute.device import free_memory, select_device
 from deepgsr_cli.compute.levels import to_floats
-from deepgsr_cli.compute.precision import check_precision, outside_autocast, settled
+from deepgsr_cli.compute.precision import check_precision, settled, with_own_defaults
 from deepgsr_cli.compute.tiling import (
     Preparation,
     TileNeeds,
@@ -437,7 +437,7 @@ class Restorer:
         strength: float = 1.0,
         white: float | None = None,
     ) -> np.ndarray: ...
-    @outside_autocast
+    @with_own_defaults
     def __call__(
         self,
         picture: Tensor | NumpyPicture,
@@ -495,7 +495,7 @@ class Restorer:
         strength: float = 1.0,
         white: float | None = None,
     ) -> np.ndarray: ...
-    @outside_autocast
+    @with_own_defaults
     def decompress(
         self,
         picture: Tensor | NumpyPicture,
@@ -555,7 +555,7 @@ class Restorer:
         strength: float = 1.0,
         white: float | None = None,
     ) -> np.ndarray: ...
-    @outside_autocast
+    @with_own_defaults
     def enlarge(
         self,
         picture: Tensor | NumpyPicture,
