@@ -331,24 +331,29 @@ def _read_sinograms(path: Path, geometry: Geometry | None, values: str | None) -
 
 
 def _check_angles(sinograms: Sinograms, geometry: Geometry) -> None:
-    """Refuse a sinogram that states angles which its geometry does not have, up to the first and the sense.
+    """Refuse a sinogram that states angles which its geometry does not have.
+
+    They may differ by the first, by the sense and by full turns.
 
     Raises:
         InputError: The angles run otherwise.
     """
     if sinograms.theta is None:
         return
-    since = np.abs(np.array(geometry.angles_rad) - geometry.angles_rad[0])
-    theta = np.abs(sinograms.theta - sinograms.theta[:1]).astype(float)
+    since = np.array(geometry.angles_rad) - geometry.angles_rad[0]
+    theta = sinograms.theta.astype(float)  # whole numbers without a sign have no differences below 0
+    theta -= theta[:1]
     if theta.shape == since.shape:
+        step = np.abs(since).max() / max(len(since) - 1, 1)
         # Files do not always say whether they mean degrees.
-        step = since.max() / max(len(since) - 1, 1)
-        if any(np.abs(turned - since).max() <= step / 2 for turned in (np.radians(theta), theta)):
-            return
+        for turned in (np.radians(theta), -np.radians(theta), theta, -theta):
+            apart = (turned - since + math.pi) % math.tau - math.pi
+            if np.abs(apart).max() <= step / 2:
+                return
+    ours_deg, its_deg = math.degrees(np.abs(since).max()), np.abs(theta).max(initial=0)
     raise InputError(
-        f"{sinograms.path}: its theta is of {len(theta)} views over {theta.max(initial=0):g} degrees, the"
-        f" geometry of {len(since)} over {math.degrees(since.max()):g}; correct num_views, range_deg or"
-        " angles_deg"
+        f"{sinograms.path}: its theta is of {len(theta)} views over {its_deg:g} degrees, the"
+        f" geometry of {len(since)} over {ours_deg:g}; correct num_views, range_deg or angles_deg"
     )
 
 

@@ -252,10 +252,16 @@ class Reconstruction(BatchWork[_Case, _Computed]):
         """
         # Before the result, which tells that a job is finished.
         facts, images = self._finish_uncertainty(computed)
-        if computed.case.slice is not None:
-            done = self._of_slice(computed, computed.case.slice)
-        else:
-            done = self._of_measurement(computed)
+        try:
+            if computed.case.slice is not None:
+                done = self._of_slice(computed, computed.case.slice)
+            else:
+                done = self._of_measurement(computed)
+        except BaseException:
+            # A file that is there without the result may be anyone's, and another run would refuse it.
+            if computed.uncertainty is not None and computed.case.job.beside is not None:
+                computed.case.job.beside.unlink(missing_ok=True)
+            raise
         done.facts |= facts
         done.images += images
         return done

@@ -299,15 +299,12 @@ def _in_folders(jobs: Sequence[Job]) -> list[Path | None]:
 def action_for(
     job: Job, *, skip_existing: bool = False, overwrite: bool = False
 ) -> Literal["write", "replace", "skip", "fail"]:
-    """What becomes of a job by which of its results are there; it is not skipped for one of two.
-
-    The second result is written before the first: alone, it is what an interrupted run has left.
-    """
+    """What becomes of a job by which of its results are there; it is not skipped for one of two."""
     # Path.exists raises for a name that is too long; who writes it says so.
     there = [os.path.exists(target) for target in job.targets]
     if not any(there):
         return "write"
-    if overwrite or (skip_existing and not there[0]):
+    if overwrite:
         return "replace"
     return "skip" if skip_existing and all(there) else "fail"
 

@@ -146,9 +146,11 @@ def passed_over(run: Run, work: Work, number: int, *, existed: bool = True) -> O
     if action == "skip":
         result = _reviewed(work, job, pictures=number < run.pictures) if run.reviewing else None
         return Outcome(number, "skipped", result=result, heading=Heading.of(work))
+    first, *others = sorted(job.targets, key=os.path.exists, reverse=True)  # those that are there first
     if run.skip_existing:
-        raise OutputError(f"{job.target}: exists without {job.beside}; give --overwrite or another -o")
-    first = next(target for target in job.targets if os.path.exists(target))
+        raise OutputError(
+            f"{first}: exists without {others[0]}; delete it, or give --overwrite or another -o"
+        )
     raise OutputError(f"{first}: exists; give --overwrite, --skip-existing or another -o")
 
 

@@ -202,3 +202,22 @@ def test_a_slice_that_is_named_several_times_is_done_once(tmp_path, monkeypatch)
     np.save("y.npy", np.zeros((2, 2, 9), np.float32))
     jobs = plan_scans(["y.npy", str(tmp_path / "y.npy"), "*.npy"], "out", geometry=scan).jobs
     assert [str(job.target) for job in jobs] == ["out/y_0001.dcm", "out/y_0002.dcm"]
+
+
+@pytest.mark.parametrize("in_radians", [False, True])
+@pytest.mark.parametrize("sense", [1, -1])
+def test_angles_of_a_file_may_begin_again_at_0_after_a_turn(tmp_path, sense, in_radians):
+    angles_rad = tuple(sense * math.tau * k / 12 for k in range(12))
+    turn = Geometry("parallel", (8, 8), (1.0, 1.0), 13, 1.0, angles_rad)
+    degrees = np.round(np.degrees(turn.angles_rad) + 300) % 360
+    theta = np.radians(degrees) if in_radians else degrees.astype(np.uint16)
+    np.savez(tmp_path / "y.npz", sinogram=np.ones((12, 13), np.float32), theta=theta)
+    assert len(plan_scans([str(tmp_path / "y.npz")], str(tmp_path / "out"), geometry=turn).jobs) == 1
+
+
+def test_angles_of_a_file_that_turn_back_are_refused(tmp_path):
+    turn = Geometry("parallel", (8, 8), (1.0, 1.0), 13, 1.0, tuple(math.tau * k / 12 for k in range(12)))
+    theta = np.degrees(turn.angles_rad) * np.where(np.arange(12) < 6, 1, -1)
+    np.savez(tmp_path / "y.npz", sinogram=np.ones((12, 13), np.float32), theta=theta)
+    with pytest.raises(UserError, match="its theta is of 12 views"):
+        plan_scans([str(tmp_path / "y.npz")], str(tmp_path / "out"), geometry=turn)

@@ -219,6 +219,17 @@ def test_padding_reads_as_air_and_is_written_back_as_it_was(tmp_path, value, ele
         assert (result["PixelPaddingValue"].VR, result.PixelPaddingValue) == ("SS", -2000)
 
 
+def test_tissue_of_the_padding_value_is_no_padding(tmp_path):
+    stored = corners(1024, samples(low=1025, high=1100))
+    stored[18:20, 26] = 1024  # 0 HU, as water
+    slice = ct(stored)
+    slice.add_new("PixelPaddingValue", "SS", 1024)
+    found = read(saved(slice, tmp_path / "in.dcm"))
+    inside = corners(0, np.ones_like(stored)) > 0
+    np.testing.assert_array_equal(found.padding, ~inside)
+    np.testing.assert_array_equal(found.hu[inside], stored[inside] - 1024)
+
+
 def test_padding_range_includes_both_ends(tmp_path):
     stored = samples(high=2000)
     stored[0, :4] = [-2001, -2000, -1900, -1899]

@@ -12,6 +12,7 @@ from pydicom.dataset import Dataset
 from pydicom.pixels.decoders.base import get_decoder
 from pydicom.pixels.utils import pixel_array
 from pydicom.uid import UID
+from scipy import ndimage
 
 from deepgsr_cli.errors import InputError
 from deepgsr_cli.formats.dicom.header import (
@@ -30,6 +31,8 @@ AIR_HU = -1000.0
 # Values below the HU scale's usual end stand for "not measured" where a scanner fills the corners with them.
 _SCALE_END_HU = -1024.0
 PADDING_KEYWORDS = ("PixelPaddingValue", "PixelPaddingRangeLimit")
+# Lungs are denser. A padding value above is one of tissue, too: of headers with 0 for it, where water is 0.
+_MOST_AIR_HU = -950.0
 # What gray pixels are where a header does not say it.
 _ASSUMED = {"SamplesPerPixel": 1, "PhotometricInterpretation": "MONOCHROME2"}
 _LOSSY_SYNTAXES = (uids.JPEGBaseline8Bit, uids.JPEGExtended12Bit, uids.JPEGLSNearLossless)
@@ -65,9 +68,10 @@ def read_slice(series: Series, i: int) -> Slice:
 
     Stored values are taken as the header says: sign, and BitsStored of BitsAllocated bits whatever the
     others hold. MONOCHROME1 does not invert: it says how values are shown, after the rescaling to HU and the
-    window (PS3.3 C.7.6.3.1.2). Padding is what PixelPaddingValue (and its range) marks; and, where most of
-    the pixels outside the largest circle in the slice are below -1024 HU, those pixels and all that share
-    their median value, as the data do not always use the value the header states.
+    window (PS3.3 C.7.6.3.1.2). Padding is what PixelPaddingValue (and its range) marks, of values that
+    tissue has only the areas that reach the border; and, where most of the pixels outside the largest circle
+    in the slice are below -1024 HU, those pixels and all that share their median value, as the data do not
+    always use the value the header states.
 
     Raises:
         InputError: The file is gone or unreadable, its pixel data are missing, damaged or cut short, or
@@ -182,7 +186,7 @@ def _padding(
     values = [as_stored(header.get(keyword), header.PixelRepresentation) for keyword in PADDING_KEYWORDS]
     limits = [value for value in values if value is not None]
     if limits:
-        padding = (stored >= min(limits)) & (stored <= max(limits))
+        padding = _outer((stored >= min(limits)) & (stored <= max(limits)), hu)
     sides_mm = [size * mm for size, mm in zip(stored.shape, pixel_mm)]
     y, x = (np.arange(size) * mm - (size - 1) * mm / 2 for size, mm in zip(stored.shape, pixel_mm))
     outside = np.hypot(y[:, None], x) > min(sides_mm) / 2
@@ -190,6 +194,16 @@ def _padding(
     if 2 * unmeasured.sum() > outside.sum():
         padding |= unmeasured | (stored == np.median(stored[unmeasured]))
     return padding
+
+
+def _outer(marked: np.ndarray, hu: np.ndarray) -> np.ndarray:
+    """Pixels of `marked`, bool, (H, W), that no tissue can be: air, and what reaches the slice's border."""
+    tissue = marked & (hu > _MOST_AIR_HU)
+    if not tissue.any():
+        return marked
+    areas, _ = ndimage.label(tissue)
+    at_border = np.concatenate((areas[0], areas[-1], areas[:, 0], areas[:, -1]))
+    return marked & (~tissue | np.isin(areas, at_border[at_border > 0]))
 
 
 def as_stored(value: Any, signed: bool) -> int | None:
