@@ -12,7 +12,6 @@ from pydicom.dataset import Dataset
 from pydicom.pixels.decoders.base import get_decoder
 from pydicom.pixels.utils import pixel_array
 from pydicom.uid import UID
-from scipy import ndimage
 
 from deepgsr_cli.errors import InputError
 from deepgsr_cli.formats.dicom.header import (
@@ -198,6 +197,8 @@ def _padding(
 
 def _outer(marked: np.ndarray, hu: np.ndarray) -> np.ndarray:
     """Pixels of `marked`, bool, (H, W), that no tissue can be: air, and what reaches the slice's border."""
+    from scipy import ndimage
+
     tissue = marked & (hu > _MOST_AIR_HU)
     if not tissue.any():
         return marked
