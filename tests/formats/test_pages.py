@@ -120,7 +120,7 @@ def test_animations_come_back_frame_by_frame_with_durations_and_loop(format: str
     read, out = there_and_back(data, to)
     with PIL.Image.open(io.BytesIO(data)) as before, PIL.Image.open(io.BytesIO(out)) as after:
         assert after.format == to
-        assert (after.n_frames, after.info["loop"]) == (3, 3)
+        assert (after.n_frames, after.info["loop"]) == (3, 3 + (format == "GIF") - (to == "GIF"))
         for number, pixels in enumerate(read):
             before.seek(number)
             after.seek(number)
@@ -130,6 +130,21 @@ def test_animations_come_back_frame_by_frame_with_durations_and_loop(format: str
             np.testing.assert_array_equal(two[..., 3] > 0, shown)
             np.testing.assert_array_equal(to_uint8(pixels)[shown], one[shown][:, :3])
             assert after.info["duration"] == (50, 60, 70)[number]
+
+
+@pytest.mark.parametrize("to", FORMATS)
+@pytest.mark.parametrize("format", FORMATS)
+@pytest.mark.parametrize("plays", [0, 1, 2])
+def test_animations_are_shown_as_often_as_before(plays: int, format: str, to: str) -> None:
+    # A GIF counts repetitions, and has no count for none.
+    counted = {} if (format, plays) == ("GIF", 1) else {"loop": max(0, plays - (format == "GIF"))}
+    stream = io.BytesIO()
+    first, *others = frames("RGB")
+    first.save(stream, format, save_all=True, append_images=others, **counted)
+    _, out = there_and_back(stream.getvalue(), to)
+    with PIL.Image.open(io.BytesIO(out)) as after:
+        loop = after.info.get("loop")
+    assert loop == (plays if to != "GIF" else {0: 0, 1: None, 2: 1}[plays])
 
 
 @pytest.mark.parametrize("kinds", ["otto", "tooto", "ooot"])
