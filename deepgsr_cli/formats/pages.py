@@ -46,7 +46,7 @@ from deepgsr_cli.formats.tiff import (
     previews_note,
     write_page,
 )
-from deepgsr_cli.formats.webp import encode_webp, webp_chunks
+from deepgsr_cli.formats.webp import encode_webp, profile_in_webp, webp_chunks
 
 # Formats that hold several pictures; a TIFF holds any, the others frames that are shown one after another.
 PAGED = ("TIFF", "GIF", "PNG", "WEBP")
@@ -390,12 +390,13 @@ def _write_webp(stream: IO[bytes], first: Image, images: Iterator[Image], pages:
         WebP Container Specification, Google, "Animation".
     """
     metadata = first.metadata
-    held = {b"ICCP": metadata.icc, b"EXIF": metadata.exif, b"XMP ": metadata.xmp}
-    flags = 0x02 | 0x10 | 0x20 * bool(metadata.icc) | 0x08 * bool(metadata.exif) | 0x04 * bool(metadata.xmp)
+    icc = profile_in_webp(metadata.icc)
+    held = {b"EXIF": metadata.exif, b"XMP ": metadata.xmp}
+    flags = 0x02 | 0x10 | 0x20 * bool(icc) | 0x08 * bool(metadata.exif) | 0x04 * bool(metadata.xmp)
     height, width = first.pixels.shape[1:]
     sides = b"".join((side - 1).to_bytes(3, "little") for side in (width, height))
     stream.write(b"RIFF" + bytes(4) + b"WEBP" + _riff(b"VP8X", bytes([flags, 0, 0, 0]) + sides))
-    stream.write(_riff(b"ICCP", metadata.icc) if metadata.icc else b"")
+    stream.write(_riff(b"ICCP", icc) if icc else b"")
     stream.write(_riff(b"ANIM", bytes(4) + struct.pack("<H", min(pages.plays, 65535))))
     for image in images:
         coded = BytesIO()
