@@ -5,6 +5,7 @@ from __future__ import annotations
 import struct
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
+from fractions import Fraction
 from io import BytesIO
 from itertools import chain
 from pathlib import Path
@@ -362,8 +363,8 @@ def _write_png(stream: IO[bytes], first: Image, images: Iterator[Image], pages: 
                 stream.write(chunk)
         if number or not pages.still_first:
             height, width = image.pixels.shape[1:]
-            milliseconds = min(65535, round(image.metadata.duration_ms or 0))
-            control = struct.pack(">IIIIIHHBB", sequence, width, height, 0, 0, milliseconds, 1000, 0, 0)
+            delay = _delay((image.metadata.duration_ms or 0) / 1000)
+            control = struct.pack(">IIIIIHHBB", sequence, width, height, 0, 0, *delay, 0, 0)
             stream.write(png_chunk(b"fcTL", control))
             sequence += 1
         for body in (chunk[8:-4] for name, chunk in chunks if name == b"IDAT"):
@@ -373,6 +374,12 @@ def _write_png(stream: IO[bytes], first: Image, images: Iterator[Image], pages: 
                 stream.write(png_chunk(b"fdAT", struct.pack(">I", sequence) + bytes(body)))
                 sequence += 1
     stream.write(png_chunk(b"IEND", b""))
+
+
+def _delay(seconds: float) -> tuple[int, int]:
+    """A duration as a PNG has it, two numbers of 16 bits: exact for milliseconds, and for frames a second."""
+    fraction = Fraction(seconds).limit_denominator(int(65535 / max(1.0, seconds)) or 1)
+    return min(fraction.numerator, 65535), fraction.denominator
 
 
 def _with_alpha(samples: np.ndarray) -> np.ndarray:

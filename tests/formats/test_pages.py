@@ -15,6 +15,7 @@ import tifffile
 from deepgsr_cli.errors import InputError
 from deepgsr_cli.formats.image import to_uint8
 from deepgsr_cli.formats.pages import open_pages, write_pages
+from deepgsr_cli.formats.png import PNG_SIGNATURE, png_chunk, png_chunks
 from tests.formats.test_image import ICC, XMP, H, W, chunk, exif_block, noise, png, saved
 from tests.formats.test_kept import with_tags
 
@@ -145,6 +146,22 @@ def test_animations_are_shown_as_often_as_before(plays: int, format: str, to: st
     with PIL.Image.open(io.BytesIO(out)) as after:
         loop = after.info.get("loop")
     assert loop == (plays if to != "GIF" else {0: 0, 1: None, 2: 1}[plays])
+
+
+@pytest.mark.parametrize("delay", [(1, 30), (1001, 24000), (33, 1000), (70, 1)])
+def test_a_png_shows_its_frames_as_long_as_before(delay: tuple[int, int]) -> None:
+    def delays(data: bytes) -> list[tuple[int, int]]:
+        chunks = png_chunks(memoryview(data))
+        return [struct.unpack_from(">HH", whole, 28) for kind, whole in chunks if kind == b"fcTL"]
+
+    data = PNG_SIGNATURE
+    for kind, whole in png_chunks(memoryview(animation("PNG", "RGB"))):
+        body = bytes(whole[8:-4])
+        data += png_chunk(
+            kind, body[:20] + struct.pack(">HH", *delay) + body[24:] if kind == b"fcTL" else body
+        )
+    assert delays(data) == [delay] * 3
+    assert delays(there_and_back(data, "PNG")[1]) == [delay] * 3
 
 
 @pytest.mark.parametrize("kinds", ["otto", "tooto", "ooot"])
