@@ -45,20 +45,20 @@ def encode_gif(stream: IO[bytes], samples: np.ndarray, metadata: Metadata) -> No
     stream.write(image + _TRAILER)
 
 
-def begin_gif(
-    stream: IO[bytes], size: tuple[int, int], loop: int | None, comments: tuple[bytes, ...]
-) -> None:
+def begin_gif(stream: IO[bytes], size: tuple[int, int], plays: int, comments: tuple[bytes, ...]) -> None:
     """Write what comes before the frames of an animation, which bring their own colours.
 
     Args:
         stream: Gets it.
         size: Width and height.
-        loop: How often it is shown, 0 for ever, None for once.
+        plays: How often it is shown, 0 for ever.
         comments: Comments on it.
     """
     stream.write(b"GIF89a" + struct.pack("<HHBBB", *size, 0x70, 0, 0))
-    if loop is not None:
-        stream.write(b"\x21\xff\x0bNETSCAPE2.0\x03\x01" + struct.pack("<HB", min(loop, 65535), 0))
+    if plays != 1:
+        # It counts repetitions, by which browsers go, and 0 of them is for ever.
+        loop = min(plays - 1, 65535) if plays else 0
+        stream.write(b"\x21\xff\x0bNETSCAPE2.0\x03\x01" + struct.pack("<HB", loop, 0))
     for comment in comments:
         stream.write(_comment(comment))
 

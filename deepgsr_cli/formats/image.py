@@ -34,7 +34,7 @@ from deepgsr_cli.formats.netpbm import decode_netpbm, encode_netpbm, encode_ppm
 from deepgsr_cli.formats.nodata import Holes, fill_holes, find_holes
 from deepgsr_cli.formats.png import PNG_PLACES, PNG_SIGNATURE, decode_png, encode_png, told_chunks
 from deepgsr_cli.formats.tiff import OF_SIZE, decode_tiff, describe_tags, encode_tiff
-from deepgsr_cli.formats.webp import decode_webp, encode_webp
+from deepgsr_cli.formats.webp import decode_webp, encode_webp, profile_in_webp
 from deepgsr_cli.words import counted
 
 
@@ -339,6 +339,8 @@ def losses(image: Image, format: str) -> list[str]:
     """Name what a picture has beside its pixels that a file of a format does not hold."""
     metadata, holds = image.metadata, FORMATS[format].holds
     lost = [name for field, name in _LOSSES.items() if field not in holds and getattr(metadata, field)]
+    if format == "WEBP" and metadata.icc and not profile_in_webp(metadata.icc):
+        lost.append("colour profile of gray")
     if "tiff_tags" not in holds and metadata.tiff_tags:
         lost.append(f"tags {', '.join(describe_tags(metadata))}")
     if "png_chunks" not in holds:

@@ -277,7 +277,8 @@ def _of_raw(path: Path, raw: Any, black: float | None, white: float | None) -> M
     gains = gains / gains.min() if (gains > 0).all() else np.ones(3, np.float32)
     matrix = raw.color_matrix[:, :3].astype(np.float32)
     camera = Camera(gains, matrix if matrix.any() else np.eye(3, dtype=np.float32))
-    orientation = {3: 3, 5: 8, 6: 6}.get(raw.sizes.flip, 1)  # LibRaw counts as dcraw does
+    # LibRaw counts as dcraw does: 1 mirrors left and right, 2 top and bottom, 4 at the diagonal.
+    orientation = {1: 2, 2: 4, 3: 3, 4: 5, 5: 8, 6: 6, 7: 7}.get(raw.sizes.flip, 1)
     metadata = Metadata(exif=_texts(path))
     return Mosaic(values, "uint16", "TIFF", cell, orientation, metadata, camera)
 

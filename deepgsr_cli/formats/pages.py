@@ -5,6 +5,7 @@ from __future__ import annotations
 import struct
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
+from fractions import Fraction
 from io import BytesIO
 from itertools import chain
 from pathlib import Path
@@ -46,7 +47,7 @@ from deepgsr_cli.formats.tiff import (
     previews_note,
     write_page,
 )
-from deepgsr_cli.formats.webp import encode_webp, webp_chunks
+from deepgsr_cli.formats.webp import encode_webp, profile_in_webp, webp_chunks
 
 # Formats that hold several pictures; a TIFF holds any, the others frames that are shown one after another.
 PAGED = ("TIFF", "GIF", "PNG", "WEBP")
@@ -61,7 +62,7 @@ class Pages:
         format: Of the file.
         count: How many there are.
         read: Yields them, one in memory at a time.
-        loop: How often an animation is shown, 0 for ever, None for once.
+        plays: How often an animation is shown, 0 for ever.
         still_first: Whether the first is no frame of the animation, but shown where none can be.
         left_out: Sentences without an end on what of the file is not read, and is lost unless the file is
             copied.
@@ -71,7 +72,7 @@ class Pages:
     format: str
     count: int
     read: Callable[[], Iterator[Image]]
-    loop: int | None = None
+    plays: int = 1
     still_first: bool = False
     left_out: tuple[str, ...] = ()
     has_alpha: bool = False
@@ -247,7 +248,10 @@ def _gif_frames(file: _File, stream: IO[bytes]) -> Pages | None:
     def read() -> Iterator[Image]:
         return _frames(file, "GIF", count, "RGBA", metadata, 1)
 
-    return Pages("GIF", count, read, facts.get("loop"), has_alpha="transparency" in facts)
+    # A GIF counts repetitions, none of them where it says nothing; 0 is for ever.
+    loop = facts.get("loop")
+    plays = 1 if loop is None else loop and loop + 1
+    return Pages("GIF", count, read, plays, has_alpha="transparency" in facts)
 
 
 def _png_frames(file: _File, stream: IO[bytes]) -> Pages | None:
@@ -279,7 +283,7 @@ def _png_frames(file: _File, stream: IO[bytes]) -> Pages | None:
 
     left_out = (*decoded.notes, *decoded.left_out)
     still_first = bool(facts.get("default_image"))
-    return Pages("PNG", count, read, facts.get("loop"), still_first, left_out, has_alpha="A" in mode)
+    return Pages("PNG", count, read, facts.get("loop", 1), still_first, left_out, has_alpha="A" in mode)
 
 
 def _webp_frames(file: _File, stream: IO[bytes]) -> Pages | None:
@@ -299,7 +303,7 @@ def _webp_frames(file: _File, stream: IO[bytes]) -> Pages | None:
     def read() -> Iterator[Image]:
         return _frames(file, "WEBP", count, mode, metadata, 1)
 
-    return Pages("WEBP", count, read, facts.get("loop"), has_alpha=mode == "RGBA")
+    return Pages("WEBP", count, read, facts.get("loop", 1), has_alpha=mode == "RGBA")
 
 
 def _avif_frames(file: _File, stream: IO[bytes]) -> Pages | None:
@@ -328,7 +332,7 @@ def _avif_frames(file: _File, stream: IO[bytes]) -> Pages | None:
 
 
 def _write_gif(stream: IO[bytes], first: Image, images: Iterator[Image], pages: Pages) -> None:
-    begin_gif(stream, first.pixels.shape[:0:-1], pages.loop, first.metadata.comments)
+    begin_gif(stream, first.pixels.shape[:0:-1], pages.plays, first.metadata.comments)
     for image in images:
         duration_ms = image.metadata.duration_ms or 0.0
         write_gif_frame(stream, samples_of(image), duration_ms, cleared=pages.has_alpha)
@@ -341,7 +345,7 @@ def _write_png(stream: IO[bytes], first: Image, images: Iterator[Image], pages: 
     Source:
         PNG Specification, Third Edition, W3C 2025, 11.3.6.
     """
-    sequence, plays = 0, 1 if pages.loop is None else pages.loop
+    sequence = 0
     for number, image in enumerate(images):
         coded = BytesIO()
         # All frames have one type: with alpha, where some may have it.
@@ -351,14 +355,16 @@ def _write_png(stream: IO[bytes], first: Image, images: Iterator[Image], pages: 
         if number == 0:
             frames = pages.count - pages.still_first
             stream.write(
-                PNG_SIGNATURE + bytes(chunks[0][1]) + png_chunk(b"acTL", struct.pack(">II", frames, plays))
+                PNG_SIGNATURE
+                + bytes(chunks[0][1])
+                + png_chunk(b"acTL", struct.pack(">II", frames, pages.plays))
             )
             for chunk in metadata_chunks(first.metadata):
                 stream.write(chunk)
         if number or not pages.still_first:
             height, width = image.pixels.shape[1:]
-            milliseconds = min(65535, round(image.metadata.duration_ms or 0))
-            control = struct.pack(">IIIIIHHBB", sequence, width, height, 0, 0, milliseconds, 1000, 0, 0)
+            delay = _delay((image.metadata.duration_ms or 0) / 1000)
+            control = struct.pack(">IIIIIHHBB", sequence, width, height, 0, 0, *delay, 0, 0)
             stream.write(png_chunk(b"fcTL", control))
             sequence += 1
         for body in (chunk[8:-4] for name, chunk in chunks if name == b"IDAT"):
@@ -368,6 +374,12 @@ def _write_png(stream: IO[bytes], first: Image, images: Iterator[Image], pages: 
                 stream.write(png_chunk(b"fdAT", struct.pack(">I", sequence) + bytes(body)))
                 sequence += 1
     stream.write(png_chunk(b"IEND", b""))
+
+
+def _delay(seconds: float) -> tuple[int, int]:
+    """A duration as a PNG has it, two numbers of 16 bits: exact for milliseconds, and for frames a second."""
+    fraction = Fraction(seconds).limit_denominator(int(65535 / max(1.0, seconds)) or 1)
+    return min(fraction.numerator, 65535), fraction.denominator
 
 
 def _with_alpha(samples: np.ndarray) -> np.ndarray:
@@ -385,14 +397,14 @@ def _write_webp(stream: IO[bytes], first: Image, images: Iterator[Image], pages:
         WebP Container Specification, Google, "Animation".
     """
     metadata = first.metadata
-    held = {b"ICCP": metadata.icc, b"EXIF": metadata.exif, b"XMP ": metadata.xmp}
-    flags = 0x02 | 0x10 | 0x20 * bool(metadata.icc) | 0x08 * bool(metadata.exif) | 0x04 * bool(metadata.xmp)
+    icc = profile_in_webp(metadata.icc)
+    held = {b"EXIF": metadata.exif, b"XMP ": metadata.xmp}
+    flags = 0x02 | 0x10 | 0x20 * bool(icc) | 0x08 * bool(metadata.exif) | 0x04 * bool(metadata.xmp)
     height, width = first.pixels.shape[1:]
     sides = b"".join((side - 1).to_bytes(3, "little") for side in (width, height))
     stream.write(b"RIFF" + bytes(4) + b"WEBP" + _riff(b"VP8X", bytes([flags, 0, 0, 0]) + sides))
-    stream.write(_riff(b"ICCP", metadata.icc) if metadata.icc else b"")
-    plays = 1 if pages.loop is None else min(pages.loop, 65535)
-    stream.write(_riff(b"ANIM", bytes(4) + struct.pack("<H", plays)))
+    stream.write(_riff(b"ICCP", icc) if icc else b"")
+    stream.write(_riff(b"ANIM", bytes(4) + struct.pack("<H", min(pages.plays, 65535))))
     for image in images:
         coded = BytesIO()
         encode_webp(coded, samples_of(image), Metadata(lossless=image.metadata.lossless))

@@ -47,6 +47,15 @@ def webp_chunks(data: memoryview) -> Iterator[tuple[bytes, memoryview]]:
         at += 8 + length + length % 2
 
 
+def profile_in_webp(icc: bytes | None) -> bytes | None:
+    """Colour profile as a WebP can have it: none of gray, as its pixels are RGB.
+
+    Source:
+        ICC.1:2022, 7.2.1: the colour space is at byte 16.
+    """
+    return None if icc is None or icc[16:20] == b"GRAY" else icc
+
+
 def encode_webp(stream: IO[bytes], samples: np.ndarray, metadata: Metadata) -> None:
     from PIL import Image as Pillow
 
@@ -56,7 +65,7 @@ def encode_webp(stream: IO[bytes], samples: np.ndarray, metadata: Metadata) -> N
         quality=95,
         lossless=metadata.lossless,
         exact=True,  # keeps colour where alpha is 0
-        icc_profile=metadata.icc,
+        icc_profile=profile_in_webp(metadata.icc),
         exif=metadata.exif or b"",
         xmp=metadata.xmp or b"",
     )

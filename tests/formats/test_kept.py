@@ -543,3 +543,13 @@ def test_sound_files_of_old_or_odd_writers_are_read() -> None:
         png(samples[..., None], 8, 0, frame),
     ):
         np.testing.assert_array_equal(to_uint8(read(data).pixels), samples)
+
+
+def test_a_webp_has_no_profile_of_gray_as_its_pixels_are_rgb():
+    profile = bytes(16) + b"GRAY" + bytes(108)
+    image = read(saved(noise((H, W), "uint8"), "PNG", icc_profile=profile))
+    assert image.metadata.icc == profile
+    assert losses(image, "WEBP") == ["colour profile of gray"]
+    assert read(written(image, "WEBP")).metadata.icc is None
+    assert losses(image, "JPEG") == []
+    assert read(written(image, "JPEG")).metadata.icc == profile

@@ -15,6 +15,7 @@ import tifffile
 from deepgsr_cli.errors import InputError
 from deepgsr_cli.formats.image import to_uint8
 from deepgsr_cli.formats.pages import open_pages, write_pages
+from deepgsr_cli.formats.png import PNG_SIGNATURE, png_chunk, png_chunks
 from tests.formats.test_image import ICC, XMP, H, W, chunk, exif_block, noise, png, saved
 from tests.formats.test_kept import with_tags
 
@@ -120,7 +121,7 @@ def test_animations_come_back_frame_by_frame_with_durations_and_loop(format: str
     read, out = there_and_back(data, to)
     with PIL.Image.open(io.BytesIO(data)) as before, PIL.Image.open(io.BytesIO(out)) as after:
         assert after.format == to
-        assert (after.n_frames, after.info["loop"]) == (3, 3)
+        assert (after.n_frames, after.info["loop"]) == (3, 3 + (format == "GIF") - (to == "GIF"))
         for number, pixels in enumerate(read):
             before.seek(number)
             after.seek(number)
@@ -130,6 +131,37 @@ def test_animations_come_back_frame_by_frame_with_durations_and_loop(format: str
             np.testing.assert_array_equal(two[..., 3] > 0, shown)
             np.testing.assert_array_equal(to_uint8(pixels)[shown], one[shown][:, :3])
             assert after.info["duration"] == (50, 60, 70)[number]
+
+
+@pytest.mark.parametrize("to", FORMATS)
+@pytest.mark.parametrize("format", FORMATS)
+@pytest.mark.parametrize("plays", [0, 1, 2])
+def test_animations_are_shown_as_often_as_before(plays: int, format: str, to: str) -> None:
+    # A GIF counts repetitions, and has no count for none.
+    counted = {} if (format, plays) == ("GIF", 1) else {"loop": max(0, plays - (format == "GIF"))}
+    stream = io.BytesIO()
+    first, *others = frames("RGB")
+    first.save(stream, format, save_all=True, append_images=others, **counted)
+    _, out = there_and_back(stream.getvalue(), to)
+    with PIL.Image.open(io.BytesIO(out)) as after:
+        loop = after.info.get("loop")
+    assert loop == (plays if to != "GIF" else {0: 0, 1: None, 2: 1}[plays])
+
+
+@pytest.mark.parametrize("delay", [(1, 30), (1001, 24000), (33, 1000), (70, 1)])
+def test_a_png_shows_its_frames_as_long_as_before(delay: tuple[int, int]) -> None:
+    def delays(data: bytes) -> list[tuple[int, int]]:
+        chunks = png_chunks(memoryview(data))
+        return [struct.unpack_from(">HH", whole, 28) for kind, whole in chunks if kind == b"fcTL"]
+
+    data = PNG_SIGNATURE
+    for kind, whole in png_chunks(memoryview(animation("PNG", "RGB"))):
+        body = bytes(whole[8:-4])
+        data += png_chunk(
+            kind, body[:20] + struct.pack(">HH", *delay) + body[24:] if kind == b"fcTL" else body
+        )
+    assert delays(data) == [delay] * 3
+    assert delays(there_and_back(data, "PNG")[1]) == [delay] * 3
 
 
 @pytest.mark.parametrize("kinds", ["otto", "tooto", "ooot"])
