@@ -160,7 +160,11 @@ def find_series(path: Path, *, pixel_mm: tuple[float, float] | None = None) -> F
             failures.append(error)
     refused = [*failures, *skipped]
     if not series and not path.is_dir():
-        raise refused[0] if refused else InputError(f"{path}: is not a DICOM file; give a CT slice")
+        if refused:
+            raise refused[0]
+        raise InputError(
+            f"{path}: is not a DICOM file; give a CT slice as DICOM (NIfTI and NRRD are not read)"
+        )
     if not files and not failures:
         raise InputError(f"{path}: has no files; give a folder with DICOM files")
     if not series and not failures:
