@@ -1,6 +1,7 @@
 """The README's picture: what noise, rain and few views do, and what the shipped weights make of it.
 
-    python benchmarks/showcase.py --picture examples/cat.png --slice SLICE.dcm --output docs/showcase.png
+    python benchmarks/showcase.py --picture examples/cat.png --slice SLICE.dcm --rain-seed 1 \\
+        --output docs/showcase.png
 
 First row: noise of sigma 50, denoised, generated rain, derained, with the PSNR over all channels. Second
 row: a slice from 60 views of 1e5 photons a ray, by FBP (Hann), TV and DeepGSR, and as it is, window 40/400
