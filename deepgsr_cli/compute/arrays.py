@@ -71,3 +71,23 @@ def as_whole(option: str, value: object) -> int:
     if not math.isfinite(number) or not number.is_integer():
         raise OptionError(option, number, "give a whole number")
     return int(number)
+
+
+def settle_whole(record: object, field: str, least: int) -> None:
+    """Make a field of a frozen record a whole number; None stays.
+
+    Args:
+        record: The record, in its making.
+        field: Name of the field, which is that of the argument.
+        least: What it is at least.
+
+    Raises:
+        OptionError: It is no whole number, or less.
+    """
+    value = getattr(record, field)
+    if value is None:
+        return
+    number = as_whole(field, value)
+    if number < least:
+        raise OptionError(field, number, f"give {least} or more")
+    object.__setattr__(record, field, number)

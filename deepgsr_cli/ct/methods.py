@@ -12,7 +12,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from deepgsr_cli.compute.arrays import as_number, as_whole
+from deepgsr_cli.compute.arrays import as_number, settle_whole
 from deepgsr_cli.compute.precision import autocast, check_precision, settled
 from deepgsr_cli.ct.simulation import FEWEST_PHOTONS, MOST_PHOTONS, noise_variance
 from deepgsr_cli.ct.truncation import WholeScan, whole_scan
@@ -67,8 +67,6 @@ class Method:
     def __post_init__(self) -> None:
         object.__setattr__(self, "photons", as_number("photons", self.photons, or_none=True))
         object.__setattr__(self, "strength", as_number("strength", self.strength))
-        if self.iterations is not None:
-            object.__setattr__(self, "iterations", as_whole("iterations", self.iterations))
         if self.name not in METHODS:
             raise OptionError("method", self.name, f"known are {', '.join(METHODS)}")
         check_precision(self.precision)
@@ -81,8 +79,7 @@ class Method:
                 f"give photons a ray, {FEWEST_PHOTONS:g} to {MOST_PHOTONS:g}, or"
                 " leave it out for a scan without noise",
             )
-        if self.iterations is not None and self.iterations < 1:
-            raise OptionError("iterations", self.iterations, "give 1 or more")
+        settle_whole(self, "iterations", 1)
         if not 0 < self.strength < math.inf:
             raise OptionError("strength", self.strength, "give a factor above 0; 1 is the tuned one")
 

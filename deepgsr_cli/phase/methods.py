@@ -8,7 +8,7 @@ from dataclasses import dataclass, replace
 import torch
 from torch import Tensor
 
-from deepgsr_cli.compute.arrays import as_whole
+from deepgsr_cli.compute.arrays import settle_whole
 from deepgsr_cli.errors import OptionError, UsageError
 from deepgsr_cli.phase.diffraction import Diffraction
 from deepgsr_cli.phase.message_passing import MAX_SIGMA, Denoiser, message_passing
@@ -71,11 +71,7 @@ class Settings:
         if self.method != "red" and self.prior != PRIORS[0]:
             raise OptionError("prior", self.prior, f"the method {self.method} has none; give --method red")
         for name in ("restarts", "iterations"):
-            value = getattr(self, name)
-            if value is not None:
-                object.__setattr__(self, name, value := as_whole(name, value))
-                if value < 1:
-                    raise OptionError(name, value, "give 1 or more")
+            settle_whole(self, name, 1)
         if self.method == "unrolled":
             self.refuse_starts("unrolled")
 

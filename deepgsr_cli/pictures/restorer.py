@@ -14,7 +14,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from deepgsr_cli.compute.arrays import as_number, as_whole
+from deepgsr_cli.compute.arrays import as_number, as_whole, settle_whole
 from deepgsr_cli.compute.device import free_memory, select_device
 from deepgsr_cli.compute.levels import to_floats
 from deepgsr_cli.compute.precision import check_precision, settled, with_own_defaults
@@ -113,11 +113,7 @@ class RunOptions:
     def __post_init__(self) -> None:
         check_precision(self.precision)
         for name, low in (("tile", 0), ("overlap", 0), ("batch", 1)):
-            value = getattr(self, name)
-            if value is not None:
-                object.__setattr__(self, name, value := as_whole(name, value))
-                if value < low:
-                    raise OptionError(name, value, f"give {low} or more")
+            settle_whole(self, name, low)
 
     @property
     def protocol(self) -> dict[str, str]:
