@@ -58,7 +58,7 @@ def _written_meanwhile(run: Run, work: Work, say: Say | None, progress: Told | N
     assert isinstance(work, StagedWork)
     do = work.do
     # However this ends, an interrupt included, what is being written is finished first.
-    with ThreadPoolExecutor(1) as writer:
+    with _thread() as writer:
         before: Callable[[], Outcome] | None = None
         for number, job in enumerate(run.jobs):
 
@@ -82,6 +82,14 @@ def _written_meanwhile(run: Run, work: Work, say: Say | None, progress: Told | N
             before = partial(_end, run, work, number, writing, say)
         if before is not None:
             yield before()
+
+
+def _thread() -> ThreadPoolExecutor:
+    """Return an executor of one thread, which runs. One that an interrupt met while it starts would not be
+    waited for, and its first job is to write."""
+    executor = ThreadPoolExecutor(1)
+    executor.submit(int).result()
+    return executor
 
 
 def _share(progress: Told, number: int, finished: int, parts: int) -> None:
@@ -120,7 +128,7 @@ class _Pipeline:
         self._numbers = iter(range(len(run.jobs)))  # of the jobs that are still to be read
         self._reading: deque[Future[_Case | Outcome]] = deque()
         self._most = len(run.jobs)  # at once, since memory ran out
-        self._reader, self._writer = ThreadPoolExecutor(1), ThreadPoolExecutor(1)
+        self._reader, self._writer = _thread(), _thread()
 
     def outcomes(self) -> Generator[Outcome]:
         """Yield what becomes of each job, in order."""

@@ -1,5 +1,7 @@
 """Jobs of which several are computed at once: as they would be alone, in order, in bounded memory."""
 
+import os
+import signal
 import threading
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -222,3 +224,37 @@ def test_what_is_finished_is_passed_over_between_what_is_not(run_of, tmp_path):
     outcomes = list(run_here(run_of(Slow(), *"abc")))
     assert [o.status for o in outcomes] == ["failed"] * 3
     assert "1.out: exists; give --overwrite" in outcomes[1].error
+
+
+def interrupt() -> None:
+    """Interrupt the main thread, and take a while."""
+    os.kill(os.getpid(), signal.SIGINT)
+    threading.Event().wait(0.01)
+
+
+class InterruptedDoubles(Doubles):
+    def finish(self, computed: str) -> Result:
+        interrupt()
+        return super().finish(computed)
+
+
+class InterruptedSlow(Slow):
+    def do(self, job, *, for_report, progress):
+        finish = super().do(job, for_report=for_report, progress=progress)
+
+        def interrupted() -> Result:
+            interrupt()
+            return finish()
+
+        return interrupted
+
+
+@pytest.mark.skipif(os.name == "nt", reason="Windows has no SIGINT that can be sent")
+@pytest.mark.parametrize("kind", [InterruptedDoubles, InterruptedSlow])
+def test_what_is_being_written_when_an_interrupt_comes_is_finished(run_of, tmp_path, kind):
+    # In a third of the tries it comes while the thread that writes would be starting.
+    for _ in range(20):
+        with pytest.raises(KeyboardInterrupt):
+            list(run_here(run_of(kind(), "a")))
+        assert (tmp_path / "0.out").exists()
+        (tmp_path / "0.out").unlink()
