@@ -2,6 +2,7 @@
 
 import dataclasses
 import importlib
+import itertools
 import json
 import os
 import pickle
@@ -159,9 +160,11 @@ def start(run, file, told=None):
 
 
 def tell_numbers(run, file, connection):
-    """Be the process of a command: send the number of each outcome."""
-    for outcome in start(run, file):
+    """Be the process of a command that comes to a halt after five outcomes, whose numbers it sends."""
+    outcomes = start(run, file)
+    for outcome in itertools.islice(outcomes, 5):
         connection.send(outcome.number)
+    threading.Event().wait()
 
 
 def test_a_killed_worker_costs_no_file(engine, tmp_path):
@@ -195,18 +198,18 @@ def test_a_file_that_kills_workers_fails_alone(tmp_path):
 
 
 def test_a_killed_command_is_resumed(engine, tmp_path):
-    run = run_of(tmp_path, *["brief"] * 30)
+    run = run_of(tmp_path, *["brief"] * 50)  # more than are handed over before the first are told
     outcomes, theirs = forks.FORKS.Pipe(duplex=False)
     process = forks.start(tell_numbers, run, engine.file, theirs)
     theirs.close()
     for _ in range(5):
-        assert outcomes.recv() in range(30)
+        assert outcomes.recv() in range(50)
     process.kill()
     process.join()
     again = list(in_order(start(dataclasses.replace(run, skip_existing=True), engine.file)))
     assert {o.status for o in again} == {"done", "skipped"}
     assert sum(o.status == "skipped" for o in again) >= 5
-    assert copied(tmp_path) == {f"{i}.txt": "brief" for i in range(30)}
+    assert copied(tmp_path) == {f"{i}.txt": "brief" for i in range(50)}
 
 
 def test_workers_without_the_package_are_told_and_left_alive(tmp_path):
