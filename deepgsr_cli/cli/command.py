@@ -191,9 +191,14 @@ def run(command: Command[B, P], options: B) -> None:
     if options.dry_run:
         from deepgsr_cli.jobs.plan import action_for
 
+        actions = []
         for job in plan.jobs:
             action = action_for(job, skip_existing=options.skip_existing, overwrite=options.overwrite)
             _print_action(job, action, options)
+            actions.append(action)
+        if failing := actions.count("fail"):
+            ways = "--overwrite or" if options.skip_existing else "--overwrite, --skip-existing or"
+            tell(f"already there: {counted(failing, 'result')}; give {ways} another -o")
     else:
         for aim in plan.aims:
             tell(aim)

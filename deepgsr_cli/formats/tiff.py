@@ -292,7 +292,9 @@ def _tiff_misfit(page: tifffile.TiffPage) -> str:
     }
     if page.compression == COMPRESSION.JPEG:
         colours[PHOTOMETRIC.YCBCR] = 3  # decoded to RGB
-    name = getattr(photometric, "name", photometric)
+    # Photographers call the colours of ink by their letters; a TIFF can have others, which are rare.
+    cmyk = photometric == PHOTOMETRIC.SEPARATED
+    name = "CMYK" if cmyk else getattr(photometric, "name", photometric)
     if photometric not in colours:
         return f"{name} colours"
     # Two bands without an ExtraSamples tag are not gray with alpha, so axes and the tag have to agree.

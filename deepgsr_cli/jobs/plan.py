@@ -79,10 +79,10 @@ def plan(
     """Plan jobs for files, folders and globs.
 
     Without an output, a result is written beside its input as `<stem>_<task><suffix>`. An output is a folder
-    if it exists as one, ends in a separator, or must be one because the inputs are several or a folder; the
-    trees of input folders are kept below it. Results that would go to one path are `told_apart`, where their
-    inputs differ in the suffix or the folder. Hidden files, results of earlier runs, and what already lies in
-    the output folder are not taken as input from a folder or a glob.
+    if it exists as one, ends in a separator, or must be one because the inputs are several or a folder, which
+    the name of a file is refused for; the trees of input folders are kept below it. Results that would go to
+    one path are `told_apart`, where their inputs differ in the suffix or the folder. Hidden files, results of
+    earlier runs, and what already lies in the output folder are not taken as input from a folder or a glob.
 
     Args:
         inputs: Files, folders (searched to any depth), glob patterns (`**` too), or "-" for standard input.
@@ -99,7 +99,9 @@ def plan(
         InputError: Nothing found, as a folder cannot be listed.
     """
     inputs = list(inputs)
-    folder = None if output in (None, STREAM) else _as_folder(str(output), inputs)
+    folder = None
+    if output not in (None, STREAM):
+        folder = _as_folder(str(output), inputs, [*suffixes, target_suffix])
     found: dict[Path, tuple[Path, Path]] = {}  # by real path: the input, and its path below its root
     passed_over: list[Path] = []
     failures: list[InputError] = []
@@ -206,8 +208,8 @@ def shard(jobs: list[Job], text: str) -> list[Job]:
     return jobs[part - 1 :: parts]
 
 
-def _as_folder(output: str, inputs: list[str]) -> Path | None:
-    """The output as a folder, None if it is a file."""
+def _as_folder(output: str, inputs: list[str], suffixes: Collection[object]) -> Path | None:
+    """The output as a folder, None if it is a file; one that is yet to be made has none of the suffixes."""
     path = Path(output)
     several = len(inputs) > 1 or any(
         text != STREAM and (os.path.isdir(text) or (glob.has_magic(text) and not os.path.exists(text)))
@@ -217,6 +219,9 @@ def _as_folder(output: str, inputs: list[str]) -> Path | None:
         return path
     if several and os.path.exists(path):
         raise UsageError(f"-o {output}: is a file, and several results need a folder")
+    if several and path.suffix.lower() in suffixes:
+        advice = f"give {output}/ if it is one"
+        raise UsageError(f"-o {output}: is the name of a file, and several results need a folder; {advice}")
     return path if several else None
 
 

@@ -287,6 +287,7 @@ class Restoration(StagedWork):
         reasons: list[str | None] = []
         notes = [f"{pages.count} pictures"]
         left_out = [*pages.left_out]
+        advice: list[str] = []
 
         def restored() -> Iterator[Image]:
             for number, (image, reference) in enumerate(
@@ -304,8 +305,10 @@ class Restoration(StagedWork):
                     notes.extend([f"a {format} file holds no {', no '.join(lost)}"] if lost else [])
                 # What was removed from each is told of all of them, below.
                 removed = reason is None and not result.facts.keys().isdisjoint(("noise", "rain"))
-                told_of = image.notes if removed else (*image.notes, result.note)
+                told_of = image.notes if removed or reason else (*image.notes, result.note)
                 notes.extend(note for note in told_of if note and note not in notes)
+                if reason and result.note and result.note not in advice:
+                    advice.append(result.note)
                 left_out.extend(note for note in image.left_out if note not in left_out)
                 yield image
 
@@ -319,12 +322,13 @@ class Restoration(StagedWork):
         if written is not target:
             copy_file(written, target)
         result = _of_pages(results)
-        if levels := [level for level in result.facts.get("sigma_by_page", ()) if level is not None]:
+        if levels := list(filter(None, result.facts.get("sigma_by_page", ()))):  # 0 where nothing is done
             notes.insert(1, f"noise found, sigma {min(levels):g} to {max(levels):g} (0-255 scale)")
         if rainy := sum(result.facts.get("rain_by_page", ())):
             notes.insert(1, f"rain found in {rainy} of them")
         if unchanged and any(reasons):
             notes.append(f"written unchanged: {unchanged} of them ({next(filter(None, reasons))})")
+            notes.extend(advice)
         result.note = "; ".join(notes)
         return result
 

@@ -43,6 +43,8 @@ from deepgsr_cli.pictures.camera import white_equivalent
 from deepgsr_cli.pictures.compression import Compression, compression_of
 from deepgsr_cli.pictures.findings import (
     DRY,
+    SMALLEST_RAINY_SIDE,
+    TOO_SMALL,
     NoiseFinding,
     is_drawn,
     load_noise_estimator,
@@ -340,6 +342,8 @@ class Restorer:
         of it, or windows side by side, (C, h, w)."""
         if is_drawn(pixels):
             return Choice(None, rain=DRY), pixels
+        if min(pixels.shape[1:]) < SMALLEST_RAINY_SIDE:
+            return Choice(None, rain=TOO_SMALL), pixels
         derainer = self.specialist(DERAIN.name)
         windows = [window[0, : len(pixels)].contiguous().numpy() for window in windows_of(pixels)]
         derained = [derainer.restore_pixels(window) for window in windows]

@@ -105,6 +105,8 @@ class Choice:
     @property
     def advice(self) -> str:
         """What to do where a picture is left as it is for want of certainty, in words; empty elsewhere."""
+        if self.restorer is None and self.rain is not None and not self.rain.told:
+            return "give --weights deepgsr-derain to have it removed"
         if self.restorer is not None or self.found is None or self.found.kind != "unknown":
             return ""
         # Of a picture that is too small nothing is known that could be told.

@@ -239,6 +239,10 @@ def test_a_dry_run_says_what_would_be_done_and_does_nothing(run):
     lines = {line.split(":")[0]: line for line in result.stdout.splitlines()}
     assert lines["write"] == f"write: {Path('in/a.png')} -> {Path('out/a.png')}"
     assert "skip" in lines
+    assert "already there" not in result.stderr
+    result = run("denoise", "in", "-o", "out", "--dry-run")
+    assert f"fail: {Path('in/b.png')} -> {Path('out/b.png')}" in result.stdout
+    assert result.stderr == "already there: 1 result; give --overwrite, --skip-existing or another -o\n"
     assert os.listdir("out") == ["b.png"]
 
 

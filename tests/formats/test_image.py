@@ -693,7 +693,7 @@ def misfits() -> dict[str, tuple[bytes, str]]:
         "animated gif": (animated["GIF"], "animated"),
         "animated webp": (animated["WEBP"], "animated"),
         "cmyk jpeg": (stream.getvalue(), "CMYK"),
-        "cmyk tiff": (tiff(noise((H, W, 4), "uint8"), photometric="separated"), "SEPARATED"),
+        "cmyk tiff": (tiff(noise((H, W, 4), "uint8"), photometric="separated"), "has CMYK colours"),
         "pages": (tiff(noise((5, H, W), "uint8"), photometric="minisblack"), "5 pages"),
         "imagej stack": (
             tiff(noise((5, H, W), "uint8"), imagej=True, metadata={"axes": "ZYX"}),

@@ -59,6 +59,8 @@ def test_an_output_for_one_file_is_a_file_or_an_existing_folder(tree):
     assert pairs(["in/a.png"], "x.png") == {("in/a.png", "x.png")}
     assert pairs(["in/a.png"], "in/sub") == {("in/a.png", "in/sub/a.png")}
     assert pairs(["in/a.png"], "new/") == {("in/a.png", "new/a.png")}
+    assert pairs(["in/a*.png"], "v1.2") == {("in/a.png", "v1.2/a.png")}
+    assert pairs(["in/a*.png"], "new.png/") == {("in/a.png", "new.png/a.png")}
 
 
 def test_brackets_in_a_name_are_no_pattern_where_the_file_exists(tree):
@@ -93,6 +95,8 @@ def test_a_missing_file_is_a_job_that_will_fail_and_not_stop_the_rest(tree):
         (["in/a.png"], "in/a.png", "in/a.png: is an input, and no input is overwritten"),
         (["in/*.jpg"], None, r"in/\*.jpg: no file matches"),
         (["in/a.png", "in/sub"], "in/notes.txt", "is a file, and several results need a folder"),
+        (["in/a.png", "in/sub"], "out.png", "name of a file, and several .*; give out.png/ if it is one"),
+        (["in"], "out.PNG", "name of a file, and several results need a folder"),
         (["in"], "-", "3 pictures do not fit one stream"),
         (["-"], None, "goes alone, with an output"),
         (["-", "in/a.png"], "out", "goes alone"),

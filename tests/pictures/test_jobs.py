@@ -246,8 +246,19 @@ def test_levels_of_pages_are_estimated_one_by_one_and_clean_pages_stay(tmp_path,
     assert result.facts["noise_by_page"] == ["white", "none", "white"]
     assert "noise" not in result.facts
     assert result.facts["sigma"] == round(float(np.median(result.facts["sigma_by_page"])), 2)
+    low, high = sorted(filter(None, result.facts["sigma_by_page"]))
+    assert f"noise found, sigma {low:g} to {high:g} (0-255 scale)" in result.note
     assert "written unchanged: 1 of them (no noise found)" in result.note
     assert np.array_equal(tifffile.imread(tmp_path / "out.tif")[1], pages[1])
+
+
+def test_what_to_do_about_pages_follows_why_they_stay(tmp_path, denoiser):
+    stack(tmp_path / "a.tif", 2, size=(12, 14))
+    result = Restoration(denoiser(1), FileOptions())(job(tmp_path / "a.tif"))
+    assert result.note == (
+        "2 pictures; written unchanged: 2 of them (too small to tell its noise);"
+        " give --sigma to have it removed"
+    )
 
 
 def test_a_stack_takes_the_memory_of_a_page(tmp_path, denoiser):

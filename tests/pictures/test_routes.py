@@ -183,6 +183,16 @@ def test_poor_jpeg_is_removed_and_good_jpeg_left(restorer):
 
 
 @pytest.mark.parametrize("task", ["restore", "derain"])
+def test_no_rain_is_told_in_a_small_picture(task):
+    # The network takes something upright off it, and the one block that it has is all of it.
+    small = in_rain(scene())[:, 40:100, 40:72]
+    route = Restorer(options=RunOptions(device="cpu"), task=task).route(small)
+    assert route.facts["rain"] is False
+    assert route.choices[0].words == "too small to tell its rain"
+    assert route.choices[0].advice == "give --weights deepgsr-derain to have it removed"
+
+
+@pytest.mark.parametrize("task", ["restore", "derain"])
 @pytest.mark.parametrize("channels", [1, 3])
 def test_a_whole_picture_is_written_as_the_bytes_of_its_file(tmp_path, task, channels):
     path = tmp_path / "a.jpg"
