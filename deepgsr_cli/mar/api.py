@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import warnings
 from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
@@ -14,8 +15,9 @@ from deepgsr_cli.compute.arrays import as_number, as_numpy
 from deepgsr_cli.compute.device import select_device
 from deepgsr_cli.compute.precision import with_own_defaults
 from deepgsr_cli.ct.arrays import as_geometry, as_pixel_mm, as_sinogram, as_slice
+from deepgsr_cli.ct.plausibility import doubt_numbers, doubt_slice
 from deepgsr_cli.ct.truncation import whole_scan
-from deepgsr_cli.errors import ShapeError, UsageError
+from deepgsr_cli.errors import ResultWarning, ShapeError, UsageError
 from deepgsr_cli.mar.masks import MOST_METAL
 from deepgsr_cli.mar.methods import MetalMethod, check_threshold, load_network
 from deepgsr_cli.mar.nmar import ImageOnly, within_tissue
@@ -44,7 +46,8 @@ def reduce_metal(
 
     With a geometry, `data` is what a scanner measured. Without one, it is a slice, which is corrected through
     a virtual scan of it, as `deepgsr mar` does with DICOM slices. Where there is no metal, a slice comes back
-    as it is, and a sinogram as its filtered backprojection.
+    as it is, and a sinogram as its filtered backprojection. CT numbers that no body has come with a
+    `ResultWarning`.
 
     Args:
         data: Sinogram, (views, bins), of line integrals of attenuation; or slice in HU, (H, W).
@@ -75,6 +78,8 @@ def reduce_metal(
         spacing_mm = as_pixel_mm(pixel_mm)
         x = to_attenuation(hu, where)
         mask = _mask(metal, x)
+        for doubt in doubt_slice(hu):
+            warnings.warn(doubt, ResultWarning, stacklevel=3)
         if not mask.any():
             return hu
         image_only = ImageOnly((hu.shape[0], hu.shape[1]), spacing_mm)
@@ -84,10 +89,13 @@ def reduce_metal(
     if pixel_mm is not None:
         raise UsageError("geometry has the spacing of the pixels; leave pixel_mm out")
     scan = as_geometry(geometry)
-    whole = whole_scan(as_sinogram(data, scan, where), scan)
+    y = as_sinogram(data, scan, where)
+    whole = whole_scan(y, scan)
     A = Radon(whole.geometry)
     x = A.fbp(whole.y)
     mask = _mask(metal, whole.cropped(x))
+    for doubt in doubt_numbers(whole.cropped(x), y, scan):
+        warnings.warn(doubt, ResultWarning, stacklevel=3)
     if not mask.any():
         return to_hu(whole.cropped(x))
     corrected = whole.cropped(settings.reduction(model)(A, whole.y, whole.padded(mask)))

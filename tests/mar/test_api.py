@@ -2,7 +2,7 @@ import numpy as np
 import pytest
 import torch
 
-from deepgsr_cli.errors import ShapeError, UsageError
+from deepgsr_cli.errors import ResultWarning, ShapeError, UsageError
 from deepgsr_cli.mar.api import reduce_metal
 from deepgsr_cli.tomography.attenuation import to_attenuation
 from deepgsr_cli.tomography.geometry import sparse_view
@@ -74,3 +74,10 @@ def test_a_tensor_or_a_list_is_the_array_of_its_values(hu):
     slice = torch.from_numpy(hu).float().requires_grad_()
     for metal in (torch.from_numpy(mask), mask.tolist()):
         assert np.array_equal(reduce_metal(slice, metal=metal, **options), expected)
+
+
+def test_ct_numbers_that_no_body_has_are_doubted(hu):
+    geometry = sparse_view(hu.shape, (PIXEL_MM, PIXEL_MM), 90)
+    y = Radon(geometry)(to_attenuation(hu, torch.device("cpu")))[0, 0].numpy()
+    with pytest.warns(ResultWarning, match="denser parts of the body are at"):
+        reduce_metal(3 * y, geometry, metal=hu > 5000, method="li", device="cpu")
