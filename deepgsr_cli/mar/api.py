@@ -18,7 +18,7 @@ from deepgsr_cli.ct.arrays import as_geometry, as_pixel_mm, as_sinogram, as_slic
 from deepgsr_cli.ct.plausibility import doubt_numbers, doubt_slice
 from deepgsr_cli.ct.truncation import whole_scan
 from deepgsr_cli.errors import ResultWarning, ShapeError, UsageError
-from deepgsr_cli.mar.masks import MOST_METAL
+from deepgsr_cli.mar.masks import MOST_METAL, doubt_mask
 from deepgsr_cli.mar.methods import MetalMethod, check_threshold, load_network
 from deepgsr_cli.mar.nmar import ImageOnly, within_tissue
 from deepgsr_cli.mar.trace import METAL_HU, metal_mask
@@ -46,8 +46,8 @@ def reduce_metal(
 
     With a geometry, `data` is what a scanner measured. Without one, it is a slice, which is corrected through
     a virtual scan of it, as `deepgsr mar` does with DICOM slices. Where there is no metal, a slice comes back
-    as it is, and a sinogram as its filtered backprojection. CT numbers that no body has come with a
-    `ResultWarning`.
+    as it is, and a sinogram as its filtered backprojection. CT numbers that no body has, and a
+    mask where no metal is, come with a `ResultWarning`.
 
     Args:
         data: Sinogram, (views, bins), of line integrals of attenuation; or slice in HU, (H, W).
@@ -78,7 +78,7 @@ def reduce_metal(
         spacing_mm = as_pixel_mm(pixel_mm)
         x = to_attenuation(hu, where)
         mask = _mask(metal, x)
-        for doubt in doubt_slice(hu):
+        for doubt in [*doubt_slice(hu), *doubt_mask(hu, mask[0, 0].cpu().numpy())]:
             warnings.warn(doubt, ResultWarning, stacklevel=3)
         if not mask.any():
             return hu
@@ -92,15 +92,14 @@ def reduce_metal(
     y = as_sinogram(data, scan, where)
     whole = whole_scan(y, scan)
     A = Radon(whole.geometry)
-    x = A.fbp(whole.y)
-    mask = _mask(metal, whole.cropped(x))
-    for doubt in doubt_numbers(whole.cropped(x), y, scan):
+    x = whole.cropped(A.fbp(whole.y))
+    before, mask = to_hu(x), _mask(metal, x)
+    for doubt in [*doubt_numbers(x, y, scan), *doubt_mask(before, mask[0, 0].cpu().numpy())]:
         warnings.warn(doubt, ResultWarning, stacklevel=3)
     if not mask.any():
-        return to_hu(whole.cropped(x))
+        return before
     corrected = whole.cropped(settings.reduction(model)(A, whole.y, whole.padded(mask)))
-    x = whole.cropped(x)
-    return within_tissue(to_hu(torch.where(mask, x, corrected) if keep_metal else corrected), to_hu(x))
+    return within_tissue(to_hu(torch.where(mask, x, corrected) if keep_metal else corrected), before)
 
 
 def _mask(metal: np.ndarray, x: Tensor) -> Tensor:

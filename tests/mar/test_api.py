@@ -81,3 +81,12 @@ def test_ct_numbers_that_no_body_has_are_doubted(hu):
     y = Radon(geometry)(to_attenuation(hu, torch.device("cpu")))[0, 0].numpy()
     with pytest.warns(ResultWarning, match="denser parts of the body are at"):
         reduce_metal(3 * y, geometry, metal=hu > 5000, method="li", device="cpu")
+
+
+def test_a_mask_where_no_metal_is_is_doubted(hu):
+    geometry = sparse_view(hu.shape, (PIXEL_MM, PIXEL_MM), 90)
+    y = Radon(geometry)(to_attenuation(hu, torch.device("cpu")))[0, 0].numpy()
+    metal = (hu > 5000)[::-1].T
+    for data, options in ((hu, {"pixel_mm": PIXEL_MM}), (y, {"geometry": geometry})):
+        with pytest.warns(ResultWarning, match="where the mask has metal, 90% of the slice are at"):
+            reduce_metal(data, metal=metal, method="li", device="cpu", **options)
