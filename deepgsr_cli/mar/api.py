@@ -60,7 +60,7 @@ def reduce_metal(
         device: "auto", "cpu", "cuda", "cuda:N" or "mps".
 
     Raises:
-        ShapeError: Another shape, NaN, values that are no line integrals, or too much metal.
+        ShapeError: Another shape, NaN, in a mask too, values that are no line integrals, or too much metal.
         UsageError: What is given is neither of both cases, or a value is out of range.
         UserError: The views do not suffice for filtered backprojection.
         InputError: The geometry's file cannot be read.
@@ -113,6 +113,8 @@ def _mask(metal: np.ndarray, x: Tensor) -> Tensor:
                 f"metal is a mask of shape {metal.shape}, but the slice has {tuple(x.shape[2:])}; give"
                 " the mask of this slice"
             )
+        if metal.dtype.kind not in "biuf" or not np.isfinite(metal).all():
+            raise ShapeError(f"metal is a mask of {metal.dtype}; give finite real numbers or bool")
         mask = torch.from_numpy(metal != 0).to(x.device)[None, None]
         way_out = "in the mask; what is not zero is metal, so invert the mask if it shows the tissue"
     if (share := float(mask.float().mean())) > MOST_METAL:

@@ -59,6 +59,8 @@ def test_a_slice_without_metal_comes_back_as_it_is():
         ({"metal": 500.0}, UsageError, "^metal is 500: give 1000 to 30000 HU"),
         ({"method": "fbp"}, UsageError, "known are deepgsr, li, nmar"),
         ({"metal": np.ones((3, 4))}, ShapeError, r"mask of shape \(3, 4\), but the slice has \(64, 64\)"),
+        ({"metal": np.where(body_hu() > 400, np.nan, 0)}, ShapeError, "mask of float64; give finite real"),
+        ({"metal": np.full((64, 64), "")}, ShapeError, "mask of <U1; give finite real numbers or bool"),
         ({"metal": np.ones((64, 64))}, ShapeError, "metal is 100% of the slice, .* invert the mask"),
     ],
 )
