@@ -16,6 +16,7 @@ import numpy as np
 from deepgsr_cli.errors import InputError
 from deepgsr_cli.files import check_readable, sha256
 from deepgsr_cli.formats.matlab import read_matlab
+from deepgsr_cli.formats.tiff import planes_in
 
 SUFFIXES = (".npy", ".npz", ".h5", ".hdf5", ".mat", ".tif", ".tiff")
 _DATA_EXCHANGE, _THETA = "/exchange/data", "/exchange/theta"
@@ -295,6 +296,8 @@ def _open_tiff(path: Path) -> _Stack:
 
     try:
         with tifffile.TiffFile(path) as tiff:
+            if len(tiff.pages) == 1 and planes_in(tiff, tiff.pages.first) > 1:
+                return _of_stack(path, tifffile.memmap(path, mode="r"))  # as ImageJ writes large stacks
             return _Stack(len(tiff.pages), page)
     except tifffile.TiffFileError as error:
         raise ValueError(str(error)) from error
