@@ -424,6 +424,12 @@ def test_memory_does_not_grow_with_the_pixels_of_a_series(tmp_path):
         ),
         ({"SOPClassUID": uids.SecondaryCaptureImageStorage}, "Secondary Capture Image Storage, not a CT"),
         ({"ImageType": ["ORIGINAL", "PRIMARY", "LOCALIZER"]}, "is a localizer"),
+        (
+            {"ImageType": ["DERIVED", "SECONDARY", "OTHER", "CT_SOM5 PROT"]},
+            "is a page of a screen or of text",
+        ),
+        ({"ImageType": ["DERIVED", "SECONDARY", "SCREEN SAVE"]}, "text (SCREEN SAVE) and no slice; leave it"),
+        ({"ImageType": ["DERIVED", "PRIMARY", "AXIAL", "EFF_ATOMIC_NUM"]}, "values of type EFF_ATOMIC_NUM"),
         ({"PhotometricInterpretation": "RGB", "SamplesPerPixel": 3}, "is in colour (RGB)"),
         ({"PixelData": None}, "has no pixel data"),
         ({"BitsStored": None}, "lacks BitsStored"),

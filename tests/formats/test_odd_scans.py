@@ -67,6 +67,9 @@ def test_a_rescaling_that_no_hu_need_is_refused(tmp_path: Path) -> None:
     ("elements", "note"),
     [
         ({"ImageOrientationPatient": [0, 1, 0, 0, 0, -1]}, "its planes are not axial"),
+        ({"Modality": "PT"}, "Modality is PT, in a file of class CT; it is taken as CT in HU"),
+        ({"ImageType": ["DERIVED", "PRIMARY", "AXIAL", "MAT_SPECIFIC"], "RescaleType": "HU"}, ""),
+        ({"ImageType": ["DERIVED", "PRIMARY", "AXIAL", "VMI"]}, ""),
         ({"RescaleType": "US"}, "RescaleType says that the values have no unit"),
         ({"ImageOrientationPatient": [1, 0, 0, 0, 0.9, -0.436]}, ""),
         ({}, ""),
