@@ -18,7 +18,7 @@ from deepgsr_cli.ct.arrays import as_geometry, as_pixel_mm, as_sinogram, as_slic
 from deepgsr_cli.ct.denoising import check_level, denoised, level_of
 from deepgsr_cli.ct.denoising import load_network as load_denoiser
 from deepgsr_cli.ct.methods import METHODS, Method, load_network, reconstructed
-from deepgsr_cli.ct.plausibility import doubt_result
+from deepgsr_cli.ct.plausibility import doubt_result, doubt_slice
 from deepgsr_cli.ct.simulation import SimulatedScan, check_views, estimated_photons
 from deepgsr_cli.errors import OptionError, ResultWarning, UsageError, check_seed, check_text
 from deepgsr_cli.pictures.restorer import RunOptions
@@ -94,7 +94,8 @@ def reconstruct_ct(
         y = scan(to_attenuation(hu, where), (seed, zlib.crc32(whole.tobytes())))
     model = load_network(weights, device, offline=False).model if method.name == "deepgsr" else None
     result = reconstructed(A, y, method, model=model)
-    for doubt in [] if geometry is None else doubt_result(result, y, A.geometry, method):
+    doubts = doubt_slice(hu) if geometry is None else doubt_result(result, y, A.geometry, method)
+    for doubt in doubts:
         warnings.warn(doubt, ResultWarning, stacklevel=3)
     return to_hu(result.x)
 
@@ -109,6 +110,8 @@ def denoise_ct(
     device: str = "auto",
 ) -> np.ndarray:
     """Remove noise from CT slices in HU, as `deepgsr denoise` does from DICOM files.
+
+    Numbers that are no HU come with a `ResultWarning`.
 
     Args:
         hu: A slice, (H, W), or slices, (N, H, W), each of which is done by itself; numbers beyond -1024 to
@@ -134,6 +137,8 @@ def denoise_ct(
         raise OptionError("strength", strength, "give 0 (nothing) to 1 (all)")
     given = as_numpy(hu)
     slices = [as_slice(slice) for slice in (given if given.ndim == 3 and len(given) else [given])]
+    for doubt in dict.fromkeys(doubt for slice in slices for doubt in doubt_slice(slice)):
+        warnings.warn(doubt, ResultWarning, stacklevel=3)
     levels = [level_of(slice, sigma).hu for slice in slices]
     results = slices
     if any(levels) and strength > 0:

@@ -13,7 +13,7 @@ from torch import Tensor
 
 from deepgsr_cli.compute.arrays import as_numpy
 from deepgsr_cli.errors import ShapeError, UsageError
-from deepgsr_cli.formats.sinograms import MOST_INTEGRAL, doubt_integrals, doubt_sign
+from deepgsr_cli.formats.sinograms import MOST_INTEGRAL, doubt_integrals, doubt_sign, doubt_slices
 from deepgsr_cli.tomography.geometry import Geometry, several, spacing_mm
 from deepgsr_cli.tomography.geometry_files import read_geometry
 
@@ -62,6 +62,8 @@ def as_sinogram(sinogram: ArrayLike | Tensor, geometry: Geometry, device: torch.
         ShapeError: Another shape than the geometry's, not real numbers, not finite, or no line integrals.
     """
     y = _real("sinogram", sinogram, "(views, bins)")
+    if doubt := doubt_slices(y):
+        raise ShapeError(f"the sinogram {doubt}; give a slice without a geometry, and with pixel_mm")
     shape = geometry.num_views, geometry.num_bins
     if y.shape != shape:
         way_out = "transpose it" if y.shape == shape[::-1] else "give the geometry of this scan"

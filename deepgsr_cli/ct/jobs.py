@@ -144,7 +144,8 @@ def plan_scans(
     unknown = [path for path in paths if path.suffix.lower() != _WITH_PARAMETERS]
     if measured and geometry is None and unknown:
         raise UsageError(
-            f"{unknown[0]}: a measured sinogram needs --geometry FILE, which says how it was made"
+            f"{unknown[0]}: a measured sinogram needs --geometry FILE, which says how it was made; if these"
+            " are slices in HU, give them as DICOM"
         )
     if geometry is not None and not measured and not simulation:
         raise UsageError("--geometry is for measured sinograms; leave it out for DICOM slices")

@@ -27,6 +27,10 @@ _SMOOTHING_PX = 4.0
 _LEAST_HU, _LEAST_SHARE = -1100.0, 0.02
 # Values of so much are of no scanner, if so many of a slice have them.
 _MOST_HU, _MOST_SHARE = 30000.0, 0.1
+# Of attenuation, line integrals and pictures of floats all values are within, and of 8-bit pictures up to.
+_UNLIKE_HU, _GRAY = (-10.0, 20.0), 255.0
+# Soft tissue whose numbers were made positive, and the share that no slice has of bone so dense.
+_SHIFTED_HU, _SHIFTED_SHARE = (800.0, 1300.0), 0.2
 # An object that rays are attenuated by so much in is not empty.
 _VISIBLE_INTEGRAL = 0.3
 
@@ -110,11 +114,24 @@ def doubt_numbers(x: Tensor, y: Tensor, geometry: Geometry) -> list[str]:
 
 
 def doubt_slice(hu: np.ndarray) -> list[str]:
-    """Say what cannot be right in the CT numbers of a file, (H, W)."""
+    """Say what cannot be right in the CT numbers of a slice, (H, W), that is given, a sentence at most."""
     share = float(np.mean(hu > _MOST_HU))
-    if share <= _MOST_SHARE:
-        return []
-    return [
-        f"{share:.0%} of the values are above {_MOST_HU:g} HU, which no tissue and no metal is: is"
-        " PixelRepresentation right, which says whether they are signed?"
-    ]
+    if share > _MOST_SHARE:
+        return [
+            f"{share:.0%} of the values are above {_MOST_HU:g} HU, which no tissue and no metal is: is"
+            " PixelRepresentation right, which says whether they are signed?"
+        ]
+    lowest, highest = float(hu.min()), float(hu.max())
+    unlike = (_UNLIKE_HU[0] < lowest and highest < _UNLIKE_HU[1]) or (lowest == 0 and highest <= _GRAY)
+    if lowest < highest and unlike:
+        return [
+            f"all values are between {lowest:.4g} and {highest:.4g}, but in HU air is -1000 and water 0: are"
+            " they attenuation, line integrals or gray values, and no HU?"
+        ]
+    share = float(np.mean((hu > _SHIFTED_HU[0]) & (hu < _SHIFTED_HU[1])))
+    if lowest >= 0 and share > _SHIFTED_SHARE:
+        return [
+            f"{share:.0%} of the values are about 1000 HU, as hardly any tissue is, and none is below 0: was"
+            " 1000 or 1024 added to them, or is RescaleIntercept wrong or missing?"
+        ]
+    return []

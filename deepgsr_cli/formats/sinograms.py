@@ -16,6 +16,7 @@ import numpy as np
 from deepgsr_cli.errors import InputError
 from deepgsr_cli.files import check_readable, sha256
 from deepgsr_cli.formats.matlab import read_matlab
+from deepgsr_cli.formats.tiff import planes_in
 
 SUFFIXES = (".npy", ".npz", ".h5", ".hdf5", ".mat", ".tif", ".tiff")
 _DATA_EXCHANGE, _THETA = "/exchange/data", "/exchange/theta"
@@ -27,6 +28,8 @@ MOST_INTEGRAL = 100.0
 _LEAST_SHARE = math.ldexp(1, -24)
 # More than this share of the light without the object comes through nothing; bins that flicker are few.
 _MOST_SHARE, _FLICKERING = 1.3, 0.05
+# Of the values of a slice more are air, and of a sinogram hardly any are broken.
+_FEW = 0.01
 # Of what sign an integral is shows in an object that rays are attenuated by so much in.
 _VISIBLE = 0.3
 
@@ -93,6 +96,12 @@ class Sinograms:
             y = self._stack.read(i)
         if y.dtype.kind not in "fiu":
             raise InputError(f"{self.path}: holds {y.dtype}; give line integrals as real numbers")
+        where = f"{self.path}: slice {i + 1}"
+        if self._values != "counts" and (doubt := doubt_slices(y)):
+            raise InputError(
+                f"{where} {doubt}; give slices as DICOM, or as arrays to the functions in Python, without a"
+                " geometry"
+            )
         if y.shape != self._shape:
             (views, bins), shape = self._shape, " x ".join(map(str, y.shape))
             swapped = "transpose it" if y.shape == (bins, views) else "give the geometry of this scan"
@@ -106,7 +115,6 @@ class Sinograms:
                 " object, as counts are; give -ln(counts / counts without the object), or --values integrals"
                 " if it is that"
             )
-        where = f"{self.path}: slice {i + 1}"
         y = _finite(where, y)
         if self._values in ("counts", "transmission"):
             y = _integrals(where, self._share(where, y, i) if self._values == "counts" else y)
@@ -160,6 +168,13 @@ def doubt_integrals(y: np.ndarray) -> str:
     if y.min() < 0 or not 0.8 <= air <= _MOST_SHARE or middle >= air or np.quantile(y, 0.99) > 1.1 * air:
         return ""
     return f"is highest, {air:.2g}, at the ends of the detector and lower in the middle, as I / I0 is"
+
+
+def doubt_slices(y: np.ndarray) -> str:
+    """Say why numbers, of any shape, are those of a slice in HU and no sinogram; empty if they may be one."""
+    if y.size == 0 or not float(np.mean(y < -MOST_INTEGRAL)) > _FEW:
+        return ""
+    return f"goes down to {y.min():.4g}, as CT numbers in HU do, and no line integral does"
 
 
 def doubt_sign(y: np.ndarray) -> str:
@@ -281,6 +296,8 @@ def _open_tiff(path: Path) -> _Stack:
 
     try:
         with tifffile.TiffFile(path) as tiff:
+            if len(tiff.pages) == 1 and planes_in(tiff, tiff.pages.first) > 1:
+                return _of_stack(path, tifffile.memmap(path, mode="r"))  # as ImageJ writes large stacks
             return _Stack(len(tiff.pages), page)
     except tifffile.TiffFileError as error:
         raise ValueError(str(error)) from error

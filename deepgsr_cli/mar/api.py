@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import warnings
 from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
@@ -14,9 +15,10 @@ from deepgsr_cli.compute.arrays import as_number, as_numpy
 from deepgsr_cli.compute.device import select_device
 from deepgsr_cli.compute.precision import with_own_defaults
 from deepgsr_cli.ct.arrays import as_geometry, as_pixel_mm, as_sinogram, as_slice
+from deepgsr_cli.ct.plausibility import doubt_numbers, doubt_slice
 from deepgsr_cli.ct.truncation import whole_scan
-from deepgsr_cli.errors import ShapeError, UsageError
-from deepgsr_cli.mar.masks import MOST_METAL
+from deepgsr_cli.errors import ResultWarning, ShapeError, UsageError
+from deepgsr_cli.mar.masks import MOST_METAL, doubt_mask
 from deepgsr_cli.mar.methods import MetalMethod, check_threshold, load_network
 from deepgsr_cli.mar.nmar import ImageOnly, within_tissue
 from deepgsr_cli.mar.trace import METAL_HU, metal_mask
@@ -44,7 +46,8 @@ def reduce_metal(
 
     With a geometry, `data` is what a scanner measured. Without one, it is a slice, which is corrected through
     a virtual scan of it, as `deepgsr mar` does with DICOM slices. Where there is no metal, a slice comes back
-    as it is, and a sinogram as its filtered backprojection.
+    as it is, and a sinogram as its filtered backprojection. CT numbers that no body has, and a
+    mask where no metal is, come with a `ResultWarning`.
 
     Args:
         data: Sinogram, (views, bins), of line integrals of attenuation; or slice in HU, (H, W).
@@ -57,7 +60,7 @@ def reduce_metal(
         device: "auto", "cpu", "cuda", "cuda:N" or "mps".
 
     Raises:
-        ShapeError: Another shape, NaN, values that are no line integrals, or too much metal.
+        ShapeError: Another shape, NaN, in a mask too, values that are no line integrals, or too much metal.
         UsageError: What is given is neither of both cases, or a value is out of range.
         UserError: The views do not suffice for filtered backprojection.
         InputError: The geometry's file cannot be read.
@@ -75,6 +78,8 @@ def reduce_metal(
         spacing_mm = as_pixel_mm(pixel_mm)
         x = to_attenuation(hu, where)
         mask = _mask(metal, x)
+        for doubt in [*doubt_slice(hu), *doubt_mask(hu, mask[0, 0].cpu().numpy())]:
+            warnings.warn(doubt, ResultWarning, stacklevel=3)
         if not mask.any():
             return hu
         image_only = ImageOnly((hu.shape[0], hu.shape[1]), spacing_mm)
@@ -84,15 +89,17 @@ def reduce_metal(
     if pixel_mm is not None:
         raise UsageError("geometry has the spacing of the pixels; leave pixel_mm out")
     scan = as_geometry(geometry)
-    whole = whole_scan(as_sinogram(data, scan, where), scan)
+    y = as_sinogram(data, scan, where)
+    whole = whole_scan(y, scan)
     A = Radon(whole.geometry)
-    x = A.fbp(whole.y)
-    mask = _mask(metal, whole.cropped(x))
+    x = whole.cropped(A.fbp(whole.y))
+    before, mask = to_hu(x), _mask(metal, x)
+    for doubt in [*doubt_numbers(x, y, scan), *doubt_mask(before, mask[0, 0].cpu().numpy())]:
+        warnings.warn(doubt, ResultWarning, stacklevel=3)
     if not mask.any():
-        return to_hu(whole.cropped(x))
+        return before
     corrected = whole.cropped(settings.reduction(model)(A, whole.y, whole.padded(mask)))
-    x = whole.cropped(x)
-    return within_tissue(to_hu(torch.where(mask, x, corrected) if keep_metal else corrected), to_hu(x))
+    return within_tissue(to_hu(torch.where(mask, x, corrected) if keep_metal else corrected), before)
 
 
 def _mask(metal: np.ndarray, x: Tensor) -> Tensor:
@@ -106,6 +113,8 @@ def _mask(metal: np.ndarray, x: Tensor) -> Tensor:
                 f"metal is a mask of shape {metal.shape}, but the slice has {tuple(x.shape[2:])}; give"
                 " the mask of this slice"
             )
+        if metal.dtype.kind not in "biuf" or not np.isfinite(metal).all():
+            raise ShapeError(f"metal is a mask of {metal.dtype}; give finite real numbers or bool")
         mask = torch.from_numpy(metal != 0).to(x.device)[None, None]
         way_out = "in the mask; what is not zero is metal, so invert the mask if it shows the tissue"
     if (share := float(mask.float().mean())) > MOST_METAL:

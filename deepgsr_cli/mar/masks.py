@@ -30,6 +30,8 @@ from deepgsr_cli.words import counted
 
 # Share of a slice that metal covers at most; the largest of the metal artifact papers cover a fiftieth.
 MOST_METAL = 0.2
+# Metal is denser. A mask may be wider than the metal, but hardly of ten times as many pixels.
+_TISSUE_HU, _WIDER = 500.0, 0.9
 
 
 @dataclass(frozen=True)
@@ -234,6 +236,16 @@ def _chosen_segments(path: Path, labels: dict[int, str], segments: Sequence[str]
             raise InputError(f"{path}: has no segment {name}; its segments are {known}")
         chosen |= found
     return chosen or set(labels)
+
+
+def doubt_mask(hu: np.ndarray, metal: np.ndarray) -> list[str]:
+    """Say why what is marked, (H, W), cannot be the metal of a slice in HU, (H, W), in a sentence at most."""
+    if not metal.any() or (dense := float(np.quantile(hu[metal], _WIDER))) >= _TISSUE_HU:
+        return []
+    return [
+        f"where the mask has metal, {_WIDER:.0%} of the slice are at {dense:.0f} HU or less, and metal is"
+        f" above {_TISSUE_HU:g}: is it the mask of this slice, and not flipped or turned?"
+    ]
 
 
 def read_shapes(folder: Path) -> list[Tensor]:

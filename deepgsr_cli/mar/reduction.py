@@ -25,7 +25,7 @@ from deepgsr_cli.errors import InputError
 from deepgsr_cli.formats.dicom.slices import Slice, read_slice
 from deepgsr_cli.jobs.plan import Job
 from deepgsr_cli.jobs.work import BatchWork, Column, Progress, Result
-from deepgsr_cli.mar.masks import MOST_METAL, MetalMasks
+from deepgsr_cli.mar.masks import MOST_METAL, MetalMasks, doubt_mask
 from deepgsr_cli.mar.methods import NAMES, TASK, MetalMethod
 from deepgsr_cli.mar.nmar import VIRTUAL_VIEWS, ImageOnly, virtual_scan, within_tissue
 from deepgsr_cli.mar.trace import metal_mask, metal_trace
@@ -242,9 +242,11 @@ class MetalCorrection(BatchWork[_Case, _Computed]):
         else:
             assert computed.y is not None
             doubts = doubt_numbers(computed.x, computed.y, case.geometry)
+        metal = computed.metal[0, 0].cpu().numpy()
+        doubts += doubt_mask(before, metal)
         pixel_mm = case.geometry.pixel_mm
         self._write(case.job, hu, pixel_mm, case.slice, remark(computed.note, doubts))
-        in_body = body(computed.x, pixel_mm) & ~computed.metal[0, 0].cpu().numpy()
+        in_body = body(computed.x, pixel_mm) & ~metal
         mean_square = np.square((hu - before)[in_body], dtype=np.float64).sum() / max(in_body.sum(), 1)
         facts: dict[str, Any] = {
             "scan": "image alone" if case.slice else "measured",

@@ -462,6 +462,17 @@ def test_segments_are_of_segmentations(run, series, tmp_path):
         assert "--segment metal is of a" in result.stderr
 
 
+def test_a_mask_where_no_metal_is_is_told(run, series, tmp_path):
+    mask = saved_mask("png", tmp_path / "mask", rods(), [])
+    result = run("mar", series / "1.dcm", "-o", "out.dcm", "--mask", mask, "--strict")
+    assert result.exit_code == 0, result.output
+    flipped = saved_mask("png", tmp_path / "flipped", rods()[::-1, ::-1].T, [])
+    result = run("mar", series / "1.dcm", "-o", "out.dcm", "--mask", flipped, "--strict", "--overwrite")
+    assert result.exit_code == 1
+    assert "where the mask has metal, 90% of the slice are at" in result.stderr
+    assert "is it the mask of this slice, and not flipped or turned?" in result.stderr
+
+
 def wrong_masks() -> dict[str, tuple[object, str]]:
     square = np.zeros((SIZE, SIZE), bool)
     return {

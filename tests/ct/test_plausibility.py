@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 import json
 import math
+import re
 from pathlib import Path
 
 import numpy as np
@@ -14,10 +15,13 @@ import torch
 from typer.testing import CliRunner
 
 from deepgsr_cli.cli import app
+from deepgsr_cli.ct.api import denoise_ct, reconstruct_ct
 from deepgsr_cli.ct.figures import residual
 from deepgsr_cli.ct.methods import Method, reconstructed
 from deepgsr_cli.ct.plausibility import doubt_numbers, doubt_result, doubt_slice
 from deepgsr_cli.ct.simulation import SimulatedScan
+from deepgsr_cli.errors import ResultWarning
+from deepgsr_cli.mar.api import reduce_metal
 from deepgsr_cli.tomography.attenuation import to_attenuation
 from deepgsr_cli.tomography.geometry import Geometry, sparse_view
 from deepgsr_cli.tomography.geometry_files import write_geometry
@@ -70,6 +74,32 @@ def test_numbers_that_no_body_has_are_doubted():
     lengths = {"pixel_mm": (400.0, 400.0), "bin_mm": 100 * GEOMETRY.bin_mm}
     lengths |= {"source_mm": 100 * GEOMETRY.source_mm, "detector_mm": 100 * GEOMETRY.detector_mm}
     assert "nothing denser than -500 HU" in doubts("fbp", y=y, **lengths)
+
+
+@pytest.mark.parametrize(
+    ("values", "words"),
+    [
+        (lambda hu: (1 + hu / 1000) * 0.0192, "all values are between 0 and 0.02853, but in HU air is -1000"),
+        (lambda hu: hu / 1000, "are they attenuation, line integrals or gray values"),
+        (lambda hu: ((hu + 160) / 400).clip(0, 1) * 255, "all values are between 0 and 255"),
+        (lambda hu: hu + 1024, "% of the values are about 1000 HU, .* was 1000 or 1024 added"),
+    ],
+    ids=["attenuation", "thousandths", "gray", "shifted"],
+)
+def test_numbers_that_are_no_hu_are_doubted(values, words):
+    (doubt,) = doubt_slice(values(body_hu()))
+    assert re.search(words, doubt)
+    with pytest.warns(ResultWarning, match=words):
+        reconstruct_ct(values(body_hu()), num_views=20, pixel_mm=PIXEL_MM, method="fbp", device="cpu")
+    with pytest.warns(ResultWarning, match=words):
+        denoise_ct(np.stack([values(body_hu())] * 2), sigma=0)
+    with pytest.warns(ResultWarning, match=words):
+        reduce_metal(values(body_hu()), pixel_mm=PIXEL_MM, method="li", device="cpu")
+
+
+@pytest.mark.parametrize("hu", [np.zeros((9, 9)), np.full((9, 9), -1000.0), body_hu()[24:40, 24:40]])
+def test_a_part_of_a_slice_and_air_are_not_doubted(hu):
+    assert doubt_slice(hu) == []
 
 
 def test_signed_pixels_under_an_unsigned_header_are_doubted():

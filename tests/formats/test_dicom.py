@@ -24,7 +24,7 @@ from deepgsr_cli.formats.dicom.derived import DerivedSeries, write_new
 from deepgsr_cli.formats.dicom.header import NotCTError
 from deepgsr_cli.formats.dicom.series import find_series
 from deepgsr_cli.formats.dicom.slices import AIR_HU, Slice, read_slice
-from tests.samples import NATIVE, SYNTAXES, ct, saved
+from tests.samples import ENCODERS, NATIVE, SYNTAXES, ct, saved
 
 H, W = 37, 53
 OF_FRAMES = ("PixelSpacing", "ImagePositionPatient", "ImageOrientationPatient")
@@ -54,6 +54,15 @@ def saved_series(folder: Path, positions: list[str], **elements: object) -> list
 def read(path: Path, i: int = 0) -> Slice:
     (series,) = find_series(path).series
     return read_slice(series, i)
+
+
+def saved_frame(path: Path, slice: Dataset, codestream: bytes, syntax: UID) -> Path:
+    slice.PixelData = encapsulate([codestream])
+    slice["PixelData"].is_undefined_length = True
+    slice.file_meta = FileMetaDataset()
+    slice.file_meta.TransferSyntaxUID = syntax
+    slice.save_as(path, enforce_file_format=True)
+    return path
 
 
 def derived(path: Path, target: Path, hu: np.ndarray | None = None, derivation: str = "test") -> Dataset:
@@ -151,11 +160,8 @@ def test_eight_bits_become_the_sixteen_of_a_ct_image(tmp_path):
 
 def test_lossy_compression_is_declared_even_where_the_source_forgot(tmp_path):
     slice = ct(samples(high=255), bits=8, signed=False, BitsAllocated=8)
-    slice.PixelData = encapsulate([imagecodecs.jpeg8_encode(samples(high=255).astype("u1"))])
-    slice["PixelData"].is_undefined_length = True
-    slice.file_meta = FileMetaDataset()
-    slice.file_meta.TransferSyntaxUID = uids.JPEGBaseline8Bit
-    slice.save_as(tmp_path / "in.dcm", enforce_file_format=True)
+    codestream = imagecodecs.jpeg8_encode(samples(high=255).astype("u1"))
+    saved_frame(tmp_path / "in.dcm", slice, codestream, uids.JPEGBaseline8Bit)
     assert derived(tmp_path / "in.dcm", tmp_path / "out.dcm").LossyImageCompression == "01"
 
 
@@ -424,6 +430,12 @@ def test_memory_does_not_grow_with_the_pixels_of_a_series(tmp_path):
         ),
         ({"SOPClassUID": uids.SecondaryCaptureImageStorage}, "Secondary Capture Image Storage, not a CT"),
         ({"ImageType": ["ORIGINAL", "PRIMARY", "LOCALIZER"]}, "is a localizer"),
+        (
+            {"ImageType": ["DERIVED", "SECONDARY", "OTHER", "CT_SOM5 PROT"]},
+            "is a page of a screen or of text",
+        ),
+        ({"ImageType": ["DERIVED", "SECONDARY", "SCREEN SAVE"]}, "text (SCREEN SAVE) and no slice; leave it"),
+        ({"ImageType": ["DERIVED", "PRIMARY", "AXIAL", "EFF_ATOMIC_NUM"]}, "values of type EFF_ATOMIC_NUM"),
         ({"PhotometricInterpretation": "RGB", "SamplesPerPixel": 3}, "is in colour (RGB)"),
         ({"PixelData": None}, "has no pixel data"),
         ({"BitsStored": None}, "lacks BitsStored"),
@@ -500,15 +512,56 @@ def test_a_compression_that_cannot_be_decoded_is_named(tmp_path, syntax):
         read(path)
 
 
-@pytest.mark.parametrize(
-    ("syntax", "package"),
-    [(uids.JPEG2000Lossless, "pylibjpeg pylibjpeg-openjpeg"), (uids.JPEGLosslessSV1, "python-gdcm")],
-)
-def test_a_decoder_that_is_not_installed_is_asked_for(tmp_path, monkeypatch, syntax, package):
-    path = saved(ct(samples()), tmp_path / "in.dcm", syntax)
-    monkeypatch.setattr(slices, "get_decoder", lambda _: SimpleNamespace(is_available=False))
-    with pytest.raises(InputError, match=f"pip install {package}"):
+def test_a_decoder_that_is_not_installed_is_asked_for(tmp_path, monkeypatch):
+    path = saved(ct(samples()), tmp_path / "in.dcm", uids.JPEG2000Lossless)
+    monkeypatch.setattr(slices, "get_decoder", lambda _: SimpleNamespace(available_plugins=()))
+    with pytest.raises(InputError, match="pip install pylibjpeg pylibjpeg-openjpeg"):
         read(path)
+
+
+COMPRESSED = [uids.JPEG2000Lossless, *ENCODERS]
+
+
+@pytest.mark.parametrize("syntax", COMPRESSED, ids=lambda syntax: syntax.name)
+@pytest.mark.parametrize("size", [(W, H), (H // 2, W), (H, W // 2), (2 * H, W)])
+def test_compressed_pixels_of_another_size_than_the_header_are_refused(tmp_path, syntax, size):
+    slice = ct(samples())
+    saved(slice, tmp_path / "in.dcm", syntax)
+    slice.Rows, slice.Columns = size
+    slice.save_as(tmp_path / "in.dcm", enforce_file_format=True)
+    with pytest.raises(
+        InputError, match=f"pixels are {H} x {W}, but Rows x Columns are {size[0]} x {size[1]};"
+    ):
+        read(tmp_path / "in.dcm")
+
+
+@pytest.mark.parametrize("syntax", COMPRESSED, ids=lambda syntax: syntax.name)
+def test_damaged_codestreams_are_read_or_refused_but_never_end_the_run(tmp_path, syntax):
+    whole = saved(ct(samples()), tmp_path / "in.dcm", syntax).read_bytes()
+    start = whole.index(b"\xe0\x7f\x10\0") + 40
+    path = tmp_path / "damaged.dcm"
+    for place in [*range(start, start + 60), *range(start + 60, len(whole), 200)]:
+        path.write_bytes(whole[:place] + bytes([whole[place] ^ 0xFF]) + whole[place + 1 :])
+        with contextlib.suppress(InputError):
+            read(path)
+
+
+def test_lossy_jpeg_of_12_bits_is_read(tmp_path):
+    stored = np.add.outer(40 * np.arange(H), 50 * np.arange(W))
+    codestream = imagecodecs.jpeg8_encode(stored.astype("u2"), level=98, bitspersample=12)
+    slice = ct(stored, bits=12, signed=False)
+    path = saved_frame(tmp_path / "in.dcm", slice, codestream, uids.JPEGExtended12Bit)
+    assert abs(read(path).stored.astype(int) - stored).max() < 20
+
+
+def test_loss_that_leads_beyond_the_bits_does_not_begin_again_at_zero(tmp_path):
+    stored = np.full((H, W), 4095)
+    stored[::2] = 4090
+    codestream = imagecodecs.jpegls_encode(stored.astype("u2"), level=4)
+    assert imagecodecs.jpegls_decode(codestream).max() > 4095
+    slice = ct(stored, bits=12, signed=False)
+    path = saved_frame(tmp_path / "in.dcm", slice, codestream, uids.JPEGLSNearLossless)
+    assert abs(read(path).stored.astype(int) - stored).max() <= 4
 
 
 @pytest.mark.parametrize("syntax", NATIVE, ids=lambda syntax: syntax.name)

@@ -67,6 +67,9 @@ def test_a_rescaling_that_no_hu_need_is_refused(tmp_path: Path) -> None:
     ("elements", "note"),
     [
         ({"ImageOrientationPatient": [0, 1, 0, 0, 0, -1]}, "its planes are not axial"),
+        ({"Modality": "PT"}, "Modality is PT, in a file of class CT; it is taken as CT in HU"),
+        ({"ImageType": ["DERIVED", "PRIMARY", "AXIAL", "MAT_SPECIFIC"], "RescaleType": "HU"}, ""),
+        ({"ImageType": ["DERIVED", "PRIMARY", "AXIAL", "VMI"]}, ""),
         ({"RescaleType": "US"}, "RescaleType says that the values have no unit"),
         ({"ImageOrientationPatient": [1, 0, 0, 0, 0.9, -0.436]}, ""),
         ({}, ""),
@@ -94,3 +97,17 @@ def test_an_error_of_one_of_many_files_names_it() -> None:
     assert [outcome.error for outcome in found] == [
         f"{name}: the views cover 1 degree; give more" for name in ("a.npy", "b.npy")
     ]
+
+
+@pytest.mark.parametrize("dtype", [np.float32, np.int16])
+@pytest.mark.parametrize("shape", [(VIEWS, BINS), (16, 16), (2, 16, 16)])
+def test_slices_in_hu_are_no_sinogram(dtype: type, shape: tuple[int, ...], tmp_path: Path) -> None:
+    path = tmp_path / "volume.npy"
+    hu = np.resize(body_hu(), shape).astype(dtype)
+    np.save(path, hu)
+    with pytest.raises(InputError, match=r"slice 1 goes down to -1000, as CT numbers in HU do, .* as DICOM"):
+        Sinograms(path, VIEWS, BINS)
+    geometry = Geometry("parallel", (16, 16), (4.0, 4.0), BINS, 2.5, even_angles(0, 180, VIEWS))
+    if len(shape) == 2:
+        with pytest.raises(ShapeError, match=r"goes down to -1000, .* without a geometry, and with pixel_mm"):
+            as_sinogram(hu, geometry, torch.device("cpu"))

@@ -71,6 +71,15 @@ def test_counts_become_integrals_by_white_and_dark(tmp_path):
     np.testing.assert_allclose(read(saved(tmp_path / "c.npz", counts, white=white, dark=dark)), Y, atol=2e-3)
 
 
+@pytest.mark.parametrize("options", [{"imagej": True}, {"photometric": "minisblack"}], ids=str)
+def test_a_stack_in_one_page_is_read_whole(tmp_path, options):
+    stack = np.stack([integrals(shift) for shift in range(SLICES)]).astype(np.float32)
+    tifffile.imwrite(tmp_path / "y.tif", stack, truncate=True, **options)
+    sinograms = Sinograms(tmp_path / "y.tif", VIEWS, BINS)
+    assert sinograms.num_slices == SLICES
+    np.testing.assert_array_equal([sinograms.read(i) for i in range(SLICES)], stack)
+
+
 @pytest.mark.parametrize("suffix", [".npy", ".npz", ".tif"])
 def test_shares_of_photons_are_recognised_and_taken_when_told(tmp_path, suffix):
     share = np.exp(-Y).astype(np.float32)

@@ -2,7 +2,7 @@ import numpy as np
 import pytest
 import torch
 
-from deepgsr_cli.errors import ShapeError, UsageError
+from deepgsr_cli.errors import ResultWarning, ShapeError, UsageError
 from deepgsr_cli.mar.api import reduce_metal
 from deepgsr_cli.tomography.attenuation import to_attenuation
 from deepgsr_cli.tomography.geometry import sparse_view
@@ -59,6 +59,8 @@ def test_a_slice_without_metal_comes_back_as_it_is():
         ({"metal": 500.0}, UsageError, "^metal is 500: give 1000 to 30000 HU"),
         ({"method": "fbp"}, UsageError, "known are deepgsr, li, nmar"),
         ({"metal": np.ones((3, 4))}, ShapeError, r"mask of shape \(3, 4\), but the slice has \(64, 64\)"),
+        ({"metal": np.where(body_hu() > 400, np.nan, 0)}, ShapeError, "mask of float64; give finite real"),
+        ({"metal": np.full((64, 64), "")}, ShapeError, "mask of <U1; give finite real numbers or bool"),
         ({"metal": np.ones((64, 64))}, ShapeError, "metal is 100% of the slice, .* invert the mask"),
     ],
 )
@@ -74,3 +76,19 @@ def test_a_tensor_or_a_list_is_the_array_of_its_values(hu):
     slice = torch.from_numpy(hu).float().requires_grad_()
     for metal in (torch.from_numpy(mask), mask.tolist()):
         assert np.array_equal(reduce_metal(slice, metal=metal, **options), expected)
+
+
+def test_ct_numbers_that_no_body_has_are_doubted(hu):
+    geometry = sparse_view(hu.shape, (PIXEL_MM, PIXEL_MM), 90)
+    y = Radon(geometry)(to_attenuation(hu, torch.device("cpu")))[0, 0].numpy()
+    with pytest.warns(ResultWarning, match="denser parts of the body are at"):
+        reduce_metal(3 * y, geometry, metal=hu > 5000, method="li", device="cpu")
+
+
+def test_a_mask_where_no_metal_is_is_doubted(hu):
+    geometry = sparse_view(hu.shape, (PIXEL_MM, PIXEL_MM), 90)
+    y = Radon(geometry)(to_attenuation(hu, torch.device("cpu")))[0, 0].numpy()
+    metal = (hu > 5000)[::-1].T
+    for data, options in ((hu, {"pixel_mm": PIXEL_MM}), (y, {"geometry": geometry})):
+        with pytest.warns(ResultWarning, match="where the mask has metal, 90% of the slice are at"):
+            reduce_metal(data, metal=metal, method="li", device="cpu", **options)

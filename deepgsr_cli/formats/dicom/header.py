@@ -31,6 +31,8 @@ NATIVE_SYNTAXES = {  # by (implicit VR, little endian)
 }
 MULTI_FRAME_CLASSES = (uids.EnhancedCTImageStorage, uids.LegacyConvertedEnhancedCTImageStorage)
 _CT_CLASSES = (uids.CTImageStorage, *MULTI_FRAME_CLASSES)
+# In the ImageType of dose reports and screens that scanners write as CT; Siemens has CT_SOM5 PROT.
+_PAGES = ("SCREEN SAVE", "DOSE_INFO", "DOSE REPORT")
 _REQUIRED = ("Rows", "Columns", "BitsAllocated", "BitsStored", "PixelRepresentation")
 # Functional groups whose attributes have the same meaning in a single-frame image (PS3.3 C.7.6.16, C.8.15.3).
 _FRAME_GROUPS = (
@@ -157,6 +159,9 @@ def _check_kind(path: Path, header: Dataset, *, has_pixels: bool) -> None:
         raise NotCTError(f"{path}: is {name}, not a CT image; give CT slices")
     if "LOCALIZER" in values_of(header, "ImageType"):
         raise NotCTError(f"{path}: is a localizer, a projection and no slice; leave it out")
+    pages = [kind for kind in values_of(header, "ImageType") if kind in _PAGES or kind.endswith(" PROT")]
+    if pages:
+        raise NotCTError(f"{path}: is a page of a screen or of text ({pages[0]}) and no slice; leave it out")
     photometric = header.get("PhotometricInterpretation") or "MONOCHROME2"
     if (header.get("SamplesPerPixel") or 1) != 1 or photometric not in ("MONOCHROME1", "MONOCHROME2"):
         raise NotCTError(f"{path}: is in colour ({photometric}), CT slices are gray; leave it out")

@@ -25,6 +25,7 @@ from deepgsr_cli.formats.dicom.header import (
     read_header,
     rescale_of,
     text_of,
+    values_of,
 )
 from deepgsr_cli.formats.dicom.mark import DICOM_SUFFIXES
 from deepgsr_cli.words import counted
@@ -32,6 +33,8 @@ from deepgsr_cli.words import counted
 _TOLERANCE_MM = 1e-2
 # No slice and no metal has more HU; the cosine of the largest tilt from the axis that a gantry is not near.
 _MOST_HU, _LEAST_AXIAL = 1e8, 0.5
+# Maps of what two energies tell, whose values are not HU unless RescaleType says so (PS3.3 C.8.2.1).
+_NO_HU = ("MAT_SPECIFIC", "MAT_FRACTIONAL", "EFF_ATOMIC_NUM", "ELECTRON_DENSITY")
 # What one frame differs from another in, as far as finding and ordering slices goes.
 _OF_A_FILE = ("ImageOrientationPatient", "PixelSpacing", "RescaleSlope", "RescaleIntercept", "RescaleType")
 _OF_A_FRAME = (*_OF_A_FILE, "ImagePositionPatient", "SliceLocation", "InstanceNumber")
@@ -203,6 +206,8 @@ def _candidate(path: Path, header: Dataset, index: int, pixel_mm: tuple[float, f
             " SpacingBetweenSlices or SliceThickness, along the normal"
         )
     kind = str(frame.get("RescaleType") or "HU").strip().upper()
+    if frame.get("RescaleType") is None or kind == "US":
+        kind = next((name for name in values_of(header, "ImageType") if name in _NO_HU), kind)
     if kind not in ("HU", "US"):
         raise InputError(f"{path}: holds values of type {kind}, not HU; give slices in Hounsfield units")
     if frame.get("RescaleSlope") is None or frame.get("RescaleIntercept") is None:
@@ -223,6 +228,8 @@ def _candidate(path: Path, header: Dataset, index: int, pixel_mm: tuple[float, f
         raise InputError(f"{path}: PixelSpacing is {row_mm} x {column_mm} mm, not positive; export it again")
     if str(header.get("BurnedInAnnotation") or "").upper() == "YES":
         notes.append("Text is burnt into the pixels and is treated as anatomy")
+    if (modality := text_of(header, "Modality")) not in ("", "CT"):
+        notes.append(f"Modality is {modality}, in a file of class CT; it is taken as CT in HU")
     if kind == "US":
         notes.append("RescaleType says that the values have no unit; they are taken as HU")
     orientation = numbers_of(frame, "ImageOrientationPatient", 6) or (1.0, 0.0, 0.0, 0.0, 1.0, 0.0)

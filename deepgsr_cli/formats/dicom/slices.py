@@ -2,13 +2,17 @@
 
 from __future__ import annotations
 
+import os
+import struct
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pydicom
 from pydicom import uid as uids
 from pydicom.dataset import Dataset
+from pydicom.encaps import get_frame
 from pydicom.pixels.decoders.base import get_decoder
 from pydicom.pixels.utils import pixel_array
 from pydicom.uid import UID
@@ -16,6 +20,7 @@ from pydicom.uid import UID
 from deepgsr_cli.errors import InputError
 from deepgsr_cli.formats.dicom.header import (
     NATIVE_SYNTAXES,
+    count_frames,
     decimal_text,
     numbers_of,
     quiet_pydicom,
@@ -35,6 +40,10 @@ _MOST_AIR_HU = -950.0
 # What gray pixels are where a header does not say it.
 _ASSUMED = {"SamplesPerPixel": 1, "PhotometricInterpretation": "MONOCHROME2"}
 _LOSSY_SYNTAXES = (uids.JPEGBaseline8Bit, uids.JPEGExtended12Bit, uids.JPEGLSNearLossless)
+_MAYBE_LOSSY_SYNTAXES = (*_LOSSY_SYNTAXES, uids.JPEG2000, uids.JPEG2000MC, uids.HTJ2K)
+_JPEG_SYNTAXES = (*uids.JPEGTransferSyntaxes, *uids.JPEGLSTransferSyntaxes)
+# Of a compressed frame, which is padded, in which its end marker is.
+_LAST_BYTES = 64
 
 
 @dataclass(frozen=True, slots=True)
@@ -135,26 +144,92 @@ def _decode(file: SliceFile, header: Dataset) -> np.ndarray:
             f"{path}: is compressed as {UID(syntax).name}, which cannot be read; "
             "convert it to Explicit VR Little Endian, with dcmconv or gdcmconv --raw"
         ) from error
-    package, plugin = "python-gdcm", ""
+    plugin = ""
     if syntax in uids.JPEG2000TransferSyntaxes:
-        # The other decoders print to stderr when a codestream is damaged.
-        package, plugin = "pylibjpeg pylibjpeg-openjpeg", "pylibjpeg"
+        plugin = "pylibjpeg"  # the other decoders print to stderr when a codestream is damaged
+        if plugin not in decoder.available_plugins:
+            raise InputError(
+                f"{path}: is compressed as {UID(syntax).name}; to read it, pip install pylibjpeg"
+                " pylibjpeg-openjpeg"
+            )
     elif syntax == uids.RLELossless:
         plugin = "pydicom"  # on damaged data pylibjpeg-rle panics, which is no Exception
-    if not decoder.is_available or (plugin and plugin not in decoder.available_plugins):
-        raise InputError(f"{path}: is compressed as {UID(syntax).name}; to read it, pip install {package}")
     try:
-        stored = _pixels(file, header, syntax, plugin)
+        if syntax in _JPEG_SYNTAXES:
+            stored = _of_jpeg(_codestream(file, header), syntax)
+        else:
+            if syntax in uids.JPEG2000TransferSyntaxes:
+                _check_size(path, header, _jpeg2000_size(_codestream(file, header)))
+            stored = _pixels(file, header, syntax, plugin)
     except MemoryError as error:
         raise InputError(f"{path}: there is not enough memory to decode it; free some") from error
+    except InputError:
+        raise
     except Exception as error:  # the decoders' own kinds: anything, on hostile bytes
         raise InputError(
             f"{path}: the pixel data are missing, damaged or cut short; copy or export it again"
         ) from error
-    # The header's sign and bits hold: a codestream may contradict them, and unused bits hold anything.
-    kind = "i" if header.PixelRepresentation else "u"
-    unused = 8 * stored.itemsize - header.BitsStored
-    return (stored.astype(f"{kind}{stored.itemsize}") << unused) >> unused
+    _check_size(path, header, stored.shape)
+    return _within_bits(stored, header, lossy=syntax in _MAYBE_LOSSY_SYNTAXES)
+
+
+def _check_size(path: Path, header: Dataset, size: tuple[int, ...]) -> None:
+    """Refuse pixels of another size, (rows, columns), than the header's."""
+    if size != (header.Rows, header.Columns):
+        found = " x ".join(map(str, size))
+        raise InputError(
+            f"{path}: its compressed pixels are {found}, but Rows x Columns are"
+            f" {header.Rows} x {header.Columns}; export it again"
+        )
+
+
+def _within_bits(stored: np.ndarray, header: Dataset, *, lossy: bool) -> np.ndarray:
+    """Values of 8 or 16 bits, signed as the header says, of what a decoder gave.
+
+    A codestream may contradict the header's sign and bits, and unused bits hold anything. Loss can lead
+    beyond the bits, where they are of no use.
+    """
+    bits, signed = header.BitsStored, bool(header.PixelRepresentation)
+    dtype = np.dtype(f"{'i' if signed else 'u'}{header.BitsAllocated // 8}")
+    if lossy and (stored.dtype.kind == "i") == signed:
+        low, high = (-(2 ** (bits - 1)), 2 ** (bits - 1) - 1) if signed else (0, 2**bits - 1)
+        return stored.clip(low, high).astype(dtype)
+    unused = 32 - bits
+    return ((stored.astype(np.int32 if signed else np.uint32) << unused) >> unused).astype(dtype)
+
+
+def _codestream(file: SliceFile, header: Dataset) -> bytes:
+    """The compressed pixels of a slice."""
+    tables = header.get("ExtendedOffsetTable"), header.get("ExtendedOffsetTableLengths")
+    with file.path.open("rb") as stream:
+        pydicom.dcmread(stream, stop_before_pixels=True, force=True, specific_tags=[])
+        stream.seek(12, os.SEEK_CUR)  # tag, VR and length
+        return get_frame(
+            stream,
+            file.frame or 0,
+            number_of_frames=count_frames(header),
+            extended_offsets=tables if all(tables) else None,
+        )
+
+
+def _of_jpeg(codestream: bytes, syntax: UID) -> np.ndarray:
+    """Pixels of a JPEG or a JPEG-LS file, uint8 or uint16, which has an end.
+
+    Other decoders end the process when a codestream is damaged, or not of the header's size.
+    """
+    import imagecodecs
+
+    if b"\xff\xd9" not in codestream[-_LAST_BYTES:]:
+        raise ValueError("a codestream without its end")
+    of_ls = syntax in uids.JPEGLSTransferSyntaxes
+    return imagecodecs.jpegls_decode(codestream) if of_ls else imagecodecs.jpeg8_decode(codestream)
+
+
+def _jpeg2000_size(codestream: bytes) -> tuple[int, int]:
+    """Rows and columns of a JPEG 2000 codestream, which a file of JP2 may be around."""
+    start = codestream.index(b"\xff\x4f\xff\x51")
+    right, bottom, left, top = struct.unpack_from(">IIII", codestream, start + 8)
+    return bottom - top, right - left
 
 
 def _pixels(file: SliceFile, header: Dataset, syntax: UID, plugin: str) -> np.ndarray:
