@@ -58,3 +58,22 @@ def _interrupt(number: int, frame: object) -> None:
             return  # what the one before has interrupted is being put in order
         error = error.__context__
     raise Interrupted(number)
+
+
+@contextmanager
+def held_back() -> Iterator[None]:
+    """Have a signal that would interrupt the block interrupt what follows it, whatever the block raises."""
+    if threading.current_thread() is not threading.main_thread():
+        yield
+        return
+    met: list[int] = []
+    handlers = {number: handler for number in SIGNALS if callable(handler := signal.getsignal(number))}
+    for number in handlers:
+        signal.signal(number, lambda number, frame: met.append(number))
+    try:
+        yield
+    finally:
+        for number, handler in handlers.items():
+            signal.signal(number, handler)
+        if met:
+            handlers[met[0]](met[0], None)
