@@ -10,7 +10,7 @@ import deepgsr_cli
 PACKAGE = Path(deepgsr_cli.__file__).parent
 # A file imports from its own floor and those below it. The face, `__init__`, is above them all.
 FLOORS = (
-    ("errors", "version", "words"),
+    ("errors", "interrupts", "version", "words"),
     ("files", "compute"),
     ("formats", "reports", "models", "weights"),
     ("tomography", "jobs", "evaluation", "training"),

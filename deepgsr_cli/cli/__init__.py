@@ -7,17 +7,17 @@ import importlib
 import io
 import logging
 import os
-import signal
 import sys
 from collections.abc import Iterator, Mapping
+from contextlib import suppress
 from typing import Annotated, Any
 
 import typer
 import typer.core
 
-from deepgsr_cli.cli.interrupts import Terminated
 from deepgsr_cli.cli.output import say
 from deepgsr_cli.errors import UserError
+from deepgsr_cli.interrupts import exit_code, interruptible
 from deepgsr_cli.version import __version__
 
 # The file that registers each command, in the order of the help.
@@ -68,6 +68,7 @@ class Commands(typer.core.TyperGroup):
         super().__init__(**settings)
         self.commands = _OnDemand()  # type: ignore[assignment]  # nothing is ever added
 
+    @interruptible()
     def invoke(self, ctx: Any) -> Any:
         try:
             return super().invoke(ctx)
@@ -82,9 +83,9 @@ class Commands(typer.core.TyperGroup):
             say(f"{name}: cannot be used, {error.strerror or error}; check it and its rights", style="red")
             ctx.exit(1)
         except KeyboardInterrupt as error:
-            say("interrupted; what was finished is kept", style="yellow")
-            number = signal.SIGTERM if isinstance(error, Terminated) else signal.SIGINT
-            ctx.exit(128 + number)
+            with suppress(OSError):  # of a terminal that is closed
+                say("interrupted; what was finished is kept", style="yellow")
+            ctx.exit(exit_code(error))
 
 
 def _flow(command: Any) -> None:

@@ -20,7 +20,6 @@ from typing import TYPE_CHECKING, Any, ClassVar, Generic, TypeVar, get_args, get
 import typer
 import typer.core
 
-from deepgsr_cli.cli.interrupts import terminable
 from deepgsr_cli.cli.options import PANELS, BatchOptions, parse_cluster, parse_jobs
 from deepgsr_cli.cli.output import emit, finite, progress_bar, say, say_lines, silent, told_of_compiling
 from deepgsr_cli.errors import UsageError
@@ -166,7 +165,6 @@ class Command(ABC, Generic[B, P]):
         return []
 
 
-@terminable()
 def run(command: Command[B, P], options: B) -> None:
     """Run a command: plan, do each job, print what comes of it, and write the report asked for.
 

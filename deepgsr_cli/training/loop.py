@@ -21,6 +21,7 @@ from deepgsr_cli.compute.device import select_device
 from deepgsr_cli.compute.processes import Processes
 from deepgsr_cli.errors import DivergenceError, InputError, UsageError
 from deepgsr_cli.files import atomic_write, clean_up, make_folder
+from deepgsr_cli.interrupts import held_back
 from deepgsr_cli.models.deepgsr import skip_new_blocks, told_more
 from deepgsr_cli.training.config import CHANGEABLE, TrainConfig, plain_config, public_config
 from deepgsr_cli.training.optimizers import optimizer
@@ -94,6 +95,7 @@ class _Run(Generic[S]):
         self.seconds = 0.0
         self.best = -math.inf
         self.rows: list[tuple[int, float, float, float]] = []  # step, seconds, loss, PSNR
+        self.losses: list[Tensor] = []  # since the last of them
 
     def share(self) -> float:
         """Part of the run that is done, by steps or by time."""
@@ -109,6 +111,7 @@ class _Run(Generic[S]):
             "seconds": self.seconds,
             "best": self.best,
             "rows": self.rows,
+            "losses": self.losses,
         }
 
     def load(self, path: Path) -> None:
@@ -134,6 +137,7 @@ class _Run(Generic[S]):
         self.descent.settle()
         self.step, self.seconds, self.best = state["step"], state["seconds"], state["best"]
         self.rows = [tuple(row) for row in state["rows"]]
+        self.losses = state.get("losses", [])  # which runs of earlier versions have not
 
     def sample(self) -> S:
         """The batch of this step."""
@@ -151,6 +155,11 @@ class _Run(Generic[S]):
         self.descent(config.learning_rate * warm * slope, decay)
         self.step += 1
         return loss
+
+    def is_to_be_validated(self) -> bool:
+        """Whether this step is one that is validated, and is not yet."""
+        is_due = self.step % self.config.validate_every == 0 or self.share() >= 1
+        return is_due and self.step not in (0, *(row[0] for row in self.rows[-1:]))
 
     def validate(self, samples: list[S]) -> float:
         """Mean PSNR in dB of the averaged weights."""
@@ -229,14 +238,13 @@ def train(
         with atomic_write(config.output / "config.json") as path:
             path.write_text(json.dumps(plain_config(config), indent=2) + "\n", encoding="utf-8")
 
-    losses: list[Tensor] = []
     last_psnr = run.rows[-1][3] if run.rows else math.nan
 
     def tell(*, validated: bool = False) -> Progress:
         progress = Progress(
             step=run.step,
             share=min(1.0, run.share()),
-            loss=_mean(losses),
+            loss=run.rows[-1][2] if validated else _mean(run.losses),
             psnr=last_psnr,
             best=run.best,
             psnr_given=psnr_given,
@@ -258,39 +266,42 @@ def train(
         run.descent.prepare(warnings.warn)
     since = reported = drawn = time.monotonic()
     try:
-        while run.share() < 1:
-            losses.append(run.advance())
-            if run.step % _AHEAD == 0:
-                run.wait()
-            now = time.monotonic()
-            run.seconds, since = processes.agreed(run.seconds + now - since), now
-            if first and (run.step % config.validate_every == 0 or run.share() >= 1):
+        while True:
+            if first and run.is_to_be_validated():
                 last_psnr = run.validate(validation)
                 if math.isnan(last_psnr):
                     raise DivergenceError(
                         f"step {run.step}: the weights are no numbers any more; give a lower --learning-rate"
                         f" than {config.learning_rate:g}, and a new --output"
                     )
-                run.rows.append((run.step, round(run.seconds, 1), _mean(losses), last_psnr))
-                if last_psnr > run.best:
-                    run.best = last_psnr
-                    steps = {"steps": str(run.step), "validation_psnr": f"{last_psnr:.3f}"}
-                    save_checkpoint(config.output / "model.safetensors", run.average, info=facts | steps)
-                save()
-                _write_log(config.output / "log.csv", run.rows)
-                if run.share() >= 1 or now - drawn > _SECONDS_BETWEEN_CURVES:
-                    _draw_curve(config.output / "curve.png", run.rows)
-                    drawn = now
+                with held_back():
+                    run.rows.append((run.step, round(run.seconds, 1), _mean(run.losses), last_psnr))
+                    run.losses.clear()
+                    if last_psnr > run.best:
+                        run.best = last_psnr
+                        steps = {"steps": str(run.step), "validation_psnr": f"{last_psnr:.3f}"}
+                        save_checkpoint(config.output / "model.safetensors", run.average, info=facts | steps)
+                    save()
+                    _write_log(config.output / "log.csv", run.rows)
+                    if run.share() >= 1 or time.monotonic() - drawn > _SECONDS_BETWEEN_CURVES:
+                        _draw_curve(config.output / "curve.png", run.rows)
+                        drawn = time.monotonic()
                 tell(validated=True)
-                losses.clear()
                 reported = time.monotonic()
-            elif now - reported > 1:
+            if run.share() >= 1:
+                return tell()
+            with held_back():
+                run.losses.append(run.advance())
+                if run.step % _AHEAD == 0:
+                    run.wait()
+                now = time.monotonic()
+                run.seconds, since = processes.agreed(run.seconds + now - since), now
+            if now - reported > 1:
                 tell()
                 reported = now
     except KeyboardInterrupt:
         save()
         raise
-    return tell()
 
 
 def _mean_over(samples: list[S], psnr: Callable[[S], float]) -> float:

@@ -4,38 +4,105 @@ from __future__ import annotations
 
 import os
 import signal
+import subprocess
+import sys
+import threading
+from contextlib import suppress
 from pathlib import Path
 
 import pytest
 from typer.testing import CliRunner
 
 import deepgsr_cli.pictures.jobs
+import deepgsr_cli.tasks
 from deepgsr_cli.cli import app
+from deepgsr_cli.interrupts import SIGNALS, interruptible
 from tests.formats.test_image import noise, png
 
+pytestmark = pytest.mark.skipif(os.name == "nt", reason="Windows has no signals that can be sent")
 
-@pytest.mark.skipif(os.name == "nt", reason="Windows has no SIGTERM that can be sent")
-def test_sigterm_ends_a_run_as_an_interrupt_does(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+
+@pytest.fixture
+def pictures(tmp_path: Path) -> Path:
     (tmp_path / "in").mkdir()
     for name in "abc":
         (tmp_path / "in" / f"{name}.png").write_bytes(png(noise((24, 32), "uint8"), 8, 0))
+    return tmp_path / "in"
+
+
+@pytest.fixture(autouse=True)
+def survive():
+    """Let a signal that is not taken do nothing to the tests."""
+    before = {number: signal.signal(number, nothing) for number in SIGNALS}
+    yield
+    after = {number: signal.signal(number, handler) for number, handler in before.items()}
+    assert set(after.values()) == {nothing}
+
+
+def nothing(number: int, frame: object) -> None:
+    pass
+
+
+@pytest.mark.parametrize("number", SIGNALS)
+@pytest.mark.parametrize("times", [1, 3])
+def test_a_signal_ends_a_run_when_what_is_being_written_is(
+    pictures: Path, monkeypatch: pytest.MonkeyPatch, number: signal.Signals, times: int
+) -> None:
     copy = deepgsr_cli.pictures.jobs.copy_file
 
     def stopped(source: Path, target: Path) -> None:
-        # Once: a second signal would end the wait for what is being written, too.
         monkeypatch.setattr(deepgsr_cli.pictures.jobs, "copy_file", copy)
-        os.kill(os.getpid(), signal.SIGTERM)
+        for _ in range(times):
+            os.kill(os.getpid(), number)
+            threading.Event().wait(0.01)
         copy(source, target)
 
     monkeypatch.setattr(deepgsr_cli.pictures.jobs, "copy_file", stopped)
-    before = signal.signal(signal.SIGTERM, signal.SIG_IGN)  # so that the tests survive without the handler
+    out = pictures.with_name("out")
+    result = CliRunner().invoke(app, ["denoise", str(pictures), "-o", str(out), "--sigma", "0"])
+    assert result.exit_code == 128 + number
+    assert result.stderr == "interrupted; what was finished is kept\n"
+    assert {"a.png"} <= set(os.listdir(out)) <= {"a.png", "b.png"}
+
+
+def test_a_signal_that_is_ignored_ends_no_run(pictures: Path) -> None:
+    signal.signal(signal.SIGHUP, signal.SIG_IGN)  # as under nohup
     try:
-        result = CliRunner().invoke(
-            app, ["denoise", str(tmp_path / "in"), "-o", str(tmp_path / "out"), "--sigma", "0"]
-        )
-        assert signal.getsignal(signal.SIGTERM) is signal.SIG_IGN
+        with interruptible():
+            os.kill(os.getpid(), signal.SIGHUP)
     finally:
-        signal.signal(signal.SIGTERM, before)
-    assert result.exit_code == 128 + signal.SIGTERM
-    assert "interrupted; what was finished is kept" in result.stderr
-    assert {"a.png", "b.png"} >= set(os.listdir(tmp_path / "out"))
+        assert signal.signal(signal.SIGHUP, nothing) is signal.SIG_IGN
+
+
+def test_an_interrupt_that_was_lost_is_followed_by_the_next() -> None:
+    def lose() -> None:
+        with suppress(KeyboardInterrupt):
+            signal.raise_signal(signal.SIGINT)
+
+    with interruptible():
+        lose()
+        with pytest.raises(KeyboardInterrupt):
+            signal.raise_signal(signal.SIGINT)
+
+
+def test_a_training_is_ended_as_other_commands_are(
+    pictures: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def train(config: object, **options: object) -> None:
+        signal.raise_signal(signal.SIGTERM)
+
+    monkeypatch.setattr(deepgsr_cli.tasks, "train", train)
+    result = CliRunner().invoke(
+        app, ["train", "denoise", "--data", str(pictures), "-o", str(tmp_path / "run"), "--channels", "1"]
+    )
+    assert (result.exit_code, result.stderr) == (143, "interrupted; what was finished is kept\n")
+
+
+def test_an_interrupt_after_the_end_ends_the_process_without_a_word() -> None:
+    code = (
+        "import atexit, os, signal, sys\nfrom deepgsr_cli.__main__ import main\n"
+        "atexit.register(lambda: os.kill(os.getpid(), signal.SIGINT))\n"
+        "sys.argv = ['deepgsr', '--version']\nmain()"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
+    assert (done.returncode, done.stderr) == (-signal.SIGINT, "")

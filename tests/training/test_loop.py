@@ -3,6 +3,7 @@ import dataclasses
 import hashlib
 import math
 import shutil
+import signal
 
 import numpy as np
 import pytest
@@ -19,12 +20,40 @@ from deepgsr_cli.pictures.training import PRESETS_OF, PictureTraining, joined
 from deepgsr_cli.tasks import train
 from deepgsr_cli.training import loop
 from deepgsr_cli.training.task import Draw
-from tests.samples import check_resumed_equals_unbroken, load_checkpoint, smooth_picture, weights_of
+from tests.samples import check_resumed_equals_unbroken, load_checkpoint, smooth_picture, state_of, weights_of
 
 
 @pytest.mark.parametrize("step", [3, 6])
 def test_a_resumed_run_equals_an_unbroken_one_bit_for_bit(config, trained, step):
     check_resumed_equals_unbroken(config, step, trained)
+
+
+@pytest.mark.parametrize(
+    "place", ["Descent._move", "_Run.validate", "save_checkpoint", "_write_log", "torch.save"]
+)
+def test_a_run_that_is_interrupted_anywhere_goes_on_as_if_it_was_not(config, trained, monkeypatch, place):
+    owner = loop if "." not in place else getattr(loop, place.split(".")[0])
+    name, calls = place.split(".")[-1], []
+    do = getattr(owner, name)
+
+    def interrupted(*arguments, **options):
+        calls.append(name)
+        if len(calls) == 3:  # of the validations, the last one
+            signal.raise_signal(signal.SIGINT)
+        return do(*arguments, **options)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(owner, name, interrupted)
+        with pytest.raises(KeyboardInterrupt):
+            train(config)
+    assert len(calls) >= 3
+    train(config, resume=True)
+    for name, value in state_of(trained)["average"].items():
+        assert torch.equal(state_of(config)["average"][name], value), name
+    for name, value in weights_of(trained).items():
+        assert torch.equal(weights_of(config)[name], value), name
+    logs = [list(csv.DictReader((run.output / "log.csv").open())) for run in (config, trained)]
+    assert [row | {"seconds": 0} for row in logs[0]] == [row | {"seconds": 0} for row in logs[1]]
 
 
 def test_a_damaged_state_is_one_sentence_and_what_a_killed_run_left_goes(config, trained):

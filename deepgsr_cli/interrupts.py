@@ -1,0 +1,79 @@
+"""How a command is ended from outside: by Ctrl-C, by SIGTERM, which schedulers send, or by SIGHUP, which a
+terminal sends that is closed."""
+
+from __future__ import annotations
+
+import signal
+import sys
+import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+# Those that the system has; a process has one number for each.
+SIGNALS = [getattr(signal, name) for name in ("SIGINT", "SIGTERM", "SIGHUP") if hasattr(signal, name)]
+
+
+class Interrupted(KeyboardInterrupt):
+    """A signal, as an exception: nothing that is being written is left half done.
+
+    Args:
+        number: The signal.
+    """
+
+    def __init__(self, number: int) -> None:
+        super().__init__(number)
+        self.number = number
+
+
+def exit_code(error: KeyboardInterrupt) -> int:
+    """Return what a command exits with that an interrupt has ended, as shells have it."""
+    return 128 + (error.number if isinstance(error, Interrupted) else signal.SIGINT)
+
+
+@contextmanager
+def interruptible() -> Iterator[None]:
+    """Have signals end the block by `Interrupted`, and have those that come while it ends wait for that.
+
+    A signal that is ignored stays so, as SIGHUP under nohup. In another thread than the first, nothing is
+    changed.
+    """
+    if threading.current_thread() is not threading.main_thread():
+        yield
+        return
+    before = {number: signal.getsignal(number) for number in SIGNALS}
+    for number, handler in before.items():
+        if handler is not signal.SIG_IGN:
+            signal.signal(number, _interrupt)
+    try:
+        yield
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler or signal.SIG_DFL)
+
+
+def _interrupt(number: int, frame: object) -> None:
+    error = sys.exc_info()[1]
+    while error is not None:
+        if isinstance(error, Interrupted):
+            return  # what the one before has interrupted is being put in order
+        error = error.__context__
+    raise Interrupted(number)
+
+
+@contextmanager
+def held_back() -> Iterator[None]:
+    """Have a signal that would interrupt the block interrupt what follows it, whatever the block raises."""
+    if threading.current_thread() is not threading.main_thread():
+        yield
+        return
+    met: list[int] = []
+    handlers = {number: handler for number in SIGNALS if callable(handler := signal.getsignal(number))}
+    for number in handlers:
+        signal.signal(number, lambda number, frame: met.append(number))
+    try:
+        yield
+    finally:
+        for number, handler in handlers.items():
+            signal.signal(number, handler)
+        if met:
+            handlers[met[0]](met[0], None)
