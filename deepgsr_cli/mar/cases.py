@@ -6,7 +6,7 @@ import dataclasses
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import cast
+from typing import Any, cast
 
 import numpy as np
 import torch
@@ -15,7 +15,7 @@ from torch import Tensor
 from deepgsr_cli.ct.cutouts import CutOuts
 from deepgsr_cli.ct.slices import reduced
 from deepgsr_cli.mar.implants import random_metal
-from deepgsr_cli.mar.network import MetalStart, metal_start
+from deepgsr_cli.mar.network import START_TENSORS, MetalStart, metal_start
 from deepgsr_cli.mar.nmar import virtual_scan
 from deepgsr_cli.mar.simulation import MetalScan
 from deepgsr_cli.mar.trace import metal_mask
@@ -127,12 +127,13 @@ class CaseScan:
         generator.set_state(after)
         metal, A = metals.any(1, keepdim=True), self.operator
         found = metal
-        if self.kernel is not None:
+        virtual = self.kernel is not None
+        if virtual:
             image = self._image(y)
             y, found = A(image), metal_mask(image)
             found = torch.where(found.flatten(1).any(1)[:, None, None, None], found, metal)
-        truth = x if self.kernel is None else free
-        return MetalCase(A, y, truth, free, metal, metal_start(A, y, found))
+        truth = free if virtual else x
+        return MetalCase(A, y, truth, free, metal, metal_start(A, y, found, virtual=virtual))
 
     def _image(self, y: Tensor) -> Tensor:
         """Reconstruction of a sinogram of the scan, in 1/mm, (B, 1, H, W), as files hold it if it alone is
@@ -248,8 +249,8 @@ def _batch(cases: list[MetalCase]) -> MetalCase:
         return first
     tensors = {name: torch.cat([getattr(case, name) for case in cases]) for name in _TENSORS}
     starts = [case.start for case in cases]
-    start = {f.name: torch.cat([getattr(s, f.name) for s in starts]) for f in dataclasses.fields(MetalStart)}
-    return MetalCase(first.operator, start=MetalStart(**start), **tensors)
+    start: dict[str, Any] = {name: torch.cat([getattr(s, name) for s in starts]) for name in START_TENSORS}
+    return MetalCase(first.operator, start=dataclasses.replace(first.start, **start), **tensors)
 
 
 _TENSORS = ("sinogram", "truth", "clean", "metal")
@@ -277,7 +278,7 @@ def _turn(x: Tensor, quarters: int, mirror: bool) -> Tensor:
 def turned(case: MetalCase, quarters: int, *, mirror: bool) -> MetalCase:
     """The case with its slices turned counterclockwise, then mirrored; the sinogram stays."""
     start = case.start
-    images = {
+    images: dict[str, Any] = {
         name: _turn(getattr(start, name), quarters, mirror)
         for name in ("uncorrected", "interpolated", "normalised", "metal")
     }

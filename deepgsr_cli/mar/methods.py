@@ -104,7 +104,7 @@ class MetalMethod:
         def reduce(A: Radon, y: Tensor, metal: Tensor) -> Tensor:
             with torch.no_grad():
                 with autocast(y.device, settled(precision, y.device)):
-                    start = metal_start(A, y, metal)
+                    start = metal_start(A, y, metal, virtual=virtual)
                     x, completed = network.completed(A, y, start)
                 consistent = A.fbp(completed)
                 if not virtual:

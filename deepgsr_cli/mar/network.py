@@ -27,6 +27,7 @@ LOWEST_ATTENUATION, HIGHEST_ATTENUATION = -0.02, 0.1
 
 # Four levels, as streaks cross the whole slice; groups on the second, at a quarter of the resolution.
 PRIOR = DeepGSRConfig(
+    conditions=2,
     widths=(32, 48, 64, 80),
     encoder=(1, 1, 1, 2),
     decoder=(1, 1, 1),
@@ -42,7 +43,8 @@ class MetalReductionConfig:
 
     Attributes:
         refinements: Number of times that the trace is rebuilt and the network sees the result.
-        prior: Shape of the image network, without its channels and conditions.
+        prior: Shape of the image network, without its channels. It is told the first pass from the others,
+            and of two conditions also whether the sinogram is that of an image.
     """
 
     refinements: int = 1
@@ -51,7 +53,9 @@ class MetalReductionConfig:
     def __post_init__(self) -> None:
         if self.refinements < 0:
             raise ValueError(f"refinements is {self.refinements}; give 0 or more")
-        prior = dataclasses.replace(self.prior, channels=4, outputs=1, conditions=1)
+        if self.prior.conditions not in (1, 2):
+            raise ValueError(f"the prior has {self.prior.conditions} conditions; give 1 or 2")
+        prior = dataclasses.replace(self.prior, channels=4, outputs=1)
         object.__setattr__(self, "prior", prior)
 
 
@@ -68,6 +72,7 @@ class MetalStart:
         normalised: Image by normalised metal artifact reduction.
         metal: Mask of the metal, bool, (B, 1, H, W).
         trace: Rays through it, bool, (B, 1, V, N).
+        virtual: Whether the sinogram is that of an image, and nothing was measured.
     """
 
     uncorrected: Tensor
@@ -75,6 +80,7 @@ class MetalStart:
     normalised: Tensor
     metal: Tensor
     trace: Tensor
+    virtual: bool = False
 
     @property
     def image(self) -> Tensor:
@@ -83,25 +89,30 @@ class MetalStart:
 
     def to(self, device: torch.device) -> MetalStart:
         """The same on a device."""
-        return MetalStart(*(getattr(self, field.name).to(device) for field in dataclasses.fields(self)))
+        return dataclasses.replace(self, **{name: getattr(self, name).to(device) for name in START_TENSORS})
+
+
+# What `MetalStart` has of each slice.
+START_TENSORS = ("uncorrected", "interpolated", "normalised", "metal", "trace")
 
 
 @torch.no_grad()
-def metal_start(A: Radon, y: Tensor, metal: Tensor) -> MetalStart:
+def metal_start(A: Radon, y: Tensor, metal: Tensor, *, virtual: bool = False) -> MetalStart:
     """What `MetalReduction` starts from; the arguments are those of its `forward`."""
     with torch.autocast(y.device.type, enabled=False):
         trace = metal_trace(A, metal)
         x = A.fbp(interpolated(y, trace))
-        return MetalStart(A.fbp(y), x, nmar_of(A, y, metal, trace, x), metal, trace)
+        return MetalStart(A.fbp(y), x, nmar_of(A, y, metal, trace, x), metal, trace, virtual)
 
 
 class MetalReduction(nn.Module):
     """Unrolled cycle: x_p = b + P(x_0, s, b, metal), y_p = y with its trace rebuilt from x_p, b = FBP(y_p).
 
-    P is a DeepGSR network, the same in all passes, told the first one from the others. x_0 is the
-    reconstruction with its artifacts. The base b and the second image s are those of normalised metal
-    artifact reduction and of linear interpolation at first; later, s is the x_p before. With its initial
-    weights it is normalised metal artifact reduction iterated.
+    P is a DeepGSR network, the same in all passes, told the first one from the others and, if it has two
+    conditions, a measured sinogram from that of an image. x_0 is the reconstruction with its artifacts. The
+    base b and the second image s are those of normalised metal artifact reduction and of linear
+    interpolation at first; later, s is the x_p before. With its initial weights it is normalised metal
+    artifact reduction iterated.
     """
 
     def __init__(self, config: MetalReductionConfig) -> None:
@@ -118,7 +129,7 @@ class MetalReduction(nn.Module):
         """Configuration as JSON types, with the model's name under "model"."""
         return {"model": "metal-reduction", **dataclasses.asdict(self.config)}
 
-    def forward(self, A: Radon, y: Tensor, metal: Tensor) -> Tensor:
+    def forward(self, A: Radon, y: Tensor, metal: Tensor, *, virtual: bool = False) -> Tensor:
         """Attenuation without metal in 1/mm, (B, 1, H, W): the last image of the network.
 
         Args:
@@ -126,8 +137,9 @@ class MetalReduction(nn.Module):
                 one that a reconstruction was projected by.
             y: Sinogram, (B, 1, V, N).
             metal: Mask of the metal, bool, (B, 1, H, W).
+            virtual: Whether y is the sinogram of an image, and nothing was measured.
         """
-        return self.iterates(A, y, metal_start(A, y, metal))[-1]
+        return self.iterates(A, y, metal_start(A, y, metal, virtual=virtual))[-1]
 
     def completed(self, A: Radon, y: Tensor, start: MetalStart) -> tuple[Tensor, Tensor]:
         """The last image, (B, 1, H, W), and the sinogram, (B, 1, V, N), whose metal trace is rebuilt from it.
@@ -164,7 +176,8 @@ class MetalReduction(nn.Module):
         images = torch.cat((start.image, second, base), dim=1)
         images = ATTENUATION_SCALE_MM * images.clamp(LOWEST_ATTENUATION, HIGHEST_ATTENUATION)
         images = torch.cat((images, start.metal.to(images)), dim=1)
-        condition = images.new_full((1, 1), float(refining))
+        told = [float(refining), float(start.virtual)][: self.prior.config.conditions]
+        condition = images.new_tensor([told])
         return self.prior.residual(images, condition).float() / ATTENUATION_SCALE_MM
 
 

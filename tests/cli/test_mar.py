@@ -245,6 +245,7 @@ def network(tmp_path_factory) -> Path:
     """Weights of a small network that changes an image visibly."""
     torch.manual_seed(0)
     prior = DeepGSRConfig(
+        conditions=2,
         widths=(8, 8),
         encoder=(1, 1),
         decoder=(1,),
@@ -646,17 +647,20 @@ def test_beside_gold_in_a_sinogram_nothing_is_beyond_what_tissue_can_be(run, mea
 
 @pytest.fixture
 def parts(network):
-    """What a reduction takes, and the two images that it mixes: that of the network, and the reconstruction
-    with the rebuilt trace."""
+    """What a reduction takes, and what it mixes of a measured sinogram and of that of an image: what the
+    network makes of it, and the reconstruction with the rebuilt trace."""
     y, metal, A = sinogram_of(rods()), torch.from_numpy(rods())[None, None], Radon(GEOMETRY)
     model = load_checkpoint(network).model
+    mixed = []
     with torch.no_grad():
-        x, completed = model.completed(A, y, metal_start(A, y, metal))
-    return model, (A, y, metal), x, A.fbp(completed)
+        for virtual in (False, True):
+            x, completed = model.completed(A, y, metal_start(A, y, metal, virtual=virtual))
+            mixed.append((x, A.fbp(completed)))
+    return model, (A, y, metal), *mixed
 
 
 def test_a_result_is_a_mixture_of_the_image_and_of_the_reconstruction_with_the_rebuilt_trace(parts):
-    model, scan, x, consistent = parts
+    model, scan, (x, consistent), _ = parts
     assert (x - consistent).abs().max() > 1e-4
     method = MetalMethod("deepgsr")
     torch.testing.assert_close(
@@ -665,7 +669,7 @@ def test_a_result_is_a_mixture_of_the_image_and_of_the_reconstruction_with_the_r
 
 
 def test_to_an_image_alone_that_of_the_network_is_mixed_near_the_changes_only(parts):
-    model, scan, x, consistent = parts
+    model, scan, _, (x, consistent) = parts
     _, _, metal = scan
     found = MetalMethod("deepgsr").reduction(model, virtual=True)(*scan)
     share = (found - consistent) / (x - consistent)

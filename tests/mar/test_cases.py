@@ -21,7 +21,7 @@ from deepgsr_cli.mar.cases import (
     turned,
 )
 from deepgsr_cli.mar.masks import read_shapes
-from deepgsr_cli.mar.network import METAL_PRESETS, MetalReduction, MetalReductionConfig
+from deepgsr_cli.mar.network import METAL_PRESETS, START_TENSORS, MetalReduction, MetalReductionConfig
 from deepgsr_cli.mar.training import MAR
 from deepgsr_cli.models import DeepGSRConfig
 from deepgsr_cli.tasks import training_of
@@ -95,7 +95,7 @@ def config(folders, tmp_path, monkeypatch):
 
 def images(case):
     """Every tensor of a case, by name."""
-    start = {f"start.{f.name}": getattr(case.start, f.name) for f in dataclasses.fields(case.start)}
+    start = {f"start.{name}": getattr(case.start, name) for name in START_TENSORS}
     return {
         "sinogram": case.sinogram, "truth": case.truth, "clean": case.clean, "metal": case.metal, **start,
     }  # fmt: skip
@@ -123,6 +123,8 @@ def test_a_case_of_the_image_alone_is_a_virtual_scan_of_a_reconstruction():
     assert image.max() < 1.2 * 4.071 * WATER_ATTENUATION
     assert (case.start.metal & metal).sum() == metal.sum()
     assert torch.equal(case.metal, metal)
+    assert case.start.virtual
+    assert not CaseScan(SIZE, PLAIN)(x, metal, generator()).start.virtual
 
 
 @pytest.mark.parametrize("setting", [PLAIN, VIRTUAL])
@@ -226,6 +228,7 @@ def test_a_batch_has_one_operator_and_every_setting_comes(monkeypatch):
         # The scan of the slice, but for metal, noise and the hardening of the beam.
         assert float((batch.sinogram - y)[outside].norm() / y[outside].norm()) < 0.15
         kinds.append(A._A.geometry.kind)
+        assert batch.start.virtual == (kinds[-1] == "parallel")
     assert {"fan-flat", "parallel"} == set(kinds)
 
 

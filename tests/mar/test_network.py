@@ -25,6 +25,7 @@ TINY = MetalReductionConfig(
         group_channels=2,
     ),
 )
+TOLD_MORE = dataclasses.replace(TINY, prior=dataclasses.replace(TINY.prior, conditions=2))
 
 
 @pytest.fixture(scope="module")
@@ -151,6 +152,24 @@ def test_the_first_pass_is_told_from_the_others_and_each_sees_the_one_before(sca
         assert torch.equal(x[:, 0], first[:, 0])
         torch.testing.assert_close(x[:, 1:2] / scale, before)
         assert torch.equal(x[:, 3:], metal.float())
+
+
+def test_of_two_conditions_the_second_tells_the_sinogram_of_an_image_from_a_measured_one(scan):
+    A, y, metal = scan
+    model = randomised(TOLD_MORE)
+    seen = []
+    residual = model.prior.residual
+    model.prior.residual = lambda x, condition: seen.append(condition.tolist()) or residual(x, condition)
+    with torch.no_grad():
+        found = [model(A, y, metal, virtual=virtual) for virtual in (False, True)]
+    assert seen == [[[float(k > 0), float(virtual)]] for virtual in (False, True) for k in range(3)]
+    assert not torch.equal(*found)
+
+
+@pytest.mark.parametrize("conditions", [0, 3])
+def test_a_prior_of_other_conditions_is_refused(conditions):
+    with pytest.raises(ValueError, match=f"has {conditions} conditions; give 1 or 2"):
+        MetalReductionConfig(prior=dataclasses.replace(TINY.prior, conditions=conditions))
 
 
 def test_autocast_leaves_the_operator_exact(scan):
