@@ -118,7 +118,13 @@ class MissingWeightsError(OptionError, WeightsError):
 
 
 class ResultWarning(UserWarning):
-    """A result that may be wrong, for who calls Python; its message has the likely cause."""
+    """A result that may be wrong, for who calls Python; its message has the likely cause.
+
+    Options in it are named as the arguments of Python are.
+    """
+
+    def __init__(self, doubt: str) -> None:
+        super().__init__(_with_arguments(doubt))
 
 
 def first_line(error: BaseException) -> str:

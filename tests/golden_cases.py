@@ -101,7 +101,7 @@ def _pictures() -> Iterator[Case]:
         yield Case(weights, "denoise", command, (out,))
     for task in ("derain", "restore"):
         out = f"{task}.tif"
-        yield Case(f"deepgsr-{task}", task, f"{task} rain.tif -o {out} --reference clean3.tif --json", (out,))
+        yield Case(f"deepgsr-{task}", task, f"{task} wet.tif -o {out} --reference dry.tif --json", (out,))
     fast = "--weights deepgsr-gray-fast"
     group = "deepgsr-gray-fast"
     yield Case(group, "sentence", f"denoise noisy1.png -o sentence.png {fast}", ("sentence.png",))
@@ -125,7 +125,7 @@ def _pictures() -> Iterator[Case]:
     yield Case(
         "deepgsr-derain",
         "eval",
-        "eval derain --data pairs --csv eval_derain.csv --json",
+        "eval derain --data storm --csv eval_derain.csv --json",
         ("eval_derain.csv",),
     )
     group = "pictures"
@@ -141,7 +141,8 @@ def _pictures() -> Iterator[Case]:
         yield Case(group, "device", f"{command} noisy3.png -o x.png --device nowhere")
         yield Case(group, "precision", f"{command} noisy3.png -o x.png --precision fp8")
         yield Case(group, "tile", f"{command} noisy3.png -o x.png --tile small")
-        yield Case(group, "overlap", f"{command} noisy3.png -o x.png --tile 32 --overlap 40")
+        name = "wet.png" if command in ("derain", "restore") else "noisy3.png"  # one that a network sees
+        yield Case(group, "overlap", f"{command} {name} -o x.png --tile 32 --overlap 40")
         yield Case(group, "strength", f"{command} noisy3.png -o x.png --strength 2")
         yield Case(group, "format", f"{command} noisy3.png -o x.png --format xyz")
         yield Case(group, "shard", f"{command} photos -o nowhere --shard 3/2")
@@ -408,6 +409,9 @@ def _write_pictures(folder: Path) -> None:
     rain = clean + 0.3 * (generator.random((H, W, 1)) > 0.97)
     rain[1:] = np.maximum(rain[1:], rain[:-1] - 0.05)
     files = {"clean3": clean, "noisy3": clean + noise, "rain": rain, "clean1": clean[..., 0]}
+    # Large enough to look for rain.
+    dry, wet = (np.tile(x, (2, 2, 1)) for x in (clean, rain))
+    files |= {"dry": dry, "wet": wet}
     files["noisy1"] = clean[..., 0] + noise[..., 0]
     for name, pixels in files.items():
         kind = "rgb" if pixels.ndim == 3 else "minisblack"
@@ -415,7 +419,7 @@ def _write_pictures(folder: Path) -> None:
         _write_png(folder / f"{name}.png", pixels)
     deep = np.rint(files["noisy1"].clip(0, 1) * 65535).astype(np.uint16)
     PIL.Image.fromarray(deep).save(folder / "noisy16.png")
-    for name in ("photos", "clean", "pairs/rain", "pairs/clean"):
+    for name in ("photos", "clean", "pairs/rain", "pairs/clean", "storm/rain", "storm/clean"):
         (folder / name).mkdir(parents=True)
     for k in range(2):
         _write_png(folder / f"photos/{k}.png", _scene(1, 24 + k, 32, k)[..., 0])
@@ -425,6 +429,8 @@ def _write_pictures(folder: Path) -> None:
     for k in range(2):
         _write_png(folder / f"pairs/rain/{k}.png", rain[:, ::-1] if k else rain)
         _write_png(folder / f"pairs/clean/{k}.png", clean[:, ::-1] if k else clean)
+        _write_png(folder / f"storm/rain/{k}.png", wet[:, ::-1] if k else wet)
+        _write_png(folder / f"storm/clean/{k}.png", dry[:, ::-1] if k else dry)
     _write_png(folder / "square.png", _scene(1, SIDE, SIDE, 5)[..., 0])
     (folder / "damaged.png").write_bytes((folder / "noisy1.png").read_bytes()[:200])
     (folder / "notes.txt").write_text("not a picture")

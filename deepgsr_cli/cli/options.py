@@ -256,10 +256,13 @@ def run_options(model: ModelOptions, tiles: TileOptions, sharing: int) -> RunOpt
     """Make of the options how a model runs, in each of so many processes that share a device.
 
     Raises:
-        UsageError: A precision or a tile that cannot be.
+        UsageError: A precision or a tile that cannot be, or a device that is not there, before anything is
+            written: nothing may be found that a device is needed for.
     """
+    from deepgsr_cli.compute.device import select_device
     from deepgsr_cli.pictures.restorer import RunOptions
 
+    select_device(model.device)
     return RunOptions(
         model.device,
         parse_precision(model.precision),

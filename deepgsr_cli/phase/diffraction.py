@@ -111,7 +111,7 @@ def oversampled_fourier(
 
     Raises:
         OptionError: The oversampling or the scaling is out of range.
-        ShapeError: The support has another shape.
+        ShapeError: The support has another shape, or is 0 throughout.
     """
     if not 1 <= oversampling <= 16:
         raise OptionError("oversampling", oversampling, "give 1 to 16, usually 2")
@@ -119,6 +119,8 @@ def oversampled_fourier(
         raise ShapeError(
             f"a support of shape {tuple(support.shape)} for a picture of {shape}; give its shape"
         )
+    if support is not None and not bool(support.any()):
+        raise ShapeError("the support is 0 throughout; give one that is not 0 where the object may be")
     size = (round(shape[0] * oversampling), round(shape[1] * oversampling))
     mask = torch.ones(1, *shape, dtype=dtype) if support is None else support[None].to(dtype)
     return Diffraction(mask, size=size, scale=_scale(scaling, shape, size))

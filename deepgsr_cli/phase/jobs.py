@@ -5,6 +5,8 @@ from __future__ import annotations
 import io
 import math
 import time
+from collections.abc import Generator
+from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, ClassVar, Protocol
@@ -15,7 +17,7 @@ import torch
 
 from deepgsr_cli.compute.device import select_device
 from deepgsr_cli.compute.precision import autocast, settled
-from deepgsr_cli.errors import InputError, OptionError, ShapeError
+from deepgsr_cli.errors import InputError, OptionError, ShapeError, UsageError
 from deepgsr_cli.evaluation.metrics import psnr, rounded8, ssim
 from deepgsr_cli.files import make_folder
 from deepgsr_cli.formats.image import Image, to_uint8, write_image
@@ -176,28 +178,31 @@ class PhaseRetrieval:
             progress: Called with finished and all iterations.
 
         Raises:
-            InputError: The measurement or the true picture cannot be read.
+            InputError: The measurement or the true picture cannot be read, or metadata are missing or out of
+                range.
             OutputError: The result cannot be written.
-            UsageError: Metadata are missing or out of range, or the weights do not fit.
+            UsageError: The weights do not fit.
             ShapeError: Masks, support or truth do not fit the measurement.
         """
         assert job.target is not None
         started = time.perf_counter()
         measurement, truth = self.source.measure(job)
-        A = checked_operator(measurement, truth)
+        with self._of_file(job):
+            A = checked_operator(measurement, truth)
         before = time.perf_counter()
         prior = self._prior = self._prior or load_prior(self.settings, self.restorer)
         started += time.perf_counter() - before  # no time of this measurement
         running = self.restorer.options
-        retrieval = retrieve_picture(
-            A.to(select_device(running.device)),
-            measurement,
-            self.settings,
-            prior,
-            precision=settled(running.precision, select_device(running.device)),
-            seed=self.seed,
-            progress=progress,
-        )
+        with self._of_file(job):
+            retrieval = retrieve_picture(
+                A.to(select_device(running.device)),
+                measurement,
+                self.settings,
+                prior,
+                precision=settled(running.precision, select_device(running.device)),
+                seed=self.seed,
+                progress=progress,
+            )
         picture = retrieval.picture.cpu()
         shifts = measurement.model == "fourier"
         if truth is not None:
@@ -229,6 +234,17 @@ class PhaseRetrieval:
             curve = ReportImage("Residual", curve_picture(retrieval))
             result.plots = [ReportItem("residual by iteration", [curve])]
         return result
+
+    @contextmanager
+    def _of_file(self, job: Job) -> Generator[None]:
+        """Take what is missing or wrong in a measurement that is read for a fault of its file, not of the
+        options: the next file may have it."""
+        try:
+            yield
+        except UsageError as error:
+            if isinstance(self.source, Simulated):
+                raise
+            raise InputError(f"{job.label}: {error.for_command_line()}") from error
 
     def review(self, job: Job) -> Result:
         """Compare what an earlier run has written with the truth, if there is one.

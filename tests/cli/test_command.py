@@ -2,6 +2,7 @@
 
 import json
 import logging
+import os
 import pickle
 import re
 import shutil
@@ -182,6 +183,16 @@ def test_an_unknown_suffix_is_refused_before_the_work(run, monkeypatch):
     assert result.stderr.startswith("b.xyz: no picture format is written by this name; use one of .png")
 
 
+@pytest.mark.parametrize("name", ["denoise", "derain", "restore", "dejpeg", "upscale"])
+def test_a_device_that_is_not_there_is_refused_before_anything_is_written(tmp_path, name):
+    flat = tmp_path / "flat.png"
+    write_image(flat, Image(np.full((3, 20, 20), 0.5, np.float32), "uint8", "PNG"))
+    result = CliRunner().invoke(app, [name, str(flat), "-o", str(tmp_path / "b.png"), "--device", "nowhere"])
+    assert result.exit_code == 2
+    assert result.stderr.startswith("--device nowhere: not a device")
+    assert os.listdir(tmp_path) == ["flat.png"]
+
+
 @pytest.mark.parametrize("suffix", [".jfif", ".jpe"])
 def test_jpegs_of_other_names_are_found_and_written(run, suffix):
     write_image(Path("a.jpg"), Image(smooth_picture(1, 17, 19), "uint8", "JPEG"))
@@ -301,6 +312,7 @@ def without_chance(line: dict, folder: str) -> dict:
 
 
 def test_a_process_knows_its_device_and_how_many_share_its_memory(monkeypatch):
+    monkeypatch.setattr("deepgsr_cli.compute.device._device_names", lambda: ["cpu", "cuda:0", "cuda:1"])
     options = pictures.Denoise(inputs=["in"], jobs="auto", device="auto")
     of = pictures.PictureCommand("denoise")
     work = command._open(of, options, Plan([]), Place("cuda:1", 3))

@@ -39,9 +39,20 @@ def test_none_is_taken_where_it_may_be_and_parts_of_whole_numbers_are_not():
             as_whole("scale", value)
 
 
+@pytest.mark.filterwarnings("ignore:.*quantize:UserWarning")
 def test_what_is_no_array_is_a_sentence():
     with pytest.raises(ShapeError, match="a masked array, whose mask would be lost"):
         as_numpy(np.ma.masked_less(np.ones((4, 5)), 2))
     for parts in ([np.ones((4, 5)), np.ones((3, 5))], [torch.ones(2, requires_grad=True), torch.ones(3)]):
         with pytest.raises(ShapeError, match="a list that is no array"):
             as_numpy(parts)
+    for value, name in ((None, "NoneType"), ((x for x in [1]), "generator"), (b"abc", "bytes")):
+        with pytest.raises(ShapeError, match=f"a {name} that is no array; give an array"):
+            as_numpy(value)
+    for kind, tensor in (
+        ("sparse", torch.eye(4).to_sparse()),
+        ("meta", torch.empty(4, 4, device="meta")),
+        ("quantized", torch.quantize_per_tensor(torch.eye(4), 0.1, 0, torch.quint8)),
+    ):
+        with pytest.raises(ShapeError, match=f"a {kind} tensor; give a dense one"):
+            as_numpy(tensor)

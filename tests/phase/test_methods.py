@@ -241,6 +241,11 @@ def with_entry(value):
             ShapeError,
             "masks of shape (3, 4, 4), but intensities of shape (2, 4, 4)",
         ),
+        (
+            {"intensity": np.ones((4, 4)), "model": "fourier", "support": np.zeros((2, 2))},
+            ShapeError,
+            "the support is 0 throughout",
+        ),
         ({"intensity": np.ones((4, 4)), "alpha": np.ones(2)}, InputError, "'alpha' is not one number"),
     ],
 )
@@ -422,7 +427,11 @@ def test_an_alpha_that_is_typed_is_for_pictures_up_to_255_and_one_of_a_file_in_t
             1,
             "none.npy: there is no such file; check the path",
         ),
-        (("bare.npy", "--model", "fourier"), 2, "needs the noise level; give --alpha or --snr"),
+        (
+            ("bare.npy", "--model", "fourier"),
+            1,
+            "bare.npy: the method red needs the noise level; give --alpha or --snr",
+        ),
     ],
 )
 def test_wrong_usage_is_told_before_anything_is_written(run, arguments, code, words):
@@ -435,6 +444,24 @@ def test_wrong_usage_is_told_before_anything_is_written(run, arguments, code, wo
     )
     assert words in result.stderr
     assert sorted(os.listdir()) == before
+
+
+def test_what_a_measurement_lacks_does_not_stop_the_others(run):
+    intensity = np.ones((2, 8, 8))
+    masks = np.exp(1j * np.arange(128.0).reshape(2, 8, 8))
+    np.savez("a.npz", intensity=intensity, masks=masks, alpha=1.0)
+    np.savez("b.npz", intensity=intensity, model="cdp", alpha=1.0)
+    np.savez("c.npz", intensity=intensity, masks=masks, model="cdp")
+    np.savez("d.npz", intensity=intensity, masks=masks, model="cdp", alpha=1.0)
+    result = run("phase", *(f"{name}.npz" for name in "abcd"), "-o", "out")
+    assert result.exit_code == 1
+    assert os.listdir("out") == ["d.png"]
+    for words in (
+        "a.npz: the measurement's model is missing; give --model",
+        "b.npz: the model cdp needs the masks",
+        "c.npz: the method red needs the noise level; give --alpha or --snr",
+    ):
+        assert words in result.stderr
 
 
 def test_eval_scores_all_methods_in_one_run(run):
