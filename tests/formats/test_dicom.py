@@ -634,6 +634,14 @@ def test_frames_have_their_own_position_and_rescaling(tmp_path):
     assert len({pydicom.dcmread(tmp_path / f"out{i}.dcm").SOPInstanceUID for i in range(3)}) == 3
 
 
+def test_distances_of_frames_have_no_more_digits_than_a_single_frame_holds(tmp_path):
+    image = enhanced(samples(shape=(1, H, W)), [0.0], ["1"])
+    (geometry,) = image.SharedFunctionalGroupsSequence[0].CTGeometrySequence
+    geometry.DistanceSourceToDataCollectionCenter = 570.1234567890123
+    result = derived(saved(image, tmp_path / "in.dcm"), tmp_path / "out.dcm")
+    assert str(result.DistanceSourceToPatient) == "570.123456789012"
+
+
 def test_the_header_of_many_frames_is_parsed_once(tmp_path, monkeypatch):
     frames = samples(shape=(5, H, W))
     path = saved(enhanced(frames, [0, 1, 2, 3, 4], ["1"] * 5), tmp_path / "in.dcm", uids.RLELossless)
@@ -730,6 +738,14 @@ def test_a_derived_slice_is_new_and_says_what_it_is(tmp_path):
         assert keyword not in result
     assert not [element for element in result.iterall() if element.tag.is_private]
     assert (0x6000, 0x0100) not in result
+
+
+@pytest.mark.parametrize(
+    ("number", "derived_number"), [(4, 1004), (None, 1000), (2**31 - 1, 2**31 - 1), ([7, 8], 1007)]
+)
+def test_a_series_number_stays_one_that_a_file_may_have(tmp_path, number, derived_number):
+    source = saved(ct(samples(), SeriesNumber=number), tmp_path / "in.dcm")
+    assert derived(source, tmp_path / "out.dcm").SeriesNumber == derived_number
 
 
 def test_what_a_ct_image_must_have_is_completed(tmp_path):

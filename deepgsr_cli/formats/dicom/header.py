@@ -211,7 +211,8 @@ def single_frame(header: Dataset, frame: int) -> Dataset:
     single.update(cleaned(frame_groups(header, frame), _MULTI_FRAME_ONLY))
     for keyword, classic in _SINGLE_FRAME_NAMES.items():
         if keyword in single:
-            setattr(single, classic, single.pop(keyword).value)
+            value = single.pop(keyword).value  # a double has more digits than a DS holds
+            setattr(single, classic, decimal_text(value) if isinstance(value, float) else value)
     single.ImageType = [*values_of(single, "ImageType")[:2], "AXIAL"]
     return single
 
