@@ -80,6 +80,23 @@ def test_a_stack_in_one_page_is_read_whole(tmp_path, options):
     np.testing.assert_array_equal([sinograms.read(i) for i in range(SLICES)], stack)
 
 
+def test_a_ray_that_nothing_comes_through_is_taken_as_the_least_that_can_be_told(tmp_path):
+    counts = np.rint(LIGHT * np.exp(-Y))
+    counts[3, 5], counts[4, 6], counts[5, 7] = 0, -20, 1
+    path = saved(tmp_path / "a.npz", counts, white=np.full(BINS, LIGHT))
+    y = read(path)
+    np.testing.assert_allclose([y[3, 5], y[4, 6], y[5, 7]], np.log(LIGHT), rtol=1e-6)
+    # With fractions of a count in the mean of the dark, too.
+    dark = np.full(BINS, 0.999)
+    y = read(saved(tmp_path / "b.npz", counts, white=np.full(BINS, LIGHT), dark=dark))
+    assert y.max() < np.log(LIGHT) + 0.01
+    share = np.exp(-Y)
+    share[3, 5] = 0
+    y = read(saved(tmp_path / "c.npy", share), "transmission")
+    assert y[3, 5] == y.max() == pytest.approx(Y.max())
+    assert read(saved(tmp_path / "d.npy", np.zeros_like(Y)), "transmission").min() > 16
+
+
 @pytest.mark.parametrize("suffix", [".npy", ".npz", ".tif"])
 def test_shares_of_photons_are_recognised_and_taken_when_told(tmp_path, suffix):
     share = np.exp(-Y).astype(np.float32)
