@@ -22,18 +22,25 @@ def as_numpy(values: ArrayLike | Tensor) -> np.ndarray:
     A tensor may be on any device, and may require its gradient, which is not followed.
 
     Raises:
-        ShapeError: They are no array, as a list of parts of several shapes, or a masked one.
+        ShapeError: They are no array, as a list of parts of several shapes, None or a generator, a masked
+            one, or a tensor without memory of its own, as a sparse one.
     """
     if isinstance(values, np.ma.MaskedArray):
         raise ShapeError("a masked array, whose mask would be lost; fill it first, as by numpy.ma.filled")
     if not isinstance(values, Tensor):
         try:
-            return np.asarray(values)
+            array = np.asarray(values)
         except (RuntimeError, TypeError, ValueError) as error:
             raise ShapeError(
                 f"a {type(values).__name__} that is no array ({first_line(error)}); give an array, or what"
                 " differs in shape one by one"
             ) from error
+        if array.ndim == 0 and array.dtype.kind in "OSU":
+            raise ShapeError(f"a {type(values).__name__} that is no array; give an array")
+        return array
+    if values.layout != torch.strided or values.is_meta or values.is_quantized:
+        kind = "meta" if values.is_meta else "quantized" if values.is_quantized else "sparse"
+        raise ShapeError(f"a {kind} tensor; give a dense one, of numbers")
     there = values.detach().cpu().resolve_conj().resolve_neg()
     return (there.float() if there.dtype == torch.bfloat16 else there).numpy()
 
