@@ -469,6 +469,20 @@ def test_a_missing_file_and_one_that_is_not_dicom_are_named(tmp_path):
         find_series(tmp_path / "notes.txt")
 
 
+@pytest.mark.parametrize(
+    ("name", "words"),
+    [
+        ("ct.zip", "is an archive; unpack it"),
+        ("a.dcm.gz", "is an archive; unpack it"),
+        ("volume.nii.gz", "is not a DICOM file; .*NIfTI and NRRD are not read"),
+    ],
+)
+def test_an_archive_is_named_as_one(tmp_path, name, words):
+    (tmp_path / name).write_bytes(b"PK\3\4")
+    with pytest.raises(InputError, match=words):
+        find_series(tmp_path / name)
+
+
 @pytest.mark.parametrize("syntax", SYNTAXES, ids=lambda syntax: syntax.name)
 def test_a_file_cut_short_is_refused_at_every_length(tmp_path, syntax):
     whole = saved(ct(samples()), tmp_path / "in.dcm", syntax).read_bytes()

@@ -33,6 +33,7 @@ from deepgsr_cli.words import counted
 _TOLERANCE_MM = 1e-2
 # No slice and no metal has more HU; the cosine of the largest tilt from the axis that a gantry is not near.
 _MOST_HU, _LEAST_AXIAL = 1e8, 0.5
+_ARCHIVES = (".zip", ".gz", ".tgz", ".tar", ".bz2", ".xz", ".7z", ".rar", ".zst")
 # Sides that slices have, from those of small animals to those of large ones.
 _SIDES_MM = (5.0, 2000.0)
 # Maps of what two energies tell, whose values are not HU unless RescaleType says so (PS3.3 C.8.2.1).
@@ -167,6 +168,8 @@ def find_series(path: Path, *, pixel_mm: tuple[float, float] | None = None) -> F
     if not series and not path.is_dir():
         if refused:
             raise refused[0]
+        if path.suffix.lower() in _ARCHIVES and ".nii" not in path.suffixes:
+            raise InputError(f"{path}: is an archive; unpack it, and give the folder")
         raise InputError(
             f"{path}: is not a DICOM file; give a CT slice as DICOM (NIfTI and NRRD are not read)"
         )
