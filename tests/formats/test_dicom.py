@@ -483,6 +483,17 @@ def test_an_archive_is_named_as_one(tmp_path, name, words):
         find_series(tmp_path / name)
 
 
+@pytest.mark.parametrize("syntax", NATIVE, ids=lambda syntax: syntax.name)
+def test_pixel_data_of_more_slices_or_bits_than_the_header_says_are_refused(tmp_path, syntax):
+    slice = ct(samples())
+    pixels = slice.PixelData
+    slice.PixelData = pixels + b"\0\0" * 40  # as some writers fill blocks up
+    np.testing.assert_array_equal(read(saved(slice, tmp_path / "a.dcm", syntax)).stored, samples())
+    slice.PixelData = 2 * pixels
+    with pytest.raises(InputError, match=r"has 7844 bytes of pixels, but 1 frame of 37 x 53 .* take 3922;"):
+        find_series(saved(slice, tmp_path / "b.dcm", syntax))
+
+
 @pytest.mark.parametrize("syntax", SYNTAXES, ids=lambda syntax: syntax.name)
 def test_a_file_cut_short_is_refused_at_every_length(tmp_path, syntax):
     whole = saved(ct(samples()), tmp_path / "in.dcm", syntax).read_bytes()
