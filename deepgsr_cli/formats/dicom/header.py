@@ -23,6 +23,7 @@ from pydicom.valuerep import CUSTOMIZABLE_CHARSET_VR, STR_VR, VR, DSfloat
 
 from deepgsr_cli.errors import InputError, UserError
 from deepgsr_cli.files import reading
+from deepgsr_cli.formats.dicom.projections import ANGLE
 from deepgsr_cli.words import counted
 
 NATIVE_SYNTAXES = {  # by (implicit VR, little endian)
@@ -163,6 +164,10 @@ def _check_kind(path: Path, header: Dataset, *, has_pixels: bool) -> None:
     if kind not in _CT_CLASSES and (kind or modality != "CT"):
         name = UID(kind).name if kind else f"of modality {modality or 'unknown'}"
         raise NotCTError(f"{path}: is {name}, not a CT image; give CT slices")
+    if ANGLE in header:
+        raise NotCTError(
+            f"{path}: is a DICOM-CT-PD projection and no slice; give the folder of all to ct-recon first"
+        )
     if "LOCALIZER" in values_of(header, "ImageType"):
         raise NotCTError(f"{path}: is a localizer, a projection and no slice; leave it out")
     pages = [kind for kind in values_of(header, "ImageType") if kind in _PAGES or kind.endswith(" PROT")]
