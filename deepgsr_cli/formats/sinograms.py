@@ -3,20 +3,23 @@
 from __future__ import annotations
 
 import math
-import zipfile
-import zlib
+import struct
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from deepgsr_cli.errors import InputError
+from deepgsr_cli.errors import InputError, UserError
 from deepgsr_cli.files import check_readable, sha256
 from deepgsr_cli.formats.matlab import read_matlab
 from deepgsr_cli.formats.tiff import planes_in
+from deepgsr_cli.words import counted
+
+if TYPE_CHECKING:
+    import tifffile
 
 SUFFIXES = (".npy", ".npz", ".h5", ".hdf5", ".mat", ".tif", ".tiff")
 _DATA_EXCHANGE, _THETA = "/exchange/data", "/exchange/theta"
@@ -40,9 +43,9 @@ class Sinograms:
 
     NPY and NPZ hold (V, N) or (slices, V, N), TIFF one slice a page. HDF5 is the Scientific Data Exchange:
     `/exchange/data`, (V, slices, N). Counts become -ln((data - dark) / (white - dark)): of HDF5 where
-    `data_white` is there, of NPZ where an array `white` is, (N,) or (slices, N). MATLAB files have one slice,
-    `sinogram`, alone or in a structure with the `parameters` of the scan, as those of Helsinki. Only NPZ and
-    MATLAB files are read as a whole.
+    `data_white` is there, of NPZ where an array `white` is, one number, (N,) or (slices, N). MATLAB files
+    have one slice, `sinogram`, alone or in a structure with the `parameters` of the scan, as those of
+    Helsinki. Only NPZ and MATLAB files are read as a whole.
 
     Args:
         path: The file.
@@ -247,7 +250,9 @@ def _explained(path: Path) -> Iterator[None]:
     check_readable(path)
     try:
         yield
-    except (OSError, ValueError, KeyError, EOFError, zipfile.BadZipFile, zlib.error) as error:
+    except (UserError, MemoryError):
+        raise
+    except Exception as error:  # the readers' own kinds: anything, on damaged bytes
         reason = (str(error).splitlines() or [type(error).__name__])[0]
         raise InputError(f"{path}: cannot be read ({reason}); export it again") from error
 
@@ -272,13 +277,14 @@ def _open_npz(path: Path) -> _Stack:
 
 
 def _rows(path: Path, name: str, array: np.ndarray, stack: _Stack) -> Callable[[int], np.ndarray]:
-    """What reads the counts of a slice's bins from an array of (N,) or (slices, N)."""
+    """What reads the counts of a slice's bins from an array of (N,), (slices, N), or () for all alike."""
     bins = stack.read(0).shape[-1]
+    array = np.full(bins, array) if array.ndim == 0 else array
     if array.shape not in ((bins,), (stack.num_slices, bins)):
         shape = " x ".join(map(str, array.shape))
         raise InputError(
             f"{path}: {name} is {shape}, but the views have {bins} bins; give one number a bin, or"
-            f" the rows of {stack.num_slices} slices"
+            f" rows of them for {counted(stack.num_slices, 'slice')}"
         )
     return lambda i: np.asarray(array if array.ndim == 1 else array[i], np.float64)
 
@@ -299,13 +305,22 @@ def _open_tiff(path: Path) -> _Stack:
         with tifffile.TiffFile(path) as tiff:
             return tiff.pages[i].asarray()
 
-    try:
-        with tifffile.TiffFile(path) as tiff:
-            if len(tiff.pages) == 1 and planes_in(tiff, tiff.pages.first) > 1:
-                return _of_stack(path, tifffile.memmap(path, mode="r"))  # as ImageJ writes large stacks
-            return _Stack(len(tiff.pages), page)
-    except tifffile.TiffFileError as error:
-        raise ValueError(str(error)) from error
+    with tifffile.TiffFile(path) as tiff:
+        _check_last_page(tiff)
+        if len(tiff.pages) == 1 and planes_in(tiff, tiff.pages.first) > 1:
+            return _of_stack(path, tifffile.memmap(path, mode="r"))  # as ImageJ writes large stacks
+        return _Stack(len(tiff.pages), page)
+
+
+def _check_last_page(tiff: tifffile.TiffFile) -> None:
+    """Refuse a file whose last page says that another one follows, which is not there: it was cut short."""
+    file, form = tiff.filehandle, tiff.tiff
+    file.seek(tiff.pages[-1].offset)
+    (num_tags,) = struct.unpack(form.tagnoformat, file.read(form.tagnosize))
+    file.seek(num_tags * form.tagsize, 1)
+    (following,) = struct.unpack(form.offsetformat, file.read(form.offsetsize))
+    if following:
+        raise ValueError(f"it was cut short after {counted(len(tiff.pages), 'page')}")
 
 
 def _open_matlab(path: Path) -> _Stack:
