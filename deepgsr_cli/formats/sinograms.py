@@ -3,23 +3,19 @@
 from __future__ import annotations
 
 import math
-import struct
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 
 from deepgsr_cli.errors import InputError, UserError
 from deepgsr_cli.files import check_readable, sha256
 from deepgsr_cli.formats.matlab import read_matlab
-from deepgsr_cli.formats.tiff import planes_in
+from deepgsr_cli.formats.tiff import check_last_page, planes_in
 from deepgsr_cli.words import counted
-
-if TYPE_CHECKING:
-    import tifffile
 
 SUFFIXES = (".npy", ".npz", ".h5", ".hdf5", ".mat", ".tif", ".tiff")
 _DATA_EXCHANGE, _THETA = "/exchange/data", "/exchange/theta"
@@ -306,21 +302,10 @@ def _open_tiff(path: Path) -> _Stack:
             return tiff.pages[i].asarray()
 
     with tifffile.TiffFile(path) as tiff:
-        _check_last_page(tiff)
+        check_last_page(tiff, len(tiff.pages))
         if len(tiff.pages) == 1 and planes_in(tiff, tiff.pages.first) > 1:
             return _of_stack(path, tifffile.memmap(path, mode="r"))  # as ImageJ writes large stacks
         return _Stack(len(tiff.pages), page)
-
-
-def _check_last_page(tiff: tifffile.TiffFile) -> None:
-    """Refuse a file whose last page says that another one follows, which is not there: it was cut short."""
-    file, form = tiff.filehandle, tiff.tiff
-    file.seek(tiff.pages[-1].offset)
-    (num_tags,) = struct.unpack(form.tagnoformat, file.read(form.tagnosize))
-    file.seek(num_tags * form.tagsize, 1)
-    (following,) = struct.unpack(form.offsetformat, file.read(form.offsetsize))
-    if following:
-        raise ValueError(f"it was cut short after {counted(len(tiff.pages), 'page')}")
 
 
 def _open_matlab(path: Path) -> _Stack:
