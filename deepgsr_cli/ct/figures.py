@@ -15,7 +15,8 @@ from deepgsr_cli.tomography.attenuation import attenuation_to_hu, to_hu
 
 PEAK_ATTENUATION = 0.05  # 1/mm: the range the metal artifact papers compare in, up to about 1600 HU
 BODY_HU = -500.0  # halfway from air to water: what is more is body
-_TABLE_MM = 5.0  # what is thinner is no body
+_TABLE_MM = 5.0  # what is thinner is no body, nor is what is thinner than this share of a small slice
+_TABLE_SHARE = 0.05
 
 
 @dataclass(frozen=True)
@@ -69,7 +70,9 @@ def body(reference: Tensor, pixel_mm: tuple[float, float]) -> np.ndarray:
     in the body: a threshold alone would choose, at their edges and in their noise, pixels that are too high.
     """
     hu = to_hu(reference)
-    rows, columns = (max(1, round(_TABLE_MM / 2 / d)) for d in pixel_mm)
+    rows, columns = (
+        max(1, round(min(_TABLE_MM / d, _TABLE_SHARE * size) / 2)) for size, d in zip(hu.shape, pixel_mm)
+    )
     thick = ndimage.binary_opening(hu > BODY_HU, np.ones((2 * rows + 1, 2 * columns + 1)))
     pieces, count = ndimage.label(thick)
     areas = np.bincount(pieces.ravel(), minlength=count + 1)[1:]

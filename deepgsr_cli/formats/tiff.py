@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import struct
 from collections.abc import Iterator, Sequence
 from dataclasses import replace
@@ -30,6 +31,7 @@ from deepgsr_cli.formats.exif import (
     upright_xmp,
 )
 from deepgsr_cli.formats.jpeg import without_thumbnail
+from deepgsr_cli.words import counted
 
 if TYPE_CHECKING:
     import tifffile
@@ -91,9 +93,26 @@ def full_pages(tiff: tifffile.TiffFile) -> tuple[list[int], int]:
     found = [(bool(page.subfiletype & 5), len(page.subifds or ())) for page in pages]
     if not found:
         raise ValueError("it has no pages")
+    if len(found) < _MOST_PAGES:
+        check_last_page(tiff, len(found))
     full = [number for number, (reduced, _) in enumerate(found) if not reduced]
     previews = sum(reduced for reduced, _ in found) if full else 0
     return full or [*range(len(found))], previews + sum(below for _, below in found)
+
+
+def check_last_page(tiff: tifffile.TiffFile, count: int) -> None:
+    """Refuse a file of so many pages whose last one says that another one follows.
+
+    Raises:
+        ValueError: It was cut short: the pages that follow are not there.
+    """
+    file, form = tiff.filehandle, tiff.tiff
+    file.seek(tiff.pages[count - 1].offset)
+    (num_tags,) = struct.unpack(form.tagnoformat, file.read(form.tagnosize))
+    file.seek(num_tags * form.tagsize, os.SEEK_CUR)
+    (following,) = struct.unpack(form.offsetformat, file.read(form.offsetsize))
+    if following:
+        raise ValueError(f"it was cut short after {counted(count, 'page')}")
 
 
 def previews_note(count: int) -> list[str]:

@@ -168,6 +168,11 @@ def test_the_body_has_its_lungs_but_neither_table_nor_small_pieces():
     assert not body(to_attenuation(np.full((9, 9), -1000.0), CPU), (1.0, 1.0)).any()
 
 
+def test_the_body_of_a_slice_of_less_than_a_millimetre_is_found():
+    found = body(to_attenuation(body_hu(), CPU), (0.01, 0.01))
+    assert np.count_nonzero(found != (body_hu() > -500)) < 0.02 * found.sum()
+
+
 @pytest.mark.parametrize("photons", [None, 1e5])
 def test_a_bias_of_the_network_does_not_reach_the_result(photons):
     geometry = sparse_view((SIZE, SIZE), (PIXEL_MM, PIXEL_MM), 60)

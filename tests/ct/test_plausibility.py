@@ -66,6 +66,16 @@ def test_a_wrong_geometry_leaves_data_unexplained(name, wrong):
     assert "are the geometry's angles, their sense, offset_bins and distances those of the scan" in text
 
 
+@pytest.mark.parametrize("name", ["sirt", "cgls", "tv"])
+def test_angles_in_radians_for_degrees_are_doubted(name):
+    y = SimulatedScan(GEOMETRY, None)(WATER_AND_BONE, 0)
+    text = doubts(name, y=y, angles_rad=tuple(math.radians(a) for a in GEOMETRY.angles_rad))
+    assert "the 60 views cover 6.18 degrees: are the geometry's angles in radians" in text
+    few = dataclasses.replace(GEOMETRY, angles_rad=(0.0, 0.01))
+    two = SimulatedScan(few, None)(WATER_AND_BONE, 0)
+    assert "radians" not in doubts(name, y=two, angles_rad=few.angles_rad)
+
+
 def test_numbers_that_no_body_has_are_doubted():
     y = SimulatedScan(GEOMETRY, None)(WATER_AND_BONE, 0)
     assert "denser parts of the body are at 1039" in doubts("fbp", y=2 * y)

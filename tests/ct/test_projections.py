@@ -29,10 +29,11 @@ from deepgsr_cli.cli import app
 from deepgsr_cli.ct.projections import FanBeams, find_projections
 from deepgsr_cli.errors import InputError, OptionError
 from deepgsr_cli.formats.dicom.projections import holds_projections
+from deepgsr_cli.formats.dicom.series import find_series
 from deepgsr_cli.tomography.attenuation import WATER_ATTENUATION, attenuation_to_hu
 from deepgsr_cli.tomography.geometry import Geometry
 from deepgsr_cli.tomography.radon import Radon
-from tests.samples import ct, saved
+from tests.samples import body_hu, ct, saved, saved_slice
 
 FOCUS, REACH = 595.0, 1085.0  # mm
 COLUMNS, COLUMN_MM = 96, 3.2
@@ -581,3 +582,19 @@ def test_metal_is_not_taken_out_of_projections(tmp_path):
     result = CliRunner().invoke(app, ["mar", str(tmp_path / "scan"), "-o", str(tmp_path / "out")])
     assert result.exit_code == 2
     assert "reconstruct them first, with ct-recon" in result.stderr
+
+
+def test_projections_beside_other_files_are_no_slices(run, tmp_path):
+    scan = write_scan(tmp_path / "scan", [WATER], views=12)
+    report = ct(np.zeros((2, 2)), SOPClassUID=uids.XRayRadiationDoseSRStorage, Modality="SR", PixelData=None)
+    del report.Rows
+    saved(report, scan / "00000.dcm")
+    result = run("scan", "-o", "out")
+    assert result.exit_code == 0, result.output
+    assert "measured DICOM-CT-PD projections, axial, 12 views a turn" in result.stderr
+    (scan / "00000.dcm").unlink()
+    saved_slice(scan / "00000.dcm", body_hu())
+    found = find_series(scan, pixel_mm=(1.0, 1.0))
+    assert [len(series.slices) for series in found.series] == [1]
+    assert len(found.skipped) == 12
+    assert "is a DICOM-CT-PD projection and no slice; give the folder of all" in str(found.skipped[0])

@@ -469,6 +469,31 @@ def test_a_missing_file_and_one_that_is_not_dicom_are_named(tmp_path):
         find_series(tmp_path / "notes.txt")
 
 
+@pytest.mark.parametrize(
+    ("name", "words"),
+    [
+        ("ct.zip", "is an archive; unpack it"),
+        ("a.dcm.gz", "is an archive; unpack it"),
+        ("volume.nii.gz", "is not a DICOM file; .*NIfTI and NRRD are not read"),
+    ],
+)
+def test_an_archive_is_named_as_one(tmp_path, name, words):
+    (tmp_path / name).write_bytes(b"PK\3\4")
+    with pytest.raises(InputError, match=words):
+        find_series(tmp_path / name)
+
+
+@pytest.mark.parametrize("syntax", NATIVE, ids=lambda syntax: syntax.name)
+def test_pixel_data_of_more_slices_or_bits_than_the_header_says_are_refused(tmp_path, syntax):
+    slice = ct(samples())
+    pixels = slice.PixelData
+    slice.PixelData = pixels + b"\0\0" * 40  # as some writers fill blocks up
+    np.testing.assert_array_equal(read(saved(slice, tmp_path / "a.dcm", syntax)).stored, samples())
+    slice.PixelData = 2 * pixels
+    with pytest.raises(InputError, match=r"has 7844 bytes of pixels, but 1 frame of 37 x 53 .* take 3922;"):
+        find_series(saved(slice, tmp_path / "b.dcm", syntax))
+
+
 @pytest.mark.parametrize("syntax", SYNTAXES, ids=lambda syntax: syntax.name)
 def test_a_file_cut_short_is_refused_at_every_length(tmp_path, syntax):
     whole = saved(ct(samples()), tmp_path / "in.dcm", syntax).read_bytes()
@@ -634,6 +659,14 @@ def test_frames_have_their_own_position_and_rescaling(tmp_path):
     assert len({pydicom.dcmread(tmp_path / f"out{i}.dcm").SOPInstanceUID for i in range(3)}) == 3
 
 
+def test_distances_of_frames_have_no_more_digits_than_a_single_frame_holds(tmp_path):
+    image = enhanced(samples(shape=(1, H, W)), [0.0], ["1"])
+    (geometry,) = image.SharedFunctionalGroupsSequence[0].CTGeometrySequence
+    geometry.DistanceSourceToDataCollectionCenter = 570.1234567890123
+    result = derived(saved(image, tmp_path / "in.dcm"), tmp_path / "out.dcm")
+    assert str(result.DistanceSourceToPatient) == "570.123456789012"
+
+
 def test_the_header_of_many_frames_is_parsed_once(tmp_path, monkeypatch):
     frames = samples(shape=(5, H, W))
     path = saved(enhanced(frames, [0, 1, 2, 3, 4], ["1"] * 5), tmp_path / "in.dcm", uids.RLELossless)
@@ -730,6 +763,14 @@ def test_a_derived_slice_is_new_and_says_what_it_is(tmp_path):
         assert keyword not in result
     assert not [element for element in result.iterall() if element.tag.is_private]
     assert (0x6000, 0x0100) not in result
+
+
+@pytest.mark.parametrize(
+    ("number", "derived_number"), [(4, 1004), (None, 1000), (2**31 - 1, 2**31 - 1), ([7, 8], 1007)]
+)
+def test_a_series_number_stays_one_that_a_file_may_have(tmp_path, number, derived_number):
+    source = saved(ct(samples(), SeriesNumber=number), tmp_path / "in.dcm")
+    assert derived(source, tmp_path / "out.dcm").SeriesNumber == derived_number
 
 
 def test_what_a_ct_image_must_have_is_completed(tmp_path):

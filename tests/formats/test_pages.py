@@ -234,3 +234,13 @@ def test_animations_cut_short_are_refused_wherever_they_are_cut(format: str, tmp
                 assert len(list(pages.read())) == pages.count
                 target.unlink()
         assert not list(tmp_path.iterdir())
+
+
+@pytest.mark.parametrize("left", [1, 2])
+def test_a_stack_that_lacks_pages_is_refused(left):
+    stream = io.BytesIO()
+    tifffile.imwrite(stream, np.zeros((3, 8, 8), np.uint8), photometric="minisblack", metadata=None)
+    with tifffile.TiffFile(io.BytesIO(stream.getvalue())) as tiff:
+        end = tiff.pages[left].offset
+    with pytest.raises(InputError, match=f"cut short after {left} page"):
+        open_pages(io.BytesIO(stream.getvalue()[:end]))

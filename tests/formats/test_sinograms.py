@@ -71,6 +71,24 @@ def test_counts_become_integrals_by_white_and_dark(tmp_path):
     np.testing.assert_allclose(read(saved(tmp_path / "c.npz", counts, white=white, dark=dark)), Y, atol=2e-3)
 
 
+@pytest.mark.parametrize("bigtiff", [False, True])
+def test_a_stack_that_lacks_pages_is_refused(tmp_path, bigtiff):
+    stack = np.stack([Y] * SLICES).astype(np.float32)
+    tifffile.imwrite(tmp_path / "y.tif", stack, photometric="minisblack", metadata=None, bigtiff=bigtiff)
+    with tifffile.TiffFile(tmp_path / "y.tif") as tiff:
+        last = tiff.pages[-1].offset
+    whole = (tmp_path / "y.tif").read_bytes()
+    (tmp_path / "y.tif").write_bytes(whole[:last])
+    with pytest.raises(InputError, match=r"cannot be read \(it was cut short after 2 pages\)"):
+        Sinograms(tmp_path / "y.tif", VIEWS, BINS)
+
+
+def test_bytes_that_readers_stumble_over_are_one_sentence(tmp_path):
+    (tmp_path / "y.tif").write_bytes(b"II")
+    with pytest.raises(InputError, match=r"cannot be read .*; export it again"):
+        Sinograms(tmp_path / "y.tif", VIEWS, BINS)
+
+
 @pytest.mark.parametrize("options", [{"imagej": True}, {"photometric": "minisblack"}], ids=str)
 def test_a_stack_in_one_page_is_read_whole(tmp_path, options):
     stack = np.stack([integrals(shift) for shift in range(SLICES)]).astype(np.float32)
@@ -78,6 +96,29 @@ def test_a_stack_in_one_page_is_read_whole(tmp_path, options):
     sinograms = Sinograms(tmp_path / "y.tif", VIEWS, BINS)
     assert sinograms.num_slices == SLICES
     np.testing.assert_array_equal([sinograms.read(i) for i in range(SLICES)], stack)
+
+
+def test_one_number_without_the_object_is_that_of_all_bins(tmp_path):
+    counts = np.rint(DARK + LIGHT * np.exp(-Y))
+    y = read(saved(tmp_path / "a.npz", counts, white=np.array(DARK + LIGHT), dark=np.array(DARK)))
+    np.testing.assert_allclose(y, Y, atol=2e-3)
+
+
+def test_a_ray_that_nothing_comes_through_is_taken_as_the_least_that_can_be_told(tmp_path):
+    counts = np.rint(LIGHT * np.exp(-Y))
+    counts[3, 5], counts[4, 6], counts[5, 7] = 0, -20, 1
+    path = saved(tmp_path / "a.npz", counts, white=np.full(BINS, LIGHT))
+    y = read(path)
+    np.testing.assert_allclose([y[3, 5], y[4, 6], y[5, 7]], np.log(LIGHT), rtol=1e-6)
+    # With fractions of a count in the mean of the dark, too.
+    dark = np.full(BINS, 0.999)
+    y = read(saved(tmp_path / "b.npz", counts, white=np.full(BINS, LIGHT), dark=dark))
+    assert y.max() < np.log(LIGHT) + 0.01
+    share = np.exp(-Y)
+    share[3, 5] = 0
+    y = read(saved(tmp_path / "c.npy", share), "transmission")
+    assert y[3, 5] == y.max() == pytest.approx(Y.max())
+    assert read(saved(tmp_path / "d.npy", np.zeros_like(Y)), "transmission").min() > 16
 
 
 @pytest.mark.parametrize("suffix", [".npy", ".npz", ".tif"])

@@ -29,6 +29,7 @@ from deepgsr_cli.version import __version__
 _DISCLAIMER = "; research use only, not for diagnosis"
 _SERIES_NUMBER_OFFSET = 1000
 _LONG_STRING, _SHORT_TEXT = 64, 1024  # characters an LO and an ST hold
+_LARGEST_IS = 2**31 - 1  # of a number of VR IS
 # True of the source's pixels, encoding or series only.
 _STALE = (
     "SmallestImagePixelValue",
@@ -154,7 +155,8 @@ class DerivedSeries:
             ]
         )
         header.SeriesInstanceUID = self.uid
-        header.SeriesNumber = int(header.get("SeriesNumber") or 0) + _SERIES_NUMBER_OFFSET
+        number = int((values_of(header, "SeriesNumber") or [0])[0])
+        header.SeriesNumber = min(number + _SERIES_NUMBER_OFFSET, _LARGEST_IS)
         suffix = f" [{self._description}]"[:_LONG_STRING]
         description = text_of(header, "SeriesDescription")[: _LONG_STRING - len(suffix)]
         header.SeriesDescription = (description + suffix).strip()

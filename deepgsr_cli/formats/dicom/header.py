@@ -23,6 +23,8 @@ from pydicom.valuerep import CUSTOMIZABLE_CHARSET_VR, STR_VR, VR, DSfloat
 
 from deepgsr_cli.errors import InputError, UserError
 from deepgsr_cli.files import reading
+from deepgsr_cli.formats.dicom.projections import ANGLE
+from deepgsr_cli.words import counted
 
 NATIVE_SYNTAXES = {  # by (implicit VR, little endian)
     (True, True): uids.ImplicitVRLittleEndian,
@@ -31,6 +33,7 @@ NATIVE_SYNTAXES = {  # by (implicit VR, little endian)
 }
 MULTI_FRAME_CLASSES = (uids.EnhancedCTImageStorage, uids.LegacyConvertedEnhancedCTImageStorage)
 _CT_CLASSES = (uids.CTImageStorage, *MULTI_FRAME_CLASSES)
+_UNDEFINED = 2**32 - 1  # a length that is not stated
 # In the ImageType of dose reports and screens that scanners write as CT; Siemens has CT_SOM5 PROT.
 _PAGES = ("SCREEN SAVE", "DOSE_INFO", "DOSE REPORT")
 _REQUIRED = ("Rows", "Columns", "BitsAllocated", "BitsStored", "PixelRepresentation")
@@ -118,8 +121,12 @@ def read_header(path: Path) -> Dataset | None:
                 return None
             _complete_uids(header, path)
             # Inflating leaves the stream at its end.
-            inflated = header.file_meta.get("TransferSyntaxUID") == uids.DeflatedExplicitVRLittleEndian
-            _check_kind(path, header, has_pixels=inflated or stream.read(1) != b"")
+            syntax = header.file_meta.get("TransferSyntaxUID")
+            inflated = syntax == uids.DeflatedExplicitVRLittleEndian
+            start = stream.read(12)
+            _check_kind(path, header, has_pixels=inflated or start != b"")
+            if syntax in (None, *NATIVE_SYNTAXES.values()):
+                _check_length(path, header, start)
         except UserError:
             raise
         except Exception as error:  # anything, on hostile bytes
@@ -157,6 +164,10 @@ def _check_kind(path: Path, header: Dataset, *, has_pixels: bool) -> None:
     if kind not in _CT_CLASSES and (kind or modality != "CT"):
         name = UID(kind).name if kind else f"of modality {modality or 'unknown'}"
         raise NotCTError(f"{path}: is {name}, not a CT image; give CT slices")
+    if ANGLE in header:
+        raise NotCTError(
+            f"{path}: is a DICOM-CT-PD projection and no slice; give the folder of all to ct-recon first"
+        )
     if "LOCALIZER" in values_of(header, "ImageType"):
         raise NotCTError(f"{path}: is a localizer, a projection and no slice; leave it out")
     pages = [kind for kind in values_of(header, "ImageType") if kind in _PAGES or kind.endswith(" PROT")]
@@ -181,6 +192,28 @@ def _check_kind(path: Path, header: Dataset, *, has_pixels: bool) -> None:
         )
     if header.get("ModalityLUTSequence"):
         raise InputError(f"{path}: its values become HU by a table, not by RescaleSlope; export it anew")
+
+
+def _check_length(path: Path, header: Dataset, start: bytes) -> None:
+    """Refuse pixel data without compression of twice the bytes that the header says, or more.
+
+    They are of more frames, or of more bits, and what would be read is not what the slice is.
+
+    Args:
+        path: The file, for the message.
+        header: Its elements before the pixel data.
+        start: First bytes of the element of the pixel data: tag, VR if it is explicit, and length.
+    """
+    explicit = start[4:6] in (b"OB", b"OW", b"UN")
+    little = start[:1] == b"\xe0"
+    length = int.from_bytes(start[8:12] if explicit else start[4:8], "little" if little else "big")
+    frames, bits = count_frames(header), header.BitsAllocated
+    expected = frames * header.Rows * header.Columns * bits // 8
+    if 2 * expected <= length < _UNDEFINED:
+        raise InputError(
+            f"{path}: has {length} bytes of pixels, but {counted(frames, 'frame')} of {header.Rows} x"
+            f" {header.Columns} pixels of {bits} bits take {expected}; export it again"
+        )
 
 
 def count_frames(header: Dataset) -> int:
@@ -211,7 +244,8 @@ def single_frame(header: Dataset, frame: int) -> Dataset:
     single.update(cleaned(frame_groups(header, frame), _MULTI_FRAME_ONLY))
     for keyword, classic in _SINGLE_FRAME_NAMES.items():
         if keyword in single:
-            setattr(single, classic, single.pop(keyword).value)
+            value = single.pop(keyword).value  # a double has more digits than a DS holds
+            setattr(single, classic, decimal_text(value) if isinstance(value, float) else value)
     single.ImageType = [*values_of(single, "ImageType")[:2], "AXIAL"]
     return single
 

@@ -153,7 +153,7 @@ class ViewPixels:
 
 
 def holds_projections(path: Path, without: Path | None = None) -> bool:
-    """Whether the first DICOM file of a folder, or of each folder below it, is a DICOM-CT-PD projection.
+    """Whether the first DICOM file with pixels of a folder, or of each below it, is a DICOM-CT-PD projection.
 
     Args:
         path: A file or a folder.
@@ -168,7 +168,7 @@ def holds_projections(path: Path, without: Path | None = None) -> bool:
         if file.parent in seen:
             continue
         found = projection_header(file)
-        if found is not None:
+        if found is not None and "Rows" in found[0]:  # a report may come before
             seen.add(file.parent)
             kinds.setdefault(ANGLE in found[0], file.parent)
     if len(kinds) > 1:

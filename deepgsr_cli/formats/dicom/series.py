@@ -33,6 +33,9 @@ from deepgsr_cli.words import counted
 _TOLERANCE_MM = 1e-2
 # No slice and no metal has more HU; the cosine of the largest tilt from the axis that a gantry is not near.
 _MOST_HU, _LEAST_AXIAL = 1e8, 0.5
+_ARCHIVES = (".zip", ".gz", ".tgz", ".tar", ".bz2", ".xz", ".7z", ".rar", ".zst")
+# Sides that slices have, from those of small animals to those of large ones.
+_SIDES_MM = (5.0, 2000.0)
 # Maps of what two energies tell, whose values are not HU unless RescaleType says so (PS3.3 C.8.2.1).
 _NO_HU = ("MAT_SPECIFIC", "MAT_FRACTIONAL", "EFF_ATOMIC_NUM", "ELECTRON_DENSITY")
 # What one frame differs from another in, as far as finding and ordering slices goes.
@@ -165,6 +168,8 @@ def find_series(path: Path, *, pixel_mm: tuple[float, float] | None = None) -> F
     if not series and not path.is_dir():
         if refused:
             raise refused[0]
+        if path.suffix.lower() in _ARCHIVES and ".nii" not in path.suffixes:
+            raise InputError(f"{path}: is an archive; unpack it, and give the folder")
         raise InputError(
             f"{path}: is not a DICOM file; give a CT slice as DICOM (NIfTI and NRRD are not read)"
         )
@@ -226,6 +231,12 @@ def _candidate(path: Path, header: Dataset, index: int, pixel_mm: tuple[float, f
     row_mm, column_mm = spacing
     if not min(row_mm, column_mm) > 0:
         raise InputError(f"{path}: PixelSpacing is {row_mm} x {column_mm} mm, not positive; export it again")
+    sides_mm = int(header.Rows) * row_mm, int(header.Columns) * column_mm
+    if not _SIDES_MM[0] <= min(sides_mm) <= max(sides_mm) <= _SIDES_MM[1]:
+        notes.append(
+            f"PixelSpacing is {row_mm:g} x {column_mm:g} mm, so the slice is {sides_mm[0]:.3g} x"
+            f" {sides_mm[1]:.3g} mm large: is it in mm?"
+        )
     if str(header.get("BurnedInAnnotation") or "").upper() == "YES":
         notes.append("Text is burnt into the pixels and is treated as anatomy")
     if (modality := text_of(header, "Modality")) not in ("", "CT"):
