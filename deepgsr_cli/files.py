@@ -8,6 +8,7 @@ import os
 import re
 import secrets
 import shutil
+import sys
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager, suppress
 from io import BytesIO
@@ -16,6 +17,9 @@ from typing import BinaryIO
 
 from deepgsr_cli.errors import InputError, OutputError
 from deepgsr_cli.words import counted
+
+if sys.platform != "win32":  # there, a file that is being written cannot be removed
+    import fcntl
 
 _NO_RIGHT = "there is no permission to write there; give another folder"
 _FULL = "there is no space left; free some or give another folder"
@@ -64,8 +68,8 @@ def atomic_write(path: Path) -> Iterator[Path]:
             raise OutputError(
                 f"{path}: cannot be written, the folder {target.parent} does not exist; make it first"
             )
-        temporary.open("xb").close()
-        yield temporary
+        with _claimed(temporary):
+            yield temporary
         if target.exists():
             shutil.copymode(target, temporary)
         os.replace(temporary, target)
@@ -76,6 +80,34 @@ def atomic_write(path: Path) -> Iterator[Path]:
     finally:
         with suppress(OSError):
             temporary.unlink()
+
+
+# A byte that no file has: network drives refuse one that is locked to all but who has locked it.
+_CLAIM = 1 << 40
+
+
+@contextmanager
+def _claimed(path: Path) -> Iterator[None]:
+    """Make a file that `clean_up` can spare while the block writes it, where the file system has locks."""
+    with path.open("xb") as file:
+        if sys.platform == "win32":
+            file.close()
+        else:
+            with suppress(OSError):
+                fcntl.lockf(file, fcntl.LOCK_EX | fcntl.LOCK_NB, 1, _CLAIM)
+        yield
+
+
+def _may_be_written(path: str) -> bool:
+    """Whether a file is claimed, or nothing tells whether it is."""
+    if sys.platform == "win32":
+        return False
+    try:
+        with open(path, "r+b") as file:
+            fcntl.lockf(file, fcntl.LOCK_EX | fcntl.LOCK_NB, 1, _CLAIM)
+    except OSError:
+        return True
+    return False
 
 
 def _reason(error: OSError) -> str:
@@ -134,10 +166,13 @@ def copy_file(source: Path | BytesIO, target: Path | BinaryIO) -> None:
             ) from error
 
 
-def clean_up(targets: Iterable[Path]) -> None:
+def clean_up(targets: Iterable[Path], *, sparing: bool = False) -> None:
     """Remove the temporary files of processes that were killed while they wrote these files.
 
-    A process that is still writing one of them fails, and leaves nothing.
+    Args:
+        targets: What was written.
+        sparing: Leave the files of processes that still write, and all where that cannot be told. Otherwise
+            such a process fails, and leaves nothing.
     """
     marks: dict[Path, set[str]] = {}
     for path in targets:
@@ -146,7 +181,11 @@ def clean_up(targets: Iterable[Path]) -> None:
     for folder, known in marks.items():
         with suppress(OSError):
             for entry in os.scandir(folder):
-                if entry.name.endswith(".tmp") and entry.name[: len(_mark(folder))] in known:
+                if (
+                    entry.name.endswith(".tmp")
+                    and entry.name[: len(_mark(folder))] in known
+                    and not (sparing and _may_be_written(entry.path))
+                ):
                     with suppress(OSError):
                         os.unlink(entry.path)
 

@@ -1,5 +1,7 @@
 import hashlib
 import os
+import subprocess
+import sys
 
 import numpy as np
 import pytest
@@ -9,6 +11,7 @@ from deepgsr_cli.errors import InputError, OutputError
 from deepgsr_cli.files import (
     atomic_write,
     check_readable,
+    clean_up,
     files_below,
     fingerprint,
     reading,
@@ -97,3 +100,33 @@ def test_a_file_that_finds_no_space_is_one_sentence(tmp_path, write):
         f"{tmp_path / 'a'}: cannot be written, {words} give another folder" for words in no_space
     ]
     assert not list(tmp_path.iterdir())
+
+
+# A process that writes until it is told to end.
+WRITES = """
+import sys
+from pathlib import Path
+from deepgsr_cli.files import atomic_write
+with atomic_write(Path(sys.argv[1])) as temporary, temporary.open("w") as file:
+    print("begun", flush=True)
+    sys.stdin.read()
+    file.write("whole")
+"""
+
+
+@pytest.mark.skipif(os.name == "nt", reason="Windows keeps what is open, and has no locks of this kind")
+def test_what_a_killed_process_left_is_removed_and_what_is_being_written_is_not(tmp_path):
+    target = tmp_path / "a"
+    command = [sys.executable, "-c", WRITES, str(target)]
+    pipes = {"stdin": subprocess.PIPE, "stdout": subprocess.PIPE, "text": True}
+    with subprocess.Popen(command, **pipes) as killed, subprocess.Popen(command, **pipes) as alive:
+        assert killed.stdout.readline() == alive.stdout.readline() == "begun\n"
+        killed.kill()
+        killed.wait()
+        assert len(list(tmp_path.iterdir())) == 2
+        clean_up([target], sparing=True)
+        assert len(list(tmp_path.iterdir())) == 1
+        alive.communicate()
+    assert alive.returncode == 0
+    assert list(tmp_path.iterdir()) == [target]
+    assert target.read_text() == "whole"

@@ -23,6 +23,7 @@ import typer.core
 from deepgsr_cli.cli.options import PANELS, BatchOptions, parse_cluster, parse_jobs
 from deepgsr_cli.cli.output import emit, finite, progress_bar, say, say_lines, silent, told_of_compiling
 from deepgsr_cli.errors import UsageError
+from deepgsr_cli.files import clean_up
 from deepgsr_cli.version import __version__
 from deepgsr_cli.words import counted
 
@@ -200,6 +201,7 @@ def run(command: Command[B, P], options: B) -> None:
     else:
         for aim in plan.aims:
             tell(aim)
+        clean_up(_written(options, plan.jobs), sparing=True)
         # torch comes in here, so what is wrong with the command line is said before.
         outcomes, heading = _do(command, options, plan)
     if options.json_lines:
@@ -243,6 +245,13 @@ def column_means(rows: Sequence[dict[str, Any]], names: Sequence[str]) -> dict[s
     return {name: sum(values) / len(values) for name, values in found.items() if values}
 
 
+def _written(options: BatchOptions, jobs: Sequence[Job]) -> list[Path]:
+    """List the files that a command writes."""
+    targets = [target for job in jobs for target in job.targets]
+    named = (getattr(options, name, None) for name in _WRITTEN)
+    return targets + [path for path in named if path is not None]
+
+
 def _refuse_losses(options: BatchOptions, jobs: Sequence[Job]) -> None:
     """Refuse a result or the report in place of a file that an option has read, as the reference.
 
@@ -251,8 +260,7 @@ def _refuse_losses(options: BatchOptions, jobs: Sequence[Job]) -> None:
     Raises:
         UsageError: There is such a one.
     """
-    targets = (target for job in jobs for target in job.targets)
-    written = {os.path.realpath(path): path for path in (*targets, options.report) if path is not None}
+    written = {os.path.realpath(path): path for path in _written(options, jobs)}
     for field in fields(options):
         path = getattr(options, field.name)
         if field.name in _WRITTEN or not isinstance(path, Path):

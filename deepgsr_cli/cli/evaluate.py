@@ -29,6 +29,7 @@ from deepgsr_cli.cli.options import (
 from deepgsr_cli.cli.output import finite, print_table, progress_bar, say, silent
 from deepgsr_cli.cli.phase import Iterations, Restarts
 from deepgsr_cli.ct import NOTICE
+from deepgsr_cli.files import clean_up
 from deepgsr_cli.words import counted
 
 if TYPE_CHECKING:
@@ -285,6 +286,7 @@ def _evaluate(task: str, options: Options) -> None:
     keep_freed_memory()
     check_report(options.report)
     check_csv(options.csv_file)
+    clean_up([path for path in (options.report, options.csv_file) if path is not None], sparing=True)
     tell = silent if options.quiet else say
     evaluation = evaluation_of(task)(**_settings(options, evaluation_of(task)), notify=tell)
     methods = evaluation.methods  # a package that is missing is said first

@@ -9,7 +9,7 @@ import sys
 import unicodedata
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from typing import Any
+from typing import Any, TextIO
 
 import typer
 
@@ -27,11 +27,16 @@ def one_line(text: str) -> str:
     )
 
 
+def is_terminal(stream: TextIO | None) -> bool:
+    """Whether a stream is a terminal; one that is closed is None."""
+    return stream is not None and stream.isatty()
+
+
 def say(text: str, style: str | None = None) -> None:
     """Print a line to stderr."""
     text = one_line(text)
     # Not rich: file names have brackets, and rich is slow to start.
-    colour = style if style and sys.stderr.isatty() and "NO_COLOR" not in os.environ else None
+    colour = style if style and is_terminal(sys.stderr) and "NO_COLOR" not in os.environ else None
     typer.echo(typer.style(text, fg=colour) if colour else text, err=True)
 
 
@@ -47,7 +52,7 @@ def emit(text: str) -> None:
     Raises:
         OutputError: It cannot be written, as on a full disk.
     """
-    if sys.stdout is not None and sys.stdout.isatty():
+    if is_terminal(sys.stdout):
         text = one_line(text)
     try:
         typer.echo(text, file=sys.stdout)  # without a file it would bypass the bar
@@ -64,7 +69,7 @@ def silent(text: str) -> None:
 @contextmanager
 def progress_bar(total: int, label: str, quiet: bool) -> Iterator[Callable[[float, str], None]]:
     """A bar on stderr with the remaining time, where stderr is a terminal; call it with what is done."""
-    if quiet or not sys.stderr.isatty():
+    if quiet or not is_terminal(sys.stderr):
         yield lambda done, text: None
         return
     from rich.console import Console
@@ -82,7 +87,7 @@ def progress_bar(total: int, label: str, quiet: bool) -> Iterator[Callable[[floa
         *columns,
         console=Console(stderr=True, highlight=False, soft_wrap=True),
         transient=True,
-        redirect_stdout=sys.stdout.isatty(),
+        redirect_stdout=is_terminal(sys.stdout),
     ) as progress:
         task = progress.add_task(label, total=total, text="")
 
@@ -95,7 +100,7 @@ def progress_bar(total: int, label: str, quiet: bool) -> Iterator[Callable[[floa
 @contextmanager
 def told_of_compiling(quiet: bool) -> Iterator[None]:
     """Say, once, that loops are compiled, where they are and stderr is a terminal."""
-    if quiet or not sys.stderr.isatty():
+    if quiet or not is_terminal(sys.stderr):
         yield
         return
 

@@ -14,7 +14,7 @@ import typer
 
 from deepgsr_cli.cli.command import add
 from deepgsr_cli.cli.options import FILES, QUALITY, SPEED, Device, Json, Quiet, Seed, flag, option
-from deepgsr_cli.cli.output import progress_bar, say
+from deepgsr_cli.cli.output import is_terminal, progress_bar, say
 from deepgsr_cli.pictures.tasks import TASKS
 from deepgsr_cli.training.config import TrainConfig
 
@@ -329,7 +329,7 @@ def _train(task: str, options: TrainOptions) -> None:
         def tell(progress: Progress) -> None:
             text = _state(progress)
             advance(progress.share, text)
-            if progress.validated and not quiet and not sys.stderr.isatty():
+            if progress.validated and not quiet and not is_terminal(sys.stderr):
                 say(f"{text}, {progress.seconds:.0f} s")
 
         end = train(config, resume=options.resume, report=tell)

@@ -25,6 +25,7 @@ from pathlib import Path
 from deepgsr_cli.compute.device import count_cores, count_processes, gpu_names, select_device
 from deepgsr_cli.errors import UserError, first_line
 from deepgsr_cli.files import clean_up
+from deepgsr_cli.interrupts import SIGNALS, held_back
 from deepgsr_cli.jobs.run import Outcome, Place, Run, Worker
 
 # So many more than there are places may end one after another before they have done a job; else none will.
@@ -171,8 +172,9 @@ class _Pool:
         clean_up(target for number in numbers for target in self._run.jobs[number].targets)
 
     def _start(self, place: Place) -> None:
-        process = _Process(self._file, place, self._threads)
-        self._processes.append(process)
+        with held_back():  # else one that has started would be none of those to end
+            process = _Process(self._file, place, self._threads)
+            self._processes.append(process)
         self._employ(process)
 
     def _employ(self, process: _Process) -> None:
@@ -254,7 +256,10 @@ class _Fatal(Exception):
 def _serve(connection: Connection, file: Path, place: Place, threads: int) -> None:
     """Do jobs of a run until there are no more, in a process of its own."""
     signal.signal(signal.SIGTERM, _stop)
-    signal.signal(signal.SIGINT, signal.SIG_IGN)  # where it cannot be blocked
+    # What ends the process of the command has it end this one.
+    for number in SIGNALS:
+        if number != signal.SIGTERM:
+            signal.signal(number, signal.SIG_IGN)
     # Read when torch and numpy are imported, which is when the run is.
     os.environ["OMP_NUM_THREADS"] = str(threads)
     worker = Worker(lambda: pickle.loads(file.read_bytes()), place)

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor, nn
 
 from deepgsr_cli.errors import OptionError, OutputError
-from deepgsr_cli.files import atomic_write
+from deepgsr_cli.files import atomic_write, clean_up
 from deepgsr_cli.models.deepgsr import DeepGSR
 from deepgsr_cli.weights.checkpoint import model_of, read_checkpoint
 from deepgsr_cli.weights.resolve import resolve
@@ -82,6 +82,7 @@ def export_onnx(weights: str, target: Path, *, offline: bool = False, overwrite:
     condition = torch.full((1, model.config.conditions), 0.1)
     names = ["image", "condition"] if model.config.conditions else ["image"]
     sizes = {2: "height", 3: "width"}
+    clean_up([target], sparing=True)
     with atomic_write(target) as temporary:
         with warnings.catch_warnings(), torch.no_grad():
             # Tracing warns of each test of a size; those that matter come out the same from `least` on.

@@ -234,7 +234,7 @@ def train(
     }
     if first:
         make_folder(config.output)
-        clean_up(config.output / name for name in _FILES)
+        clean_up((config.output / name for name in _FILES), sparing=True)
         with atomic_write(config.output / "config.json") as path:
             path.write_text(json.dumps(plain_config(config), indent=2) + "\n", encoding="utf-8")
 

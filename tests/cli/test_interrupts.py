@@ -16,6 +16,7 @@ from typer.testing import CliRunner
 import deepgsr_cli.pictures.jobs
 import deepgsr_cli.tasks
 from deepgsr_cli.cli import app
+from deepgsr_cli.files import atomic_write
 from deepgsr_cli.interrupts import SIGNALS, interruptible
 from tests.formats.test_image import noise, png
 
@@ -63,6 +64,24 @@ def test_a_signal_ends_a_run_when_what_is_being_written_is(
     assert result.exit_code == 128 + number
     assert result.stderr == "interrupted; what was finished is kept\n"
     assert {"a.png"} <= set(os.listdir(out)) <= {"a.png", "b.png"}
+
+
+@pytest.mark.parametrize("command", ["denoise W/in -o W/out --report", "eval denoise --data W/in --csv"])
+def test_what_a_killed_run_has_left_goes_with_the_next(
+    pictures: Path, tiny_weights: dict[int, Path], command: str
+) -> None:
+    folder = pictures.parent
+    (folder / "out").mkdir()
+    named = folder / ("r.json" if "report" in command else "x.csv")
+    for target in (folder / "out/b.png", named) if "report" in command else (named,):
+        with atomic_write(target) as temporary:
+            pass
+        target.unlink()
+        temporary.touch()
+    options = f"{command} {named} --sigma 25 --device cpu --weights {tiny_weights[1]}"
+    result = CliRunner().invoke(app, options.replace("W/", f"{folder}/").split())
+    assert result.exit_code == 0, result.stderr
+    assert not [path for path in folder.rglob("*") if path.suffix == ".tmp"]
 
 
 def test_a_signal_that_is_ignored_ends_no_run(pictures: Path) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import errno
 import os
+import sys
 import threading
 from pathlib import Path
 
@@ -83,6 +84,17 @@ def test_an_error_of_the_machine_is_a_sentence(picture: Path, monkeypatch: pytes
     result = CliRunner().invoke(app, ["denoise", str(picture), "--sigma", "0"])
     assert result.exit_code == 1
     assert result.stderr == f"{picture}: cannot be used, Permission denied; check it and its rights\n"
+
+
+@pytest.mark.parametrize("closed", ["stdout", "stderr"])
+def test_a_stream_that_is_closed_takes_nothing(
+    picture: Path, monkeypatch: pytest.MonkeyPatch, closed: str
+) -> None:
+    monkeypatch.setattr(sys, closed, None)  # as by `>&-` in a shell, or under a service of Windows
+    with pytest.raises(SystemExit) as ended:
+        app(["denoise", str(picture.parent), "-o", str(picture.parent / "out"), "--sigma", "0"])
+    assert ended.value.code == 0
+    assert (picture.parent / "out/a.png").exists()
 
 
 def test_a_pipe_is_read_once_and_whole(tmp_path: Path) -> None:

@@ -2,6 +2,7 @@
 
 import logging
 import multiprocessing
+import os
 import signal
 import time
 
@@ -9,6 +10,7 @@ import pytest
 
 from deepgsr_cli.compute import device
 from deepgsr_cli.errors import WeightsError
+from deepgsr_cli.interrupts import Interrupted, interruptible
 from deepgsr_cli.jobs import pool
 from deepgsr_cli.jobs.pool import run_in_processes, share_out
 from deepgsr_cli.jobs.run import Place, in_order
@@ -50,6 +52,20 @@ def test_an_interrupt_ends_all_processes_and_leaves_no_half_file(tmp_path):
     outcomes.close()
     assert len(list(tmp_path.glob("*.ended"))) == 2
     assert copied(tmp_path) == {"0.txt": "a"}
+    assert multiprocessing.active_children() == []
+
+
+@pytest.mark.skipif(os.name == "nt", reason="Windows has no SIGTERM that can be sent")
+def test_a_process_that_starts_when_the_run_is_ended_is_ended(tmp_path, monkeypatch):
+    begin = pool._Process.__init__
+
+    def interrupted(process, *arguments):
+        begin(process, *arguments)
+        signal.raise_signal(signal.SIGTERM)
+
+    monkeypatch.setattr(pool._Process, "__init__", interrupted)
+    with interruptible(), pytest.raises(Interrupted):
+        list(start(run_of(tmp_path, "a", "b")))
     assert multiprocessing.active_children() == []
 
 
