@@ -8,7 +8,7 @@ import os
 import re
 import secrets
 import shutil
-import sys
+import time
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager, suppress
 from io import BytesIO
@@ -17,9 +17,6 @@ from typing import BinaryIO
 
 from deepgsr_cli.errors import InputError, OutputError
 from deepgsr_cli.words import counted
-
-if sys.platform != "win32":  # there, a file that is being written cannot be removed
-    import fcntl
 
 _NO_RIGHT = "there is no permission to write there; give another folder"
 _FULL = "there is no space left; free some or give another folder"
@@ -68,8 +65,8 @@ def atomic_write(path: Path) -> Iterator[Path]:
             raise OutputError(
                 f"{path}: cannot be written, the folder {target.parent} does not exist; make it first"
             )
-        with _claimed(temporary):
-            yield temporary
+        temporary.open("xb").close()
+        yield temporary
         if target.exists():
             shutil.copymode(target, temporary)
         os.replace(temporary, target)
@@ -80,34 +77,6 @@ def atomic_write(path: Path) -> Iterator[Path]:
     finally:
         with suppress(OSError):
             temporary.unlink()
-
-
-# A byte that no file has: network drives refuse one that is locked to all but who has locked it.
-_CLAIM = 1 << 40
-
-
-@contextmanager
-def _claimed(path: Path) -> Iterator[None]:
-    """Make a file that `clean_up` can spare while the block writes it, where the file system has locks."""
-    with path.open("xb") as file:
-        if sys.platform == "win32":
-            file.close()
-        else:
-            with suppress(OSError):
-                fcntl.lockf(file, fcntl.LOCK_EX | fcntl.LOCK_NB, 1, _CLAIM)
-        yield
-
-
-def _may_be_written(path: str) -> bool:
-    """Whether a file is claimed, or nothing tells whether it is."""
-    if sys.platform == "win32":
-        return False
-    try:
-        with open(path, "r+b") as file:
-            fcntl.lockf(file, fcntl.LOCK_EX | fcntl.LOCK_NB, 1, _CLAIM)
-    except OSError:
-        return True
-    return False
 
 
 def _reason(error: OSError) -> str:
@@ -166,28 +135,30 @@ def copy_file(source: Path | BytesIO, target: Path | BinaryIO) -> None:
             ) from error
 
 
+# A file that was not written to for so long is none that is being written.
+_LEFT_S = 3600.0
+
+
 def clean_up(targets: Iterable[Path], *, sparing: bool = False) -> None:
     """Remove the temporary files of processes that were killed while they wrote these files.
 
     Args:
         targets: What was written.
-        sparing: Leave the files of processes that still write, and all where that cannot be told. Otherwise
-            such a process fails, and leaves nothing.
+        sparing: Leave those that were written to within an hour, which another process may go on with. It
+            fails otherwise, and leaves nothing.
     """
     marks: dict[Path, set[str]] = {}
     for path in targets:
         target = Path(os.path.realpath(path))
         marks.setdefault(target.parent, set()).add(_mark(target))
+    since = time.time() - _LEFT_S
     for folder, known in marks.items():
         with suppress(OSError):
             for entry in os.scandir(folder):
-                if (
-                    entry.name.endswith(".tmp")
-                    and entry.name[: len(_mark(folder))] in known
-                    and not (sparing and _may_be_written(entry.path))
-                ):
+                if entry.name.endswith(".tmp") and entry.name[: len(_mark(folder))] in known:
                     with suppress(OSError):
-                        os.unlink(entry.path)
+                        if not sparing or entry.stat().st_mtime < since:
+                            os.unlink(entry.path)
 
 
 def _mark(target: Path) -> str:

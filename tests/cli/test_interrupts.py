@@ -78,6 +78,7 @@ def test_what_a_killed_run_has_left_goes_with_the_next(
             pass
         target.unlink()
         temporary.touch()
+        os.utime(temporary, (0, 0))
     options = f"{command} {named} --sigma 25 --device cpu --weights {tiny_weights[1]}"
     result = CliRunner().invoke(app, options.replace("W/", f"{folder}/").split())
     assert result.exit_code == 0, result.stderr

@@ -2,6 +2,7 @@ import csv
 import dataclasses
 import hashlib
 import math
+import os
 import shutil
 import signal
 
@@ -62,6 +63,7 @@ def test_a_damaged_state_is_one_sentence_and_what_a_killed_run_left_goes(config,
     with atomic_write(state) as temporary:
         temporary.write_bytes(state.read_bytes())
     temporary.write_bytes(b"half")
+    os.utime(temporary, (0, 0))
     train(dataclasses.replace(config, steps=trained.steps), resume=True)
     assert not temporary.exists()
     whole = state.read_bytes()
