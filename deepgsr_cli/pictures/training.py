@@ -32,7 +32,7 @@ from deepgsr_cli.pictures.dataset import Crops, pair_paths, read_pictures, small
 from deepgsr_cli.pictures.scenes import structures
 from deepgsr_cli.pictures.tasks import EQUIVALENT_SIGMA, SIGMA, TASKS
 from deepgsr_cli.training.losses import LOSSES
-from deepgsr_cli.training.task import Draw, preset_of, split_evenly
+from deepgsr_cli.training.task import Draw, preset_of, split_evenly, without_validation
 
 if TYPE_CHECKING:
     from deepgsr_cli.training.config import TrainConfig
@@ -232,7 +232,8 @@ def split_pictures(config: TrainConfig) -> tuple[list[Path], list[Path]]:
     """Pictures to train on, and those that are held out."""
     paths = [path for folder in config.data for path in picture_paths(folder)]
     if config.validation is not None:
-        return paths, picture_paths(config.validation)
+        held_out = picture_paths(config.validation)
+        return without_validation(paths, held_out), held_out
     return split_evenly(paths, config.held_out)
 
 

@@ -15,7 +15,7 @@ from deepgsr_cli.formats.codecs import gray
 from deepgsr_cli.formats.image import Image, picture_paths, read_channels, write_image
 from deepgsr_cli.models import PRIORS
 from deepgsr_cli.pictures.dataset import Crops, read_pictures, smaller_copies
-from deepgsr_cli.pictures.training import PRESETS_OF, PictureTraining, joined
+from deepgsr_cli.pictures.training import PRESETS_OF, PictureTraining, joined, split_pictures
 from deepgsr_cli.tasks import train
 from deepgsr_cli.training import loop
 from deepgsr_cli.training.task import Draw
@@ -167,6 +167,21 @@ def test_options_out_of_range_are_named(config, change, sentence):
     with pytest.raises(OptionError) as caught:
         train(dataclasses.replace(config, **change))
     assert caught.value.for_command_line().startswith(sentence)
+
+
+def test_pictures_that_are_validated_on_are_not_trained_on(config, tmp_path):
+    folder = tmp_path / "data"
+    shutil.copytree(config.data[0], folder)
+    config = dataclasses.replace(config, data=(folder,))
+    below = folder / "validation"
+    below.mkdir()
+    shutil.copy(picture_paths(folder)[0], below / "another.png")
+    paths = picture_paths(folder)
+    training, held_out = split_pictures(dataclasses.replace(config, validation=below))
+    assert held_out == [below / "another.png"]
+    assert training == [path for path in paths if path != held_out[0]]
+    with pytest.raises(InputError, match="has no files but those of"):
+        split_pictures(dataclasses.replace(config, validation=folder))
 
 
 def test_too_few_or_too_small_pictures_are_refused(config):
