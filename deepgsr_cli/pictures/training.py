@@ -188,11 +188,12 @@ def _shape(config: TrainConfig) -> DeepGSRConfig | GroupSCConfig | NSRConfig:
         fitting = [name for name, x in PRESETS_OF[config.model].items() if _scales(x) == task.scales]
         if not fitting:
             raise OptionError("model", config.model, f"it does not enlarge; give {task.model}")
-        ours, theirs = (" or ".join(map(str, scales)) for scales in (_scales(shape), task.scales))
+        ours, theirs = (
+            "does not enlarge" if scales == (1,) else f"enlarges {' or '.join(map(str, scales))} times"
+            for scales in (_scales(shape), task.scales)
+        )
         raise OptionError(
-            "preset",
-            config.preset,
-            f"it makes sides {ours} times as long, {task.name} {theirs} times; give {' or '.join(fitting)}",
+            "preset", config.preset, f"it {ours}, and {task.name} {theirs}; give {' or '.join(fitting)}"
         )
     try:
         if task.mosaic:

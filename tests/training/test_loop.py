@@ -146,7 +146,7 @@ def test_a_folder_with_a_run_is_not_overwritten(config, trained):
         ({"model": "nsr", "preset": "base"}, "--preset base: known are small, sparse, paper, paper-denoise"),
         (
             {"model": "nsr", "preset": "paper"},
-            "--preset paper: it makes sides 2 times as long, denoise 1 times; give small or sparse or",
+            "--preset paper: it enlarges 2 times, and denoise does not enlarge; give small or sparse or",
         ),
         ({"steps": 0}, "--steps 0: give more than 0"),
         ({"precision": "fp8"}, "--precision fp8"),
@@ -187,7 +187,9 @@ def test_pictures_that_are_validated_on_are_not_trained_on(config, tmp_path):
 def test_too_few_or_too_small_pictures_are_refused(config):
     with pytest.raises(InputError, match="4 pictures, of which 3 would be held out"):
         train(dataclasses.replace(config, held_out=3))
-    with pytest.raises(InputError, match=r"81 x 70 pixels are less than a crop of 71"):
+    with pytest.raises(
+        InputError, match=r"81 x 70 pixels are less than a crop of 71; leave the file, and 2 more such, out"
+    ):
         train(dataclasses.replace(config, patch=71))
 
 
