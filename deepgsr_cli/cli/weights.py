@@ -8,7 +8,7 @@ from typing import Annotated
 import typer
 
 from deepgsr_cli.cli.options import Json
-from deepgsr_cli.cli.output import print_table
+from deepgsr_cli.cli.output import emit, print_table
 
 app = typer.Typer(no_args_is_help=True, help="List, fetch and check weights.")
 
@@ -33,8 +33,13 @@ def weights_list(json_lines: Json = False) -> None:
             typer.echo(json.dumps({**facts, "measured": dict(entry.measured)}))
         rows.append(facts)
     if not json_lines:
-        columns = ("name", "task", "channels", "parameters", "bytes", "source", "status", "licence")
+        columns = ("name", "task", "channels", "parameters", "bytes", "source", "status")
         print_table([*columns], [[str(row[column]) for column in columns] for row in rows])
+        # Several have one licence, whose words are wider than a terminal.
+        for licence in dict.fromkeys(str(row["licence"]) for row in rows):
+            emit("")
+            emit(f"licence: {licence}")
+            emit(f"of {', '.join(str(row['name']) for row in rows if row['licence'] == licence)}")
 
 
 @app.command("path")

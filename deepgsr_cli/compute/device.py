@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from deepgsr_cli.errors import MissingDeviceError, OptionError, check_text
+from deepgsr_cli.words import counted
 
 if TYPE_CHECKING:
     import torch
@@ -95,7 +96,7 @@ def describe_devices() -> list[DeviceInfo]:
     for name in _device_names():
         if name == "cpu":
             free_bytes, source = _free_ram()
-            description = f"{torch.get_num_threads()} threads, free memory by {source}"
+            description = f"{counted(torch.get_num_threads(), 'thread')}, free memory by {source}"
         else:
             free_bytes = free_memory(torch.device(name))
             description = torch.cuda.get_device_name(name) if name.startswith("cuda") else "Apple GPU"

@@ -29,7 +29,7 @@ from deepgsr_cli.tomography.attenuation import hu_to_attenuation
 from deepgsr_cli.tomography.geometry import Geometry, sparse_view
 from deepgsr_cli.tomography.radon import Radon
 from deepgsr_cli.training.losses import LOSSES, STAGES_WEIGHT
-from deepgsr_cli.training.task import Draw, check_held_out, preset_of
+from deepgsr_cli.training.task import Draw, check_held_out, preset_of, without_validation
 from deepgsr_cli.words import counted
 
 if TYPE_CHECKING:
@@ -267,7 +267,8 @@ def split_slices(config: TrainConfig) -> tuple[list[Path], list[Path]]:
     """Files of slices to train on, and those that are held out."""
     paths = [path for folder in config.data for path in slice_paths(folder)]
     if config.validation is not None:
-        return paths, slice_paths(config.validation)
+        held_out = slice_paths(config.validation)
+        return without_validation(paths, held_out), held_out
     check_held_out(len(paths), config.held_out)
     # The last ones, so that most patients are on one side only.
     return paths[: -config.held_out], paths[-config.held_out :]

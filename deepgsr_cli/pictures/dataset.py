@@ -20,15 +20,17 @@ def read_pictures(paths: Sequence[Path], channels: int, size: int) -> list[np.nd
     Raises:
         InputError: A file cannot be read, or is smaller than a crop of `size` pixels.
     """
-    pictures = []
+    pictures, small = [], []
     for path in paths:
         pixels = read_channels(path, channels)
         if min(pixels.shape[1:]) < size:
-            raise InputError(
-                f"{path}: {pixels.shape[2]} x {pixels.shape[1]} pixels are less than a crop of {size}; "
-                "leave the file out or give a smaller --patch"
-            )
+            small.append(f"{path}: {pixels.shape[2]} x {pixels.shape[1]} pixels")
         pictures.append(np.rint(pixels * 255).clip(0, 255).astype(np.uint8))
+    if small:
+        files = "the file" if len(small) == 1 else f"the file, and {len(small) - 1} more such,"
+        raise InputError(
+            f"{small[0]} are less than a crop of {size}; leave {files} out or give a smaller --patch"
+        )
     return pictures
 
 

@@ -27,6 +27,7 @@ from deepgsr_cli.pictures.resampling import interpolated, reduced
 from deepgsr_cli.pictures.restorer import Restorer, RunOptions
 from deepgsr_cli.pictures.tasks import UPSCALE, check_enlargement
 from deepgsr_cli.reports.report import ReportImage, ReportItem, fit_for_report
+from deepgsr_cli.words import counted
 
 OUTPUT = "clipped to [0, 1], rounded to 8 bits, no border left out"
 
@@ -381,7 +382,7 @@ class Deraining(PictureEvaluation):
     def protocol(self) -> dict[str, str]:
         paths = [path for pair in self.pairs for path in pair]
         return {
-            "data": f"{self.data.name}: {len(self.pairs)} pairs, fingerprint {fingerprint(paths)}",
+            "data": f"{self.data.name}: {counted(len(self.pairs), 'pair')}, fingerprint {fingerprint(paths)}",
             "rain": "as stored",
             "figures": "mean of each picture's PSNR and SSIM (Wang 2004), of RGB (mean of channels for SSIM) "
             "and of Y (MATLAB rgb2ycbcr, in float)",

@@ -32,7 +32,7 @@ from deepgsr_cli.pictures.dataset import Crops, pair_paths, read_pictures, small
 from deepgsr_cli.pictures.scenes import structures
 from deepgsr_cli.pictures.tasks import EQUIVALENT_SIGMA, SIGMA, TASKS
 from deepgsr_cli.training.losses import LOSSES
-from deepgsr_cli.training.task import Draw, preset_of, split_evenly
+from deepgsr_cli.training.task import Draw, preset_of, split_evenly, without_validation
 
 if TYPE_CHECKING:
     from deepgsr_cli.training.config import TrainConfig
@@ -188,11 +188,12 @@ def _shape(config: TrainConfig) -> DeepGSRConfig | GroupSCConfig | NSRConfig:
         fitting = [name for name, x in PRESETS_OF[config.model].items() if _scales(x) == task.scales]
         if not fitting:
             raise OptionError("model", config.model, f"it does not enlarge; give {task.model}")
-        ours, theirs = (" or ".join(map(str, scales)) for scales in (_scales(shape), task.scales))
+        ours, theirs = (
+            "does not enlarge" if scales == (1,) else f"enlarges {' or '.join(map(str, scales))} times"
+            for scales in (_scales(shape), task.scales)
+        )
         raise OptionError(
-            "preset",
-            config.preset,
-            f"it makes sides {ours} times as long, {task.name} {theirs} times; give {' or '.join(fitting)}",
+            "preset", config.preset, f"it {ours}, and {task.name} {theirs}; give {' or '.join(fitting)}"
         )
     try:
         if task.mosaic:
@@ -232,7 +233,8 @@ def split_pictures(config: TrainConfig) -> tuple[list[Path], list[Path]]:
     """Pictures to train on, and those that are held out."""
     paths = [path for folder in config.data for path in picture_paths(folder)]
     if config.validation is not None:
-        return paths, picture_paths(config.validation)
+        held_out = picture_paths(config.validation)
+        return without_validation(paths, held_out), held_out
     return split_evenly(paths, config.held_out)
 
 

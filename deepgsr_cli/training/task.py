@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Mapping
+import os
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol, TypeVar
 
 import numpy as np
@@ -104,6 +106,21 @@ def split_evenly(items: list[T], held_out: int) -> tuple[list[T], list[T]]:
     check_held_out(len(items), held_out)
     held = {int((i + 0.5) * len(items) / held_out) for i in range(held_out)}
     return [x for i, x in enumerate(items) if i not in held], [x for i, x in enumerate(items) if i in held]
+
+
+def without_validation(paths: Sequence[Path], validation: Sequence[Path]) -> list[Path]:
+    """Files to train on that are not validated on, as those of a folder below that of the data would be.
+
+    Raises:
+        InputError: None is left.
+    """
+    held = {os.path.realpath(path) for path in validation}
+    left = [path for path in paths if os.path.realpath(path) not in held]
+    if not left:
+        raise InputError(
+            "--data has no files but those of --validation; give others, or leave --validation out"
+        )
+    return left
 
 
 def check_held_out(count: int, held_out: int) -> None:

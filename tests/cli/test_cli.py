@@ -246,6 +246,14 @@ def test_a_dry_run_says_what_would_be_done_and_does_nothing(run):
     assert os.listdir("out") == ["b.png"]
 
 
+def test_the_table_of_weights_fits_a_terminal(run):
+    table, *licences = run("weights", "list").stdout.split("\n\n")
+    assert max(map(len, table.splitlines())) <= 80
+    names = [line.split()[0] for line in table.splitlines()[2:]]
+    told = [name for part in licences for name in part.strip().split("\nof ")[1].split(", ")]
+    assert sorted(told) == sorted(names)
+
+
 def test_shards_do_all_of_the_work_once(run):
     for i in range(5):
         picture(f"in/{i}.png", size=(9, 11))

@@ -140,3 +140,8 @@ def test_a_gpu_is_found_and_its_memory_shrinks_by_what_is_taken() -> None:
     taken = torch.empty(1 << 30, dtype=torch.uint8, device=gpu)
     assert before - free_memory(gpu) >= taken.nbytes // 2
     assert describe_devices()[0].name == "cuda:0"
+
+
+def test_one_thread_is_one(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(torch, "get_num_threads", lambda: 1)
+    assert describe_devices()[-1].description.startswith("1 thread, free memory")

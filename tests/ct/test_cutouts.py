@@ -302,6 +302,8 @@ def test_the_last_files_are_held_out(config):
     assert (noisy.sinogram - clean.sinogram).abs().max() > 0
     with pytest.raises(InputError, match="4 pictures, of which 3 would be held out"):
         CTRecon(dataclasses.replace(config, held_out=3), CPU)
+    with pytest.raises(InputError, match="has no files but those of"):
+        CTRecon(dataclasses.replace(config, validation=config.data[0]), CPU)
 
 
 def test_a_resumed_run_equals_an_unbroken_one_bit_for_bit(config):

@@ -98,7 +98,7 @@ def test_a_resumed_run_equals_an_unbroken_one(config):
         ({"patch": 19}, "--patch 19: give 20 or more"),
         (
             {"preset": "small"},
-            "--preset small: it makes sides 1 times as long, upscale 2 or 3 or 4 times; give",
+            "--preset small: it does not enlarge, and upscale enlarges 2 or 3 or 4 times; give",
         ),
         ({"model": "deepgsr", "preset": "small"}, "--model deepgsr: it does not enlarge; give nsr"),
     ],

@@ -17,7 +17,7 @@ from deepgsr_cli.formats.codecs import gray
 from deepgsr_cli.formats.image import Image, picture_paths, read_channels, write_image
 from deepgsr_cli.models import PRIORS
 from deepgsr_cli.pictures.dataset import Crops, read_pictures, smaller_copies
-from deepgsr_cli.pictures.training import PRESETS_OF, PictureTraining, joined
+from deepgsr_cli.pictures.training import PRESETS_OF, PictureTraining, joined, split_pictures
 from deepgsr_cli.tasks import train
 from deepgsr_cli.training import loop
 from deepgsr_cli.training.task import Draw
@@ -177,7 +177,7 @@ def test_a_folder_with_a_run_is_not_overwritten(config, trained):
         ({"model": "nsr", "preset": "base"}, "--preset base: known are small, sparse, paper, paper-denoise"),
         (
             {"model": "nsr", "preset": "paper"},
-            "--preset paper: it makes sides 2 times as long, denoise 1 times; give small or sparse or",
+            "--preset paper: it enlarges 2 times, and denoise does not enlarge; give small or sparse or",
         ),
         ({"steps": 0}, "--steps 0: give more than 0"),
         ({"precision": "fp8"}, "--precision fp8"),
@@ -200,10 +200,27 @@ def test_options_out_of_range_are_named(config, change, sentence):
     assert caught.value.for_command_line().startswith(sentence)
 
 
+def test_pictures_that_are_validated_on_are_not_trained_on(config, tmp_path):
+    folder = tmp_path / "data"
+    shutil.copytree(config.data[0], folder)
+    config = dataclasses.replace(config, data=(folder,))
+    below = folder / "validation"
+    below.mkdir()
+    shutil.copy(picture_paths(folder)[0], below / "another.png")
+    paths = picture_paths(folder)
+    training, held_out = split_pictures(dataclasses.replace(config, validation=below))
+    assert held_out == [below / "another.png"]
+    assert training == [path for path in paths if path != held_out[0]]
+    with pytest.raises(InputError, match="has no files but those of"):
+        split_pictures(dataclasses.replace(config, validation=folder))
+
+
 def test_too_few_or_too_small_pictures_are_refused(config):
     with pytest.raises(InputError, match="4 pictures, of which 3 would be held out"):
         train(dataclasses.replace(config, held_out=3))
-    with pytest.raises(InputError, match=r"81 x 70 pixels are less than a crop of 71"):
+    with pytest.raises(
+        InputError, match=r"81 x 70 pixels are less than a crop of 71; leave the file, and 2 more such, out"
+    ):
         train(dataclasses.replace(config, patch=71))
 
 
