@@ -104,8 +104,8 @@ class Engine:
         """Start workers, and wait until all are there."""
         for _ in range(number):
             self.start_worker()
-        with Client(scheduler_file=str(self.file), set_as_default=False) as client:
-            client.wait_for_workers(len(self.workers), timeout=60)
+        with Client(scheduler_file=str(self.file), set_as_default=False, timeout=300) as client:
+            client.wait_for_workers(len(self.workers), timeout=300)
 
     def stop_workers(self) -> None:
         for process in self.workers.values():
@@ -207,7 +207,8 @@ def test_a_killed_command_is_resumed(engine, tmp_path):
     process.kill()
     process.join()
     again = list(in_order(start(dataclasses.replace(run, skip_existing=True), engine.file)))
-    assert {o.status for o in again} == {"done", "skipped"}
+    # Workers may have done them all meanwhile.
+    assert {o.status for o in again} <= {"done", "skipped"}
     assert sum(o.status == "skipped" for o in again) >= 5
     assert copied(tmp_path) == {f"{i}.txt": "brief" for i in range(50)}
 

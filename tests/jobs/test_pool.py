@@ -17,6 +17,12 @@ from deepgsr_cli.jobs.run import Place, in_order
 from tests.jobs.works import copied, run_of
 
 
+@pytest.fixture(autouse=True)
+def patience(monkeypatch):
+    """Give processes that end all the time that a slow machine takes."""
+    monkeypatch.setattr(pool, "_PATIENCE_S", 300)
+
+
 def start(run, number=2, told=None):
     def ignore(*values):
         pass

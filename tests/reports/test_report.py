@@ -291,12 +291,20 @@ class Viewer:
         png = Image.open(io.BytesIO(self.find("#stage").screenshot_as_png))
         return np.asarray(png.convert("RGB")).astype(int)
 
-    def sees(self, before, after, at):
-        """Whether `before` is left and `after` right of the divider at this share of the image's width."""
+    def comes_to(self, condition):
+        """Whether a condition is met soon: what is decoded and drawn takes its time."""
         from selenium.common.exceptions import TimeoutException
         from selenium.webdriver.support.ui import WebDriverWait
 
-        def seen(_):
+        try:
+            return WebDriverWait(self.driver, 60, poll_frequency=0.05).until(lambda _: condition())
+        except TimeoutException:
+            return False
+
+    def sees(self, before, after, at):
+        """Whether `before` is left and `after` right of the divider at this share of the image's width."""
+
+        def seen():
             seen = self.stage()
             box = self.driver.execute_script(
                 "const box = (e) => e.getBoundingClientRect(), image = document.querySelector('.layer img');"
@@ -313,10 +321,7 @@ class Viewer:
                 np.abs(row[round(c)] - e).max() <= 2 for c, e in zip(near, expected, strict=True)
             )
 
-        try:
-            return WebDriverWait(self.driver, 5, poll_frequency=0.05).until(seen)
-        except TimeoutException:
-            return False
+        return self.comes_to(seen)
 
     def press(self, *keys):
         self.find("body").send_keys(*keys)
@@ -435,17 +440,21 @@ def test_zoomed_in_every_image_pixel_is_a_block_of_screen_pixels(chromium, colou
     viewer.find(f"[data-zoom='{zoom}']").click()
     viewer.find("#divider").send_keys("\ue010")  # End: only the left image
     assert viewer.find(f"[data-zoom='{zoom}']").get_attribute("aria-pressed") == "true"
-    stage = viewer.stage()[:, :, 0]
     blocks = noise(97, 61).repeat(zoom, 0).repeat(zoom, 1)
-    # The image's middle is the stage's, up to rounding; the divider is far from it.
-    (y, x), (v, u) = (np.array(array.shape) // 2 for array in (stage, blocks))
-    patch = blocks[v : v + 5 * zoom, u : u + 5 * zoom]
-    found = [
-        np.array_equal(stage[y + dy : y + dy + 5 * zoom, x + dx : x + dx + 5 * zoom], patch)
-        for dy in (-1, 0, 1)
-        for dx in (-1, 0, 1)
-    ]
-    assert sum(found) == 1
+
+    def is_in_the_middle():
+        stage = viewer.stage()[:, :, 0]
+        # The image's middle is the stage's, up to rounding; the divider is far from it.
+        (y, x), (v, u) = (np.array(array.shape) // 2 for array in (stage, blocks))
+        patch = blocks[v : v + 5 * zoom, u : u + 5 * zoom]
+        found = [
+            np.array_equal(stage[y + dy : y + dy + 5 * zoom, x + dx : x + dx + 5 * zoom], patch)
+            for dy in (-1, 0, 1)
+            for dx in (-1, 0, 1)
+        ]
+        return sum(found) == 1
+
+    assert viewer.comes_to(is_in_the_middle)
 
 
 def test_the_wheel_keeps_the_point_under_the_mouse_and_a_drag_moves_the_image(viewer):
@@ -462,16 +471,16 @@ def test_the_wheel_keeps_the_point_under_the_mouse_and_a_drag_moves_the_image(vi
     corner, scale = corner_and_scale()
     point = (centre + away - corner) / scale
     viewer.actions().scroll_from_origin(ScrollOrigin.from_element(stage, 70, -40), 0, -240).perform()
+    assert viewer.comes_to(lambda: corner_and_scale()[1] == pytest.approx(2 * scale, rel=0.01))
     zoomed_corner, zoomed_scale = corner_and_scale()
-    assert zoomed_scale == pytest.approx(2 * scale, rel=0.01)
     np.testing.assert_allclose(zoomed_corner + point * zoomed_scale, centre + away, atol=2)
 
     viewer.actions().move_to_element_with_offset(stage, 90, 80).click_and_hold().move_by_offset(
         -33, 21
     ).release().perform()
-    np.testing.assert_allclose(corner_and_scale()[0] - zoomed_corner, [-33, 21], atol=1)
+    assert viewer.comes_to(lambda: np.allclose(corner_and_scale()[0] - zoomed_corner, [-33, 21], atol=1))
     viewer.press("0")
-    np.testing.assert_allclose(corner_and_scale()[0], corner, atol=1)
+    assert viewer.comes_to(lambda: np.allclose(corner_and_scale()[0], corner, atol=1))
 
 
 @pytest.mark.parametrize("width", [320, 420, 900])

@@ -213,9 +213,9 @@ def test_what_the_hub_does_not_have_is_named(ask: Ask) -> None:
 
 
 def test_without_the_network_the_sentence_names_the_way_out(ask: Ask) -> None:
-    with socket.create_server(("127.0.0.1", 0)) as server:
-        url = f"http://127.0.0.1:{server.getsockname()[1]}"
-    (dead,) = ask(url, "gray-hub")
+    with socket.socket() as silent:  # bound, so that nobody else listens there
+        silent.bind(("127.0.0.1", 0))
+        (dead,) = ask(f"http://127.0.0.1:{silent.getsockname()[1]}", "gray-hub")
     assert re.fullmatch(
         r"error: gray-hub: cannot be fetched from someone/weights, the download failed \(.*refused.*\); "
         r"run `deepgsr weights pull gray-hub` when online, or give weights FILE",
