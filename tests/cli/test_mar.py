@@ -676,7 +676,7 @@ def test_to_an_image_alone_that_of_the_network_is_mixed_near_the_changes_only(pa
     clear = (x - consistent).abs() > 1e-4
     around = torch.nn.functional.max_pool2d(metal.float(), 3, 1, 1) > 0
     assert share[clear & around].min() > 0.99
-    assert 0 < share[clear].min() < 0.7  # streaks cross all of this slice
+    assert 0 < share[clear].min() < 0.9  # streaks cross all of this slice
     assert share[clear].max() < 1.01
 
 
