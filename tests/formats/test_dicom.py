@@ -1009,6 +1009,9 @@ def test_a_result_is_of_modality_ct_whatever_the_source_says(tmp_path, modality)
 def test_what_gray_pixels_are_may_be_left_unsaid(tmp_path, syntax, keywords):
     path = saved(ct(samples(), **dict.fromkeys(keywords)), tmp_path / "in.dcm", syntax)
     np.testing.assert_array_equal(read(path).stored, samples())
+    result = derived(path, tmp_path / "out.dcm")
+    assert result.PhotometricInterpretation == "MONOCHROME2"
+    np.testing.assert_array_equal(result.pixel_array, samples())
 
 
 def test_elements_encoded_otherwise_than_the_file_says_are_read(tmp_path):
