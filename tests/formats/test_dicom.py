@@ -438,6 +438,8 @@ def test_memory_does_not_grow_with_the_pixels_of_a_series(tmp_path):
         ({"ImageType": ["DERIVED", "PRIMARY", "AXIAL", "EFF_ATOMIC_NUM"]}, "values of type EFF_ATOMIC_NUM"),
         ({"PhotometricInterpretation": "RGB", "SamplesPerPixel": 3}, "is in colour (RGB)"),
         ({"PixelData": None}, "has no pixel data"),
+        ({"NumberOfFrames": 999999999}, "NumberOfFrames is 999999999, and the file has"),
+        ({"NumberOfFrames": -1}, "NumberOfFrames is -1, and the file has"),
         ({"BitsStored": None}, "lacks BitsStored"),
         ({"HighBit": 14}, "HighBit is 14, for 16 bits it must be 15"),
         ({"BitsAllocated": 32, "BitsStored": 32}, "has 32 of 32 bits a pixel"),
@@ -1007,6 +1009,9 @@ def test_a_result_is_of_modality_ct_whatever_the_source_says(tmp_path, modality)
 def test_what_gray_pixels_are_may_be_left_unsaid(tmp_path, syntax, keywords):
     path = saved(ct(samples(), **dict.fromkeys(keywords)), tmp_path / "in.dcm", syntax)
     np.testing.assert_array_equal(read(path).stored, samples())
+    result = derived(path, tmp_path / "out.dcm")
+    assert result.PhotometricInterpretation == "MONOCHROME2"
+    np.testing.assert_array_equal(result.pixel_array, samples())
 
 
 def test_elements_encoded_otherwise_than_the_file_says_are_read(tmp_path):

@@ -247,6 +247,8 @@ def _save(header: Dataset, stored: np.ndarray, bits: int, path: Path) -> None:
     equipment.ContributionDescription = "Image restoration" + _DISCLAIMER
     header.ContributingEquipmentSequence = [*(header.get("ContributingEquipmentSequence") or ()), equipment]
     header.SamplesPerPixel = 1
+    if not text_of(header, "PhotometricInterpretation").strip():
+        header.PhotometricInterpretation = "MONOCHROME2"  # as it was read
     header.Rows, header.Columns = stored.shape
     header.BitsAllocated, header.BitsStored, header.HighBit = 16, bits, bits - 1
     header.add_new("PixelData", "OW", stored.astype(stored.dtype.newbyteorder("<")).tobytes())

@@ -125,6 +125,11 @@ def read_header(path: Path) -> Dataset | None:
             inflated = syntax == uids.DeflatedExplicitVRLittleEndian
             start = stream.read(12)
             _check_kind(path, header, has_pixels=inflated or start != b"")
+            if not 1 <= (frames := count_frames(header)) <= path.stat().st_size:
+                raise InputError(
+                    f"{path}: NumberOfFrames is {frames}, and the file has {path.stat().st_size} bytes;"
+                    " copy or export it again"
+                )
             if syntax in (None, *NATIVE_SYNTAXES.values()):
                 _check_length(path, header, start)
         except UserError:
