@@ -3,14 +3,17 @@ terminal sends that is closed."""
 
 from __future__ import annotations
 
+import _thread
 import signal
 import sys
 import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
+from types import FrameType
 
 # Those that the system has; a process has one number for each.
 SIGNALS = [getattr(signal, name) for name in ("SIGINT", "SIGTERM", "SIGHUP") if hasattr(signal, name)]
+_LATER_S = 0.05  # until it is looked again whether an import has ended
 
 
 class Interrupted(KeyboardInterrupt):
@@ -30,34 +33,47 @@ def exit_code(error: KeyboardInterrupt) -> int:
     return 128 + (error.number if isinstance(error, Interrupted) else signal.SIGINT)
 
 
+def count_imports(frame: FrameType | None) -> int:
+    """Return how many imports a frame is in. An exception amid that of torch has C++ abort the process."""
+    count = 0
+    while frame is not None:
+        count += frame.f_code.co_filename == "<frozen importlib._bootstrap>"
+        frame = frame.f_back
+    return count
+
+
 @contextmanager
 def interruptible() -> Iterator[None]:
     """Have signals end the block by `Interrupted`, and have those that come while it ends wait for that.
 
-    A signal that is ignored stays so, as SIGHUP under nohup. In another thread than the first, nothing is
-    changed.
+    One that comes amid an import ends what follows that. A signal that is ignored stays so, as SIGHUP under
+    nohup. In another thread than the first, nothing is changed.
     """
     if threading.current_thread() is not threading.main_thread():
         yield
         return
+    around = count_imports(sys._getframe())
+
+    def interrupt(number: int, frame: FrameType | None) -> None:
+        error = sys.exc_info()[1]
+        while error is not None:
+            if isinstance(error, Interrupted):
+                return  # what the one before has interrupted is being put in order
+            error = error.__context__
+        if count_imports(frame) > around:
+            threading.Timer(_LATER_S, _thread.interrupt_main, [number]).start()
+            return
+        raise Interrupted(number)
+
     before = {number: signal.getsignal(number) for number in SIGNALS}
     for number, handler in before.items():
         if handler is not signal.SIG_IGN:
-            signal.signal(number, _interrupt)
+            signal.signal(number, interrupt)
     try:
         yield
     finally:
         for number, handler in before.items():
             signal.signal(number, handler or signal.SIG_DFL)
-
-
-def _interrupt(number: int, frame: object) -> None:
-    error = sys.exc_info()[1]
-    while error is not None:
-        if isinstance(error, Interrupted):
-            return  # what the one before has interrupted is being put in order
-        error = error.__context__
-    raise Interrupted(number)
 
 
 @contextmanager

@@ -21,11 +21,12 @@ from collections.abc import Callable, Generator, Iterator, Sequence
 from multiprocessing import resource_tracker
 from multiprocessing.connection import Connection, wait
 from pathlib import Path
+from types import FrameType
 
 from deepgsr_cli.compute.device import count_cores, count_processes, gpu_names, select_device
 from deepgsr_cli.errors import UserError, first_line
 from deepgsr_cli.files import clean_up
-from deepgsr_cli.interrupts import SIGNALS, held_back
+from deepgsr_cli.interrupts import SIGNALS, count_imports, held_back
 from deepgsr_cli.jobs.run import Outcome, Place, Run, Worker
 
 # So many more than there are places may end one after another before they have done a job; else none will.
@@ -310,10 +311,12 @@ class _Forwarder(logging.Handler):
             self._send(record)
 
 
-def _stop(number: int, frame: object) -> None:
+def _stop(number: int, frame: FrameType | None) -> None:
     """End this process as an error would, so that what it writes is not left half done; once, however often
     it is asked to."""
     signal.signal(signal.SIGTERM, signal.SIG_IGN)
+    if count_imports(frame):
+        os._exit(128 + number)  # nothing is being written
     raise SystemExit(128 + number)
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib
 import os
 import signal
 import subprocess
@@ -92,6 +93,18 @@ def test_a_signal_that_is_ignored_ends_no_run(pictures: Path) -> None:
             os.kill(os.getpid(), signal.SIGHUP)
     finally:
         assert signal.signal(signal.SIGHUP, nothing) is signal.SIG_IGN
+
+
+def test_an_import_is_not_interrupted(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / "interrupted_module.py").write_text(
+        "import signal; signal.raise_signal(signal.SIGINT); done = 1"
+    )
+    monkeypatch.syspath_prepend(tmp_path)
+    with interruptible():
+        module = importlib.import_module("interrupted_module")
+        with pytest.raises(KeyboardInterrupt):
+            threading.Event().wait(300)
+    assert module.done
 
 
 def test_an_interrupt_that_was_lost_is_followed_by_the_next() -> None:
