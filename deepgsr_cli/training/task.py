@@ -127,6 +127,6 @@ def check_held_out(count: int, held_out: int) -> None:
     """Raise InputError unless that many of `count` pictures can be held out."""
     if held_out < 1 or count < 2 * held_out:
         raise InputError(
-            f"{counted(count, 'picture')}, of which {held_out} would be held out for validation; "
-            "give more pictures, --validation FOLDER, or another --held-out"
+            f"{counted(count, 'picture')}, of which {held_out} would be held out for validation, and half at"
+            " most can be; give more pictures, --validation FOLDER, or another --held-out"
         )
