@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import math
+
 import numpy as np
 import torch
 from scipy import ndimage
@@ -25,6 +27,8 @@ _AIR_HU, _BODY_HU = (-1250.0, -650.0), (-300.0, 400.0)
 _SMOOTHING_PX = 4.0
 # Nothing is thinner than air; so much of a body may be, where streaks cross.
 _LEAST_HU, _LEAST_SHARE = -1100.0, 0.02
+# Views of no scan: as many within as few degrees as a turn has radians.
+_SEVERAL_VIEWS = 10
 # Values of so much are of no scanner, if so many of a slice have them.
 _MOST_HU, _MOST_SHARE = 30000.0, 0.1
 # Of attenuation, line integrals and pictures of floats all values are within, and of 8-bit pictures up to.
@@ -60,6 +64,12 @@ def doubt_result(result: Reconstructed, y: Tensor, geometry: Geometry, method: M
             f"the slice leaves {misfit:.1%} of the data unexplained, and noise and views account for"
             f" {explained:.1%} at most: are the geometry's angles, their sense, offset_bins and distances"
             f" those of the scan, and are the values line integrals{more}?"
+        )
+    covered_deg = math.degrees(np.ptp(geometry.angles_rad))
+    if geometry.num_views >= _SEVERAL_VIEWS and covered_deg <= math.tau:
+        doubts.append(
+            f"the {geometry.num_views} views cover {covered_deg:.3g} degrees: are the geometry's angles in"
+            " radians, where degrees are meant?"
         )
     if geometry.num_views >= 2:
         doubts += doubt_numbers(result.x, y, geometry)
