@@ -42,6 +42,14 @@ def count_imports(frame: FrameType | None) -> int:
     return count
 
 
+def _send(number: int) -> None:
+    """Send the first thread a signal, which it sees also while it waits."""
+    if hasattr(signal, "pthread_kill"):
+        signal.pthread_kill(threading.main_thread().ident or 0, number)
+    else:
+        _thread.interrupt_main(signal.Signals(number))
+
+
 @contextmanager
 def interruptible() -> Iterator[None]:
     """Have signals end the block by `Interrupted`, and have those that come while it ends wait for that.
@@ -61,7 +69,7 @@ def interruptible() -> Iterator[None]:
                 return  # what the one before has interrupted is being put in order
             error = error.__context__
         if count_imports(frame) > around:
-            threading.Timer(_LATER_S, _thread.interrupt_main, [number]).start()
+            threading.Timer(_LATER_S, _send, [number]).start()
             return
         raise Interrupted(number)
 
