@@ -149,7 +149,8 @@ def clean_up(targets: Iterable[Path], *, sparing: bool = False) -> None:
     """
     marks: dict[Path, set[str]] = {}
     for path in targets:
-        target = Path(os.path.realpath(path))
+        # Of many targets, to resolve each would take longer than to list its folder.
+        target = Path(os.path.realpath(path)) if os.path.islink(path) else path
         marks.setdefault(target.parent, set()).add(_mark(target))
     since = time.time() - _LEFT_S
     for folder, known in marks.items():

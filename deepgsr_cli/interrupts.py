@@ -13,7 +13,7 @@ from types import FrameType
 
 # Those that the system has; a process has one number for each.
 SIGNALS = [getattr(signal, name) for name in ("SIGINT", "SIGTERM", "SIGHUP") if hasattr(signal, name)]
-_LATER_S = 0.05  # until it is looked again whether an import has ended
+_LATER_S = 0.05  # until it is looked again whether what is deaf has ended
 
 
 class Interrupted(KeyboardInterrupt):
@@ -33,34 +33,39 @@ def exit_code(error: KeyboardInterrupt) -> int:
     return 128 + (error.number if isinstance(error, Interrupted) else signal.SIGINT)
 
 
-def count_imports(frame: FrameType | None) -> int:
-    """Return how many imports a frame is in. An exception amid that of torch has C++ abort the process."""
+def count_deaf(frame: FrameType | None) -> int:
+    """Return how many calls a frame is in that must not be interrupted: imports and those of llvmlite.
+
+    An exception amid the import of torch has C++ abort the process. One amid the compiling of loops is
+    lost in what C calls, or leaves objects that cannot be deleted.
+    """
     count = 0
     while frame is not None:
-        count += frame.f_code.co_filename == "<frozen importlib._bootstrap>"
+        name = frame.f_code.co_filename
+        count += name == "<frozen importlib._bootstrap>" or "llvmlite" in name
         frame = frame.f_back
     return count
 
 
-def _send(number: int) -> None:
-    """Send the first thread a signal, which it sees also while it waits."""
+def _send(number: signal.Signals) -> None:
+    """Send a signal to the main thread, also where that waits in C."""
     if hasattr(signal, "pthread_kill"):
         signal.pthread_kill(threading.main_thread().ident or 0, number)
     else:
-        _thread.interrupt_main(signal.Signals(number))
+        _thread.interrupt_main(number)
 
 
 @contextmanager
 def interruptible() -> Iterator[None]:
     """Have signals end the block by `Interrupted`, and have those that come while it ends wait for that.
 
-    One that comes amid an import ends what follows that. A signal that is ignored stays so, as SIGHUP under
-    nohup. In another thread than the first, nothing is changed.
+    One that comes amid an import, or what else `count_deaf` counts, ends what follows that. A signal that is
+    ignored stays so, as SIGHUP under nohup. In another thread than the first, nothing is changed.
     """
     if threading.current_thread() is not threading.main_thread():
         yield
         return
-    around = count_imports(sys._getframe())
+    around = count_deaf(sys._getframe())
 
     def interrupt(number: int, frame: FrameType | None) -> None:
         error = sys.exc_info()[1]
@@ -68,7 +73,7 @@ def interruptible() -> Iterator[None]:
             if isinstance(error, Interrupted):
                 return  # what the one before has interrupted is being put in order
             error = error.__context__
-        if count_imports(frame) > around:
+        if count_deaf(frame) > around:
             threading.Timer(_LATER_S, _send, [number]).start()
             return
         raise Interrupted(number)

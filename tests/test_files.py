@@ -115,5 +115,13 @@ def test_what_a_killed_process_left_is_removed_and_what_may_be_being_written_is_
     assert set(tmp_path.iterdir()) == set(left)
     clean_up([target], sparing=True)
     assert list(tmp_path.iterdir()) == left[1:]
-    clean_up([target])
-    assert not list(tmp_path.iterdir())
+    (tmp_path / "links").mkdir()
+    link = tmp_path / "links/b"
+    link.symlink_to(target)
+    clean_up([link])  # whose target is what was written
+    assert list(tmp_path.iterdir()) == [link.parent]
+
+
+def test_the_paths_of_many_results_are_not_resolved_one_by_one(tmp_path, monkeypatch):
+    monkeypatch.setattr(os.path, "realpath", None)
+    clean_up([tmp_path / "a", tmp_path / "b"])

@@ -197,8 +197,6 @@ class Phase(ModelOptions, BatchOptions):
             raise UsageError(f"--size {self.size}: give 1 to {MOST_SIDE_PX} pixels")
         if self.alpha is not None and self.snr is not None:
             raise UsageError("--alpha and --snr exclude each other; give one")
-        if self.oversampling is not None and not 1 <= self.oversampling <= 16:
-            raise UsageError(f"--oversampling {self.oversampling:g}: give 1 to 16, usually 2")
         if "-" in (*(self.inputs or ()), self.simulate, self.output):
             raise UsageError("-: phase reads and writes files; name them")
         check_reference(self.reference)

@@ -91,8 +91,6 @@ def full_pages(tiff: tifffile.TiffFile) -> tuple[list[int], int]:
     # Bounded, as the chain of pages in a damaged file can be a circle, which tifffile follows for ever.
     pages = (cast("tifffile.TiffPage", page) for page in islice(tiff.pages, _MOST_PAGES))
     found = [(bool(page.subfiletype & 5), len(page.subifds or ())) for page in pages]
-    if not found:
-        raise ValueError("it has no pages")
     if len(found) < _MOST_PAGES:
         check_last_page(tiff, len(found))
     full = [number for number, (reduced, _) in enumerate(found) if not reduced]
@@ -104,8 +102,10 @@ def check_last_page(tiff: tifffile.TiffFile, count: int) -> None:
     """Refuse a file of so many pages whose last one says that another one follows.
 
     Raises:
-        ValueError: It was cut short: the pages that follow are not there.
+        ValueError: It was cut short: the pages that follow are not there, or none is.
     """
+    if not count:
+        raise ValueError("it has no pages")
     file, form = tiff.filehandle, tiff.tiff
     file.seek(tiff.pages[count - 1].offset)
     (num_tags,) = struct.unpack(form.tagnoformat, file.read(form.tagnosize))

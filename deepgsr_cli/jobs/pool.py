@@ -26,7 +26,7 @@ from types import FrameType
 from deepgsr_cli.compute.device import count_cores, count_processes, gpu_names, select_device
 from deepgsr_cli.errors import UserError, first_line
 from deepgsr_cli.files import clean_up
-from deepgsr_cli.interrupts import SIGNALS, count_imports, held_back
+from deepgsr_cli.interrupts import SIGNALS, count_deaf, held_back
 from deepgsr_cli.jobs.run import Outcome, Place, Run, Worker
 
 # So many more than there are places may end one after another before they have done a job; else none will.
@@ -315,7 +315,7 @@ def _stop(number: int, frame: FrameType | None) -> None:
     """End this process as an error would, so that what it writes is not left half done; once, however often
     it is asked to."""
     signal.signal(signal.SIGTERM, signal.SIG_IGN)
-    if count_imports(frame):
+    if count_deaf(frame):
         os._exit(128 + number)  # nothing is being written
     raise SystemExit(128 + number)
 

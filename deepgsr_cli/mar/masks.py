@@ -244,7 +244,8 @@ def doubt_mask(hu: np.ndarray, metal: np.ndarray) -> list[str]:
         return []
     return [
         f"where the mask has metal, {_WIDER:.0%} of the slice are at {dense:.0f} HU or less, and metal is"
-        f" above {_TISSUE_HU:g}: is it the mask of this slice, and not flipped or turned?"
+        f" above {_TISSUE_HU:g}: is it the mask of this slice, not flipped or turned, and no"
+        " wider than the metal?"
     ]
 
 

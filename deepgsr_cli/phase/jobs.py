@@ -55,6 +55,9 @@ class Source(Protocol):
     def truth(self, job: Job) -> np.ndarray | None:
         """Return the true picture alone."""
 
+    def says(self, option: str) -> bool:
+        """Whether the command line says this of all measurements, so that no file is to blame."""
+
 
 @dataclass(frozen=True)
 class Measured:
@@ -105,6 +108,11 @@ class Measured:
         """As `Source.truth`."""
         return None if self.reference is None else read_gray(reference_of(job, self.reference))
 
+    def says(self, option: str) -> bool:
+        """As `Source.says`."""
+        alpha, snr_db = self.noise
+        return (vars(self) | {"alpha": alpha, "snr_db": snr_db}).get(option) is not None
+
 
 @dataclass(frozen=True)
 class Simulated:
@@ -132,6 +140,10 @@ class Simulated:
         """As `Source.truth`."""
         assert job.source is not None
         return read_gray(job.source, self.size)
+
+    def says(self, option: str) -> bool:
+        """As `Source.says`."""
+        return True
 
 
 @dataclass
@@ -181,7 +193,7 @@ class PhaseRetrieval:
             InputError: The measurement or the true picture cannot be read, or metadata are missing or out of
                 range.
             OutputError: The result cannot be written.
-            UsageError: The weights do not fit.
+            UsageError: An option is out of range, or the weights do not fit.
             ShapeError: Masks, support or truth do not fit the measurement.
         """
         assert job.target is not None
@@ -242,7 +254,7 @@ class PhaseRetrieval:
         try:
             yield
         except UsageError as error:
-            if isinstance(self.source, Simulated):
+            if self.source.says(error.option if isinstance(error, OptionError) else ""):
                 raise
             raise InputError(f"{job.label}: {error.for_command_line()}") from error
 

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 import numpy as np
 import torch
 
-from deepgsr_cli.errors import ShapeError, UsageError, check_seed
+from deepgsr_cli.errors import OptionError, ShapeError, UsageError, check_seed
 from deepgsr_cli.formats.patterns import MODELS, Measurement
 from deepgsr_cli.phase.diffraction import Diffraction, coded_masks, oversampled_fourier
 from deepgsr_cli.phase.noise import alpha_noise, check_alpha, check_snr, photon_noise, snr_noise
@@ -85,17 +85,17 @@ def operator_of(measurement: Measurement, dtype: torch.dtype = torch.complex64) 
         ShapeError: The arrays do not fit each other.
     """
     model, oversampling = measurement.model, measurement.oversampling
+    if model is None:
+        raise UsageError(f"the measurement's model is missing; give --model: {', '.join(MODELS)}")
     if model not in MODELS:
-        raise UsageError(
-            f"the measurement's model is {model or 'missing'}; give --model: {', '.join(MODELS)}"
-        )
+        raise OptionError("model", model, f"known are {', '.join(MODELS)}")
     patterns, *size = measurement.intensity.shape
     if model == "cdp":
         return _coded(measurement, dtype)
     if patterns != 1:
         raise ShapeError(f"{patterns} patterns, but fourier has one; give --model cdp and --masks")
     if not 1 <= oversampling <= 16:
-        raise UsageError(f"--oversampling {oversampling:g}: give 1 to 16, usually 2")
+        raise OptionError("oversampling", oversampling, "give 1 to 16, usually 2")
     height, width = (round(length / oversampling) for length in size)
     support = None if measurement.support is None else torch.from_numpy(measurement.support != 0)
     A = oversampled_fourier(

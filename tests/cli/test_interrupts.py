@@ -8,6 +8,7 @@ import signal
 import subprocess
 import sys
 import threading
+import time
 from contextlib import suppress
 from pathlib import Path
 
@@ -95,6 +96,14 @@ def test_a_signal_that_is_ignored_ends_no_run(pictures: Path) -> None:
         assert signal.signal(signal.SIGHUP, nothing) is signal.SIG_IGN
 
 
+def wait_for_interrupt() -> None:
+    """Wait in C, where an interrupt has to come through, and not when the wait is over."""
+    began = time.monotonic()
+    with pytest.raises(KeyboardInterrupt):
+        threading.Event().wait(300)
+    assert time.monotonic() - began < 200
+
+
 def test_an_import_is_not_interrupted(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     (tmp_path / "interrupted_module.py").write_text(
         "import signal; signal.raise_signal(signal.SIGINT); done = 1"
@@ -102,9 +111,18 @@ def test_an_import_is_not_interrupted(tmp_path: Path, monkeypatch: pytest.Monkey
     monkeypatch.syspath_prepend(tmp_path)
     with interruptible():
         module = importlib.import_module("interrupted_module")
-        with pytest.raises(KeyboardInterrupt):
-            threading.Event().wait(300)
+        wait_for_interrupt()
     assert module.done
+
+
+def test_what_calls_python_from_c_is_not_interrupted() -> None:
+    # As where the compiler of loops tells of what it has made: an exception is lost there.
+    called = compile("import signal; signal.raise_signal(signal.SIGINT); done = 1", "x/llvmlite/y.py", "exec")
+    names: dict[str, object] = {}
+    with interruptible():
+        exec(called, names)
+        wait_for_interrupt()
+    assert names["done"]
 
 
 def test_an_interrupt_that_was_lost_is_followed_by_the_next() -> None:

@@ -471,7 +471,7 @@ def test_a_mask_where_no_metal_is_is_told(run, series, tmp_path):
     result = run("mar", series / "1.dcm", "-o", "out.dcm", "--mask", flipped, "--strict", "--overwrite")
     assert result.exit_code == 1
     assert "where the mask has metal, 90% of the slice are at" in result.stderr
-    assert "is it the mask of this slice, and not flipped or turned?" in result.stderr
+    assert "not flipped or turned, and no wider than the metal?" in result.stderr
 
 
 def wrong_masks() -> dict[str, tuple[object, str]]:

@@ -573,6 +573,18 @@ def test_damaged_codestreams_are_read_or_refused_but_never_end_the_run(tmp_path,
             read(path)
 
 
+@pytest.mark.parametrize("syntax", ENCODERS, ids=lambda syntax: syntax.name)
+def test_a_codestream_may_be_padded_by_any_length_and_has_to_end(tmp_path, syntax):
+    stored = samples()
+    codestream = bytes(ENCODERS[syntax](stored.astype("u2")))
+    slice = ct(stored, bits=12, signed=False)
+    path = saved_frame(tmp_path / "in.dcm", slice, codestream.ljust(2 * len(codestream), b"\0"), syntax)
+    np.testing.assert_array_equal(read(path).stored, stored)
+    saved_frame(path, slice, codestream[: len(codestream) // 2].ljust(len(codestream), b"\0"), syntax)
+    with pytest.raises(InputError, match="missing, damaged or cut short"):
+        read(path)
+
+
 def test_lossy_jpeg_of_12_bits_is_read(tmp_path):
     stored = np.add.outer(40 * np.arange(H), 50 * np.arange(W))
     codestream = imagecodecs.jpeg8_encode(stored.astype("u2"), level=98, bitspersample=12)

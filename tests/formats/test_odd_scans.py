@@ -74,7 +74,7 @@ def test_a_rescaling_that_no_hu_need_is_refused(tmp_path: Path) -> None:
             {"PixelSpacing": ["0.004", "0.005"]},
             "PixelSpacing is 0.004 x 0.005 mm, so the slice is 0.256 x 0.32",
         ),
-        ({"PixelSpacing": ["400", "400"]}, "PixelSpacing is 400 x 400 mm, so the slice is 2.56e+04 x"),
+        ({"PixelSpacing": ["400", "400"]}, "PixelSpacing is 400 x 400 mm, so the slice is 25600 x"),
         ({"RescaleType": "US"}, "RescaleType says that the values have no unit"),
         ({"ImageOrientationPatient": [1, 0, 0, 0, 0.9, -0.436]}, ""),
         ({}, ""),

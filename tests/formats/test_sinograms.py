@@ -87,6 +87,9 @@ def test_bytes_that_readers_stumble_over_are_one_sentence(tmp_path):
     (tmp_path / "y.tif").write_bytes(b"II")
     with pytest.raises(InputError, match=r"cannot be read .*; export it again"):
         Sinograms(tmp_path / "y.tif", VIEWS, BINS)
+    (tmp_path / "y.tif").write_bytes(b"II*\0" + bytes(8))
+    with pytest.raises(InputError, match=r"cannot be read \(it has no pages\); export it again"):
+        Sinograms(tmp_path / "y.tif", VIEWS, BINS)
 
 
 @pytest.mark.parametrize("options", [{"imagej": True}, {"photometric": "minisblack"}], ids=str)

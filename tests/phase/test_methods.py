@@ -464,6 +464,27 @@ def test_what_a_measurement_lacks_does_not_stop_the_others(run):
         assert words in result.stderr
 
 
+@pytest.mark.parametrize(
+    ("option", "value", "advice"),
+    [
+        ("--model", "abc", "known are fourier, cdp"),
+        ("--oversampling", "0", "give 1 to 16"),
+        ("--scaling", "abc", "known are prdeep, unitary"),
+        ("--peak", "-3", "give the largest value of the picture"),
+        ("--snr", "300", "give -20 to 200 dB"),
+    ],
+)
+def test_an_option_that_cannot_be_is_no_fault_of_a_file(run, option, value, advice):
+    np.savez("a.npz", intensity=np.ones((1, 8, 8)), model="fourier", alpha=1.0)
+    result = run("phase", "a.npz", "-o", "a.png", option, value)
+    assert result.exit_code == 2
+    assert result.stderr.startswith(f"{option} {value}: {advice}")
+    np.savez("b.npz", intensity=np.ones((1, 8, 8)), model="fourier", alpha=1.0, peak=-3)
+    result = run("phase", "b.npz", "-o", "b.png")
+    assert result.exit_code == 1
+    assert result.stderr.startswith("b.npz: ")
+
+
 def test_eval_scores_all_methods_in_one_run(run):
     Path("data").mkdir()
     Path("in.png").rename("data/in.png")

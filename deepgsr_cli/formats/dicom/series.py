@@ -234,8 +234,8 @@ def _candidate(path: Path, header: Dataset, index: int, pixel_mm: tuple[float, f
     sides_mm = int(header.Rows) * row_mm, int(header.Columns) * column_mm
     if not _SIDES_MM[0] <= min(sides_mm) <= max(sides_mm) <= _SIDES_MM[1]:
         notes.append(
-            f"PixelSpacing is {row_mm:g} x {column_mm:g} mm, so the slice is {sides_mm[0]:.3g} x"
-            f" {sides_mm[1]:.3g} mm large: is it in mm?"
+            f"PixelSpacing is {row_mm:g} x {column_mm:g} mm, so the slice is {sides_mm[0]:g} x"
+            f" {sides_mm[1]:g} mm large: is it in mm?"
         )
     if str(header.get("BurnedInAnnotation") or "").upper() == "YES":
         notes.append("Text is burnt into the pixels and is treated as anatomy")

@@ -42,8 +42,6 @@ _ASSUMED = {"SamplesPerPixel": 1, "PhotometricInterpretation": "MONOCHROME2"}
 _LOSSY_SYNTAXES = (uids.JPEGBaseline8Bit, uids.JPEGExtended12Bit, uids.JPEGLSNearLossless)
 _MAYBE_LOSSY_SYNTAXES = (*_LOSSY_SYNTAXES, uids.JPEG2000, uids.JPEG2000MC, uids.HTJ2K)
 _JPEG_SYNTAXES = (*uids.JPEGTransferSyntaxes, *uids.JPEGLSTransferSyntaxes)
-# Of a compressed frame, which is padded, in which its end marker is.
-_LAST_BYTES = 64
 
 
 @dataclass(frozen=True, slots=True)
@@ -213,13 +211,15 @@ def _codestream(file: SliceFile, header: Dataset) -> bytes:
 
 
 def _of_jpeg(codestream: bytes, syntax: UID) -> np.ndarray:
-    """Pixels of a JPEG or a JPEG-LS file, uint8 or uint16, which has an end.
+    """Pixels of a JPEG or a JPEG-LS file, uint8 or uint16, which has an end; anything may follow that.
 
     Other decoders end the process when a codestream is damaged, or not of the header's size.
     """
     import imagecodecs
 
-    if b"\xff\xd9" not in codestream[-_LAST_BYTES:]:
+    # No two bytes of a scan are those of a marker.
+    scan = codestream[codestream.rfind(b"\xff\xda") :]
+    if b"\xff\xd9" not in scan:
         raise ValueError("a codestream without its end")
     of_ls = syntax in uids.JPEGLSTransferSyntaxes
     return imagecodecs.jpegls_decode(codestream) if of_ls else imagecodecs.jpeg8_decode(codestream)
