@@ -66,6 +66,7 @@ def interruptible() -> Iterator[None]:
         yield
         return
     around = count_deaf(sys._getframe())
+    later: list[threading.Timer] = []
 
     def interrupt(number: int, frame: FrameType | None) -> None:
         error = sys.exc_info()[1]
@@ -74,7 +75,8 @@ def interruptible() -> Iterator[None]:
                 return  # what the one before has interrupted is being put in order
             error = error.__context__
         if count_deaf(frame) > around:
-            threading.Timer(_LATER_S, _send, [number]).start()
+            later.append(threading.Timer(_LATER_S, _send, [number]))
+            later[-1].start()
             return
         raise Interrupted(number)
 
@@ -85,6 +87,8 @@ def interruptible() -> Iterator[None]:
     try:
         yield
     finally:
+        for timer in later:
+            timer.cancel()  # what it would end has ended
         for number, handler in before.items():
             signal.signal(number, handler or signal.SIG_DFL)
 

@@ -52,6 +52,9 @@ def test_a_signal_ends_a_run_when_what_is_being_written_is(
     pictures: Path, monkeypatch: pytest.MonkeyPatch, number: signal.Signals, times: int
 ) -> None:
     copy = deepgsr_cli.pictures.jobs.copy_file
+    command = ["denoise", str(pictures), "--sigma", "0", "-o"]
+    # What is imported is imported then, and puts no signal off.
+    assert CliRunner().invoke(app, [*command, str(pictures.with_name("before"))]).exit_code == 0
 
     def stopped(source: Path, target: Path) -> None:
         monkeypatch.setattr(deepgsr_cli.pictures.jobs, "copy_file", copy)
@@ -62,7 +65,7 @@ def test_a_signal_ends_a_run_when_what_is_being_written_is(
 
     monkeypatch.setattr(deepgsr_cli.pictures.jobs, "copy_file", stopped)
     out = pictures.with_name("out")
-    result = CliRunner().invoke(app, ["denoise", str(pictures), "-o", str(out), "--sigma", "0"])
+    result = CliRunner().invoke(app, [*command, str(out)])
     assert result.exit_code == 128 + number
     assert result.stderr == "interrupted; what was finished is kept\n"
     assert {"a.png"} <= set(os.listdir(out)) <= {"a.png", "b.png"}
@@ -113,6 +116,22 @@ def test_an_import_is_not_interrupted(tmp_path: Path, monkeypatch: pytest.Monkey
         module = importlib.import_module("interrupted_module")
         wait_for_interrupt()
     assert module.done
+
+
+def test_an_interrupt_that_an_import_has_put_off_ends_nothing_after_the_command(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "last_module.py").write_text("import signal; signal.raise_signal(signal.SIGINT)")
+    monkeypatch.syspath_prepend(tmp_path)
+    with interruptible():
+        importlib.import_module("last_module")
+    came: list[int] = []
+    signal.signal(signal.SIGINT, lambda number, frame: came.append(number))
+    for thread in threading.enumerate():
+        if isinstance(thread, threading.Timer):
+            thread.join()
+    signal.signal(signal.SIGINT, nothing)
+    assert not came
 
 
 def test_what_calls_python_from_c_is_not_interrupted() -> None:
