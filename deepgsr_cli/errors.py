@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import re
+import warnings
+from collections.abc import Iterable
 
 
 class UserError(Exception):
@@ -125,6 +127,13 @@ class ResultWarning(UserWarning):
 
     def __init__(self, doubt: str) -> None:
         super().__init__(_with_arguments(doubt))
+
+
+def warn_of(doubts: Iterable[str]) -> None:
+    """Warn of what may be wrong in a result, at the line that calls a public function `with_own_defaults`."""
+    for doubt in doubts:
+        # Of the frames from here on, the third is that of `with_own_defaults`.
+        warnings.warn(doubt, ResultWarning, stacklevel=4)
 
 
 def first_line(error: BaseException) -> str:

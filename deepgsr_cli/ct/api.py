@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-import warnings
 import zlib
 from collections.abc import Sequence
 from dataclasses import replace
@@ -20,7 +19,7 @@ from deepgsr_cli.ct.denoising import load_network as load_denoiser
 from deepgsr_cli.ct.methods import METHODS, Method, load_network, reconstructed
 from deepgsr_cli.ct.plausibility import doubt_result, doubt_slice
 from deepgsr_cli.ct.simulation import SimulatedScan, check_views, estimated_photons
-from deepgsr_cli.errors import OptionError, ResultWarning, UsageError, check_seed, check_text
+from deepgsr_cli.errors import OptionError, UsageError, check_seed, check_text, warn_of
 from deepgsr_cli.pictures.restorer import RunOptions
 from deepgsr_cli.tomography.attenuation import to_attenuation, to_hu
 from deepgsr_cli.tomography.geometry import Geometry, sparse_view
@@ -94,9 +93,7 @@ def reconstruct_ct(
         y = scan(to_attenuation(hu, where), (seed, zlib.crc32(whole.tobytes())))
     model = load_network(weights, device, offline=False).model if method.name == "deepgsr" else None
     result = reconstructed(A, y, method, model=model)
-    doubts = doubt_slice(hu) if geometry is None else doubt_result(result, y, A.geometry, method)
-    for doubt in doubts:
-        warnings.warn(doubt, ResultWarning, stacklevel=3)
+    warn_of(doubt_slice(hu) if geometry is None else doubt_result(result, y, A.geometry, method))
     return to_hu(result.x)
 
 
@@ -137,8 +134,7 @@ def denoise_ct(
         raise OptionError("strength", strength, "give 0 (nothing) to 1 (all)")
     given = as_numpy(hu)
     slices = [as_slice(slice) for slice in (given if given.ndim == 3 and len(given) else [given])]
-    for doubt in dict.fromkeys(doubt for slice in slices for doubt in doubt_slice(slice)):
-        warnings.warn(doubt, ResultWarning, stacklevel=3)
+    warn_of(dict.fromkeys(doubt for slice in slices for doubt in doubt_slice(slice)))
     levels = [level_of(slice, sigma).hu for slice in slices]
     results = slices
     if any(levels) and strength > 0:

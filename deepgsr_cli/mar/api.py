@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-import warnings
 from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
@@ -17,7 +16,7 @@ from deepgsr_cli.compute.precision import with_own_defaults
 from deepgsr_cli.ct.arrays import as_geometry, as_pixel_mm, as_sinogram, as_slice
 from deepgsr_cli.ct.plausibility import doubt_numbers, doubt_slice
 from deepgsr_cli.ct.truncation import whole_scan
-from deepgsr_cli.errors import ResultWarning, ShapeError, UsageError
+from deepgsr_cli.errors import ShapeError, UsageError, warn_of
 from deepgsr_cli.mar.masks import MOST_METAL, doubt_mask
 from deepgsr_cli.mar.methods import MetalMethod, check_threshold, load_network
 from deepgsr_cli.mar.nmar import ImageOnly, within_tissue
@@ -78,8 +77,7 @@ def reduce_metal(
         spacing_mm = as_pixel_mm(pixel_mm)
         x = to_attenuation(hu, where)
         mask = _mask(metal, x)
-        for doubt in [*doubt_slice(hu), *doubt_mask(hu, mask[0, 0].cpu().numpy())]:
-            warnings.warn(doubt, ResultWarning, stacklevel=3)
+        warn_of([*doubt_slice(hu), *doubt_mask(hu, mask[0, 0].cpu().numpy())])
         if not mask.any():
             return hu
         image_only = ImageOnly((hu.shape[0], hu.shape[1]), spacing_mm)
@@ -94,8 +92,7 @@ def reduce_metal(
     A = Radon(whole.geometry)
     x = whole.cropped(A.fbp(whole.y))
     before, mask = to_hu(x), _mask(metal, x)
-    for doubt in [*doubt_numbers(x, y, scan), *doubt_mask(before, mask[0, 0].cpu().numpy())]:
-        warnings.warn(doubt, ResultWarning, stacklevel=3)
+    warn_of([*doubt_numbers(x, y, scan), *doubt_mask(before, mask[0, 0].cpu().numpy())])
     if not mask.any():
         return before
     corrected = whole.cropped(settings.reduction(model)(A, whole.y, whole.padded(mask)))

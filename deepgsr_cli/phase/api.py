@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import warnings
 from dataclasses import replace
 from typing import TYPE_CHECKING
 
@@ -11,7 +10,7 @@ import numpy as np
 from deepgsr_cli.compute.arrays import as_number, as_numpy, as_whole
 from deepgsr_cli.compute.device import select_device
 from deepgsr_cli.compute.precision import with_own_defaults
-from deepgsr_cli.errors import ResultWarning, ShapeError, UsageError, check_seed, check_text
+from deepgsr_cli.errors import ShapeError, UsageError, check_seed, check_text, warn_of
 from deepgsr_cli.formats.patterns import Measurement
 from deepgsr_cli.phase.jobs import checked_operator, load_prior, retrieve_picture
 from deepgsr_cli.phase.methods import METHODS, Settings
@@ -89,8 +88,7 @@ def retrieve_phase(
     A = checked_operator(measured).to(select_device(device))
     prior = load_prior(settings, Restorer(weights, RunOptions(device)))
     retrieval = retrieve_picture(A, measured, settings, prior, seed=seed)
-    for doubt in retrieval.doubts:
-        warnings.warn(doubt, ResultWarning, stacklevel=3)
+    warn_of(retrieval.doubts)
     return retrieval.picture[0, 0].cpu().numpy() / np.float32(PEAK)
 
 

@@ -92,6 +92,12 @@ class Diffraction:
         return self.adjoint(z) * self._inverse
 
 
+def check_oversampling(oversampling: float) -> None:
+    """Refuse a number of samples a pixel that no Fourier pattern has."""
+    if not 1 <= oversampling <= 16:
+        raise OptionError("oversampling", oversampling, "give 1 to 16, usually 2")
+
+
 def oversampled_fourier(
     shape: tuple[int, int],
     oversampling: float = 2.0,
@@ -113,8 +119,7 @@ def oversampled_fourier(
         OptionError: The oversampling or the scaling is out of range.
         ShapeError: The support has another shape, or is 0 throughout.
     """
-    if not 1 <= oversampling <= 16:
-        raise OptionError("oversampling", oversampling, "give 1 to 16, usually 2")
+    check_oversampling(oversampling)
     if support is not None and support.shape != shape:
         raise ShapeError(
             f"a support of shape {tuple(support.shape)} for a picture of {shape}; give its shape"

@@ -9,7 +9,7 @@ import torch
 
 from deepgsr_cli.errors import OptionError, ShapeError, UsageError, check_seed
 from deepgsr_cli.formats.patterns import MODELS, Measurement
-from deepgsr_cli.phase.diffraction import Diffraction, coded_masks, oversampled_fourier
+from deepgsr_cli.phase.diffraction import Diffraction, check_oversampling, coded_masks, oversampled_fourier
 from deepgsr_cli.phase.noise import alpha_noise, check_alpha, check_snr, photon_noise, snr_noise
 from deepgsr_cli.phase.projections import PEAK
 
@@ -94,8 +94,7 @@ def operator_of(measurement: Measurement, dtype: torch.dtype = torch.complex64) 
         return _coded(measurement, dtype)
     if patterns != 1:
         raise ShapeError(f"{patterns} patterns, but fourier has one; give --model cdp and --masks")
-    if not 1 <= oversampling <= 16:
-        raise OptionError("oversampling", oversampling, "give 1 to 16, usually 2")
+    check_oversampling(oversampling)
     height, width = (round(length / oversampling) for length in size)
     support = None if measurement.support is None else torch.from_numpy(measurement.support != 0)
     A = oversampled_fourier(
